@@ -1,0 +1,3 @@
+module github.com/secmcpd/secmcpd
+
+go 1.26
