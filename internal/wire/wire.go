@@ -1,0 +1,400 @@
+// Package wire is the protocol between the two rooms of secmcpd: the launcher, which has
+// privilege, and the front, which parses what agents and scanned hosts say.
+//
+// One connection (SOCK_SEQPACKET, so a message is a packet and a length is never guessed),
+// dialled by the launcher. Each packet is one [Message] in canonical CBOR of at most
+// [MaxMessage] bytes. Descriptors travel from the launcher to the front only: a packet from the
+// front that carries one ends the connection.
+//
+//	launcher → front   Hello, then Job for each record it keeps, then Synced
+//	                   Client (with the connection), Gone, Job, Reply
+//	front → launcher   Hello, then Start, Preview, Ask, Cancel, Ack
+//
+// The launcher treats whatever the front sends as hostile: every field is bounded here, and
+// what a message asks is judged again by the launcher on its own knowledge of the caller.
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Version is the protocol's number. Both rooms come from one package, so a difference means
+// that an upgrade restarted only one of them; the connection ends and is made anew.
+const Version = 1
+
+const (
+	// MaxMessage bounds one packet in bytes, either way.
+	MaxMessage = 64 << 10
+	// MaxFiles bounds the descriptors of one packet (a job's four artefacts are the most).
+	MaxFiles = 4
+	// MaxList bounds the entries of the lists that a verdict quotes; the counts beside them
+	// are exact.
+	MaxList = 64
+	// MaxValue bounds the runner's encoded value inside Start and Preview, in bytes.
+	MaxValue = 48 << 10
+)
+
+// Message is one packet: exactly one field is set.
+type Message struct {
+	Hello   *Hello   `cbor:"hello,omitempty"`
+	Client  *Client  `cbor:"client,omitempty"`
+	Gone    *Gone    `cbor:"gone,omitempty"`
+	Job     *Job     `cbor:"job,omitempty"`
+	Synced  *Synced  `cbor:"synced,omitempty"`
+	Reply   *Reply   `cbor:"reply,omitempty"`
+	Start   *Start   `cbor:"start,omitempty"`
+	Preview *Preview `cbor:"preview,omitempty"`
+	Ask     *Ask     `cbor:"ask,omitempty"`
+	Cancel  *Cancel  `cbor:"cancel,omitempty"`
+	Ack     *Ack     `cbor:"ack,omitempty"`
+}
+
+// Hello opens the connection, one from each room.
+type Hello struct {
+	Version int `cbor:"version"`
+	// Instance names one life of the launcher (empty from the front). Handles of another
+	// instance are dead.
+	Instance string `cbor:"instance,omitempty"`
+	// Gaps is what the sender could not enforce about itself or, from the launcher, about
+	// this machine.
+	Gaps []Gap `cbor:"gaps,omitempty"`
+}
+
+// Gap is a layer of protection that is not in force, why, and what follows from it.
+type Gap struct {
+	Layer   string `cbor:"layer" json:"layer"`
+	Why     string `cbor:"why" json:"why"`
+	Follows string `cbor:"follows" json:"follows"`
+}
+
+// Client hands a connected caller to the front. One descriptor comes with it (the accepted
+// socket), or two (standard input and output of `secmcpd stdio`).
+type Client struct {
+	Handle uint64   `cbor:"handle"`
+	UID    uint32   `cbor:"uid"`
+	GID    uint32   `cbor:"gid"`
+	Groups []uint32 `cbor:"groups,omitempty"`
+	PID    int32    `cbor:"pid"`
+}
+
+// Gone says that a client's connection has hung up; its handle is dead.
+type Gone struct {
+	Handle uint64 `cbor:"handle"`
+}
+
+// Synced ends the list of records that the launcher sends when the connection opens. A job
+// that the front believes to be under way and that was not in the list never will be.
+type Synced struct{}
+
+// Start asks for a scan in the name of a connected caller. Value is the runner's typed value
+// in canonical form (see [Encode]).
+type Start struct {
+	Seq    uint64 `cbor:"seq"`
+	Handle uint64 `cbor:"handle"`
+	Job    string `cbor:"job"`
+	Value  []byte `cbor:"value"`
+}
+
+// Preview asks what Start would do. Nothing is run and no name is resolved.
+type Preview struct {
+	Seq    uint64 `cbor:"seq"`
+	Handle uint64 `cbor:"handle"`
+	Value  []byte `cbor:"value"`
+}
+
+// Ask asks what a caller may do here: engagements, scanners, limits.
+type Ask struct {
+	Seq    uint64 `cbor:"seq"`
+	Handle uint64 `cbor:"handle"`
+}
+
+// Cancel ends a job of the same caller (by uid).
+type Cancel struct {
+	Seq    uint64 `cbor:"seq"`
+	Handle uint64 `cbor:"handle"`
+	Job    string `cbor:"job"`
+}
+
+// Ack says that the front has committed an ended job; the launcher forgets its record.
+type Ack struct {
+	Job string `cbor:"job"`
+}
+
+// Reply answers the request with the same Seq. Refused is set, or one of the others, or
+// nothing (a Start that was accepted and queued, a Cancel that was carried out).
+type Reply struct {
+	Seq          uint64        `cbor:"seq"`
+	Refused      *Refusal      `cbor:"refused,omitempty"`
+	Preview      *Previewed    `cbor:"preview,omitempty"`
+	Capabilities *Capabilities `cbor:"capabilities,omitempty"`
+}
+
+// Refusal is an error that a model can act on: what was wrong, with which field, what would be
+// accepted.
+type Refusal struct {
+	Code      string   `cbor:"code" json:"code"`
+	Field     string   `cbor:"field,omitempty" json:"field,omitempty"`
+	Got       string   `cbor:"got,omitempty" json:"got,omitempty"`
+	Allowed   []string `cbor:"allowed,omitempty" json:"allowed,omitempty"`
+	Reason    string   `cbor:"reason,omitempty" json:"reason,omitempty"`
+	Hint      string   `cbor:"hint,omitempty" json:"hint,omitempty"`
+	Rule      string   `cbor:"rule,omitempty" json:"rule,omitempty"`
+	Retryable bool     `cbor:"retryable" json:"retryable"`
+}
+
+// Verdict is the answer of policy as the front may show it. The lists hold at most [MaxList]
+// entries; the counts are exact.
+type Verdict struct {
+	Outcome       string      `cbor:"outcome" json:"outcome"` // allow, deny, approve
+	Engagement    string      `cbor:"engagement,omitempty" json:"engagement,omitempty"`
+	Revision      string      `cbor:"revision,omitempty" json:"revision,omitempty"` // sha256 of the engagement file
+	Rule          string      `cbor:"rule,omitempty" json:"rule,omitempty"`
+	Reason        string      `cbor:"reason,omitempty" json:"reason,omitempty"`
+	Addresses     []string    `cbor:"addresses,omitempty" json:"addresses,omitempty"` // prefixes that may be sent to
+	AddressCount  uint64      `cbor:"address_count" json:"address_count"`
+	Excluded      []Exclusion `cbor:"excluded,omitempty" json:"excluded,omitempty"`
+	ExcludedCount uint64      `cbor:"excluded_count" json:"excluded_count"` // addresses asked for and left out
+	Unresolved    []string    `cbor:"unresolved,omitempty" json:"unresolved,omitempty"`
+	Rate          int         `cbor:"rate,omitempty" json:"rate,omitempty"`       // packets per second
+	LimitS        int64       `cbor:"limit_s,omitempty" json:"limit_s,omitempty"` // seconds a job may take
+	Until         time.Time   `cbor:"until,omitzero" json:"until,omitzero"`       // end of hours or of the engagement
+}
+
+// Exclusion is a part of what was asked that is left out, and by which rule.
+type Exclusion struct {
+	Prefix string `cbor:"prefix" json:"prefix"`
+	Rule   string `cbor:"rule" json:"rule"`
+}
+
+// Previewed is what Start would do.
+type Previewed struct {
+	Verdict     Verdict  `cbor:"verdict"`
+	Refused     *Refusal `cbor:"refused,omitempty"` // set when the verdict is not allow
+	Argv        []string `cbor:"argv,omitempty"`    // at most MaxList words
+	ArgvCount   int      `cbor:"argv_count"`
+	Scanner     Scanner  `cbor:"scanner"`
+	Packets     int64    `cbor:"packets"`    // expected
+	ExpectedS   int64    `cbor:"expected_s"` // seconds expected
+	NotEnforced []Gap    `cbor:"not_enforced,omitempty"`
+}
+
+// Scanner is one scanner as the launcher found it.
+type Scanner struct {
+	Tool    string `cbor:"tool" json:"tool"`
+	Path    string `cbor:"path,omitempty" json:"path,omitempty"`
+	Version string `cbor:"version,omitempty" json:"version,omitempty"`
+	SHA256  string `cbor:"sha256,omitempty" json:"sha256,omitempty"`
+	Problem string `cbor:"problem,omitempty" json:"problem,omitempty"` // why it cannot be used
+}
+
+// Capabilities is what one caller may do here.
+type Capabilities struct {
+	Engagements []EngagementView `cbor:"engagements,omitempty" json:"engagements"`
+	Scanners    []Scanner        `cbor:"scanners,omitempty" json:"scanners"`
+	Slots       int              `cbor:"slots" json:"slots"`     // scans at once
+	Running     int              `cbor:"running" json:"running"` // now
+	Queued      int              `cbor:"queued" json:"queued"`
+	NotEnforced []Gap            `cbor:"not_enforced,omitempty" json:"not_enforced"`
+}
+
+// EngagementView is an engagement as one of its callers may see it.
+type EngagementView struct {
+	Name        string    `cbor:"name" json:"name"`
+	Description string    `cbor:"description,omitempty" json:"description,omitempty"`
+	Targets     []string  `cbor:"targets,omitempty" json:"targets"` // at most MaxList
+	Tools       []string  `cbor:"tools,omitempty" json:"tools"`
+	Intrusive   string    `cbor:"intrusive" json:"intrusive"`
+	Addresses   int       `cbor:"addresses" json:"addresses_per_job"`
+	Rate        int       `cbor:"rate" json:"packets_per_second"`
+	LimitS      int64     `cbor:"limit_s" json:"limit_s"`
+	Expires     time.Time `cbor:"expires,omitzero" json:"expires,omitzero"`
+	Open        bool      `cbor:"open" json:"open"`                         // may be used at this moment
+	Closed      string    `cbor:"closed,omitempty" json:"closed,omitempty"` // why not
+}
+
+// The states of a job in the launcher.
+const (
+	Queued  = "queued"  // accepted, waits for a slot
+	Running = "running" // the scanner has been started
+	Ended   = "ended"   // nothing of it runs any more; Outcome says how it ended
+)
+
+// Job is the launcher's record of one job. It is sent when the state changes, and for each
+// record kept when the connection opens. From Running on, the first Job of a connection comes
+// with the read-only descriptors named in Files, in that order.
+type Job struct {
+	ID          string    `cbor:"id"`
+	UID         uint32    `cbor:"uid"`
+	Tool        string    `cbor:"tool"`
+	State       string    `cbor:"state"`
+	Files       []string  `cbor:"files,omitempty"` // "stdout", "stderr", "argv", "spec"
+	Verdict     Verdict   `cbor:"verdict"`
+	Scanner     Scanner   `cbor:"scanner"`
+	Packets     int64     `cbor:"packets,omitempty"`    // expected
+	ExpectedS   int64     `cbor:"expected_s,omitempty"` // seconds expected
+	Started     time.Time `cbor:"started,omitzero"`
+	Deadline    time.Time `cbor:"deadline,omitzero"`
+	Outcome     *Outcome  `cbor:"outcome,omitempty"`
+	NotEnforced []Gap     `cbor:"not_enforced,omitempty"`
+}
+
+// The reasons for which a job ended.
+const (
+	Exited      = "exited"      // the scanner ended by itself; Code says how
+	Signalled   = "signalled"   // a signal that nobody here sent
+	Cancelled   = "cancelled"   // by its caller
+	Withdrawn   = "withdrawn"   // its engagement was narrowed, removed, or expired
+	Timeout     = "timeout"     // its time was up
+	Output      = "output"      // it wrote more than its limit
+	Memory      = "memory"      // out of memory within its limit
+	Pids        = "pids"        // too many processes or threads
+	CPU         = "cpu"         // used more processor time than its limit
+	Violation   = "violation"   // a call that no scanner makes: killed by the box
+	Launch      = "launch"      // the box could not be built; Stage says where
+	Refused     = "refused"     // judged again before the launch, and denied
+	Shutdown    = "shutdown"    // the launcher was stopped
+	Interrupted = "interrupted" // the launcher died and took its boxes with it
+)
+
+// Outcome says how a job ended.
+type Outcome struct {
+	Reason  string    `cbor:"reason"`
+	Code    int       `cbor:"code"`              // exit status, when Exited
+	Signal  int       `cbor:"signal,omitempty"`  // when Signalled or Violation
+	Stage   string    `cbor:"stage,omitempty"`   // of the launch that failed
+	Detail  string    `cbor:"detail,omitempty"`  // our own words, never the scanner's
+	Refused *Refusal  `cbor:"refused,omitempty"` // when Refused
+	Ended   time.Time `cbor:"ended"`
+	Usage   Usage     `cbor:"usage"`
+}
+
+// Usage is what a job used. The network counters are of the kernel's filter.
+type Usage struct {
+	WallMS      int64  `cbor:"wall_ms" json:"wall_ms"`
+	CPUMS       int64  `cbor:"cpu_ms" json:"cpu_ms"`
+	MemoryPeak  uint64 `cbor:"memory_peak" json:"memory_peak_bytes"`
+	PidsPeak    uint64 `cbor:"pids_peak" json:"pids_peak"`
+	Output      int64  `cbor:"output" json:"output_bytes"`
+	SentPackets uint64 `cbor:"sent" json:"sent_packets"`
+	Dropped     uint64 `cbor:"dropped" json:"dropped_packets"` // off scope, by the kernel
+}
+
+// Strict, canonical CBOR: one value has one encoding, and anything else is refused. The
+// decoder's own limits come before any allocation that a length in the input asks for.
+var (
+	enc = must(cbor.EncOptions{Sort: cbor.SortCoreDeterministic, Time: cbor.TimeRFC3339NanoUTC,
+		IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden, NilContainers: cbor.NilContainerAsNull,
+		OmitEmpty: cbor.OmitEmptyCBORValue}.EncMode())
+	dec = must(cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
+		TagsMd: cbor.TagsForbidden, MaxNestedLevels: 8, MaxArrayElements: 4096, MaxMapPairs: 256,
+		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField, UTF8: cbor.UTF8RejectInvalid,
+		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive}.DecMode())
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(fmt.Sprintf("wire: options of the codec: %v", err))
+	}
+	return v
+}
+
+// Encode gives the canonical bytes of v, at most limit of them.
+func Encode(v any, limit int) ([]byte, error) {
+	b, err := enc.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode %T: %w", v, err)
+	}
+	if len(b) > limit {
+		return nil, fmt.Errorf("cannot encode %T: %d bytes, at most %d are sent", v, len(b), limit)
+	}
+	return b, nil
+}
+
+// ErrNotCanonical refuses bytes that decode well and are not what Encode would have written.
+// One value, one encoding: what was audited, digested or compared is what was meant.
+var ErrNotCanonical = errors.New("not in canonical form")
+
+// Decode is the inverse of Encode and accepts nothing else.
+func Decode(b []byte, limit int, into any) error {
+	if len(b) > limit {
+		return fmt.Errorf("cannot decode %T: %d bytes, at most %d are read", into, len(b), limit)
+	}
+	if err := dec.Unmarshal(b, into); err != nil {
+		return fmt.Errorf("cannot decode %T: %w", into, err)
+	}
+	again, err := enc.Marshal(into)
+	if err != nil {
+		return fmt.Errorf("cannot decode %T: %w", into, err)
+	}
+	if !bytes.Equal(again, b) {
+		return fmt.Errorf("cannot decode %T: %w", into, ErrNotCanonical)
+	}
+	return nil
+}
+
+// check refuses a message that is not exactly one of its kinds, or whose fields are out of
+// bounds.
+func (m *Message) check() error {
+	n := 0
+	for _, set := range []bool{m.Hello != nil, m.Client != nil, m.Gone != nil, m.Job != nil, m.Synced != nil,
+		m.Reply != nil, m.Start != nil, m.Preview != nil, m.Ask != nil, m.Cancel != nil, m.Ack != nil} {
+		if set {
+			n++
+		}
+	}
+	if n != 1 {
+		return fmt.Errorf("a message has %d kinds, not one", n)
+	}
+	switch {
+	case m.Start != nil:
+		return errors.Join(checkJobID(m.Start.Job), checkValue(m.Start.Value))
+	case m.Preview != nil:
+		return checkValue(m.Preview.Value)
+	case m.Cancel != nil:
+		return checkJobID(m.Cancel.Job)
+	case m.Ack != nil:
+		return checkJobID(m.Ack.Job)
+	case m.Job != nil:
+		return checkJobID(m.Job.ID)
+	case m.Hello != nil && len(m.Hello.Gaps) > MaxList:
+		return fmt.Errorf("hello: %d gaps, at most %d", len(m.Hello.Gaps), MaxList)
+	}
+	return nil
+}
+
+func checkValue(b []byte) error {
+	if len(b) == 0 || len(b) > MaxValue {
+		return fmt.Errorf("value: %d bytes, allowed are 1 to %d", len(b), MaxValue)
+	}
+	return nil
+}
+
+// JobIDLength is the length of a job's id: 26 characters of lower-case base 32 (no padding), 130 bits.
+const JobIDLength = 26
+
+// checkJobID refuses what cannot be a job's id. An id becomes the name of a directory and of a
+// cgroup, so its alphabet is the whole defence: a to z and 2 to 7.
+func checkJobID(id string) error {
+	if !ValidJobID(id) {
+		return fmt.Errorf("job: %q is not %d characters of a-z2-7", fmt.Sprintf("%.40s", id), JobIDLength)
+	}
+	return nil
+}
+
+// ValidJobID reports whether id has the form of a job's id.
+func ValidJobID(id string) bool {
+	if len(id) != JobIDLength {
+		return false
+	}
+	for i := range len(id) {
+		if c := id[i]; (c < 'a' || c > 'z') && (c < '2' || c > '7') {
+			return false
+		}
+	}
+	return true
+}
