@@ -1,0 +1,279 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/cgroups/v3/cgroup2"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	supervisor = "supervisor"
+	leafPrefix = "box-"
+	// emptyTimeout is how long a killed cgroup may take to become empty. A
+	// process can hang in the kernel; we must not hang with it.
+	emptyTimeout = 5 * time.Second
+	// tasksOfInit is what the Go runtime of box-init may need before it
+	// becomes the scanner; pids.max is not lower.
+	tasksOfInit = 32
+)
+
+// delegated finds the cgroup that is ours to divide. A service manager that
+// knows DelegateSubgroup= has put us into its leaf already; systemd before 254
+// leaves us in the directory itself.
+func delegated() (string, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", fmt.Errorf("cannot find cgroups: %w", err)
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", fmt.Errorf("cannot find own cgroup: %w", err)
+	}
+	dir, err := ownCgroup(string(mounts), string(own))
+	if err != nil {
+		return "", err
+	}
+	if filepath.Base(dir) == supervisor {
+		dir = filepath.Dir(dir)
+	}
+	// Only a cgroup that is not the root of all has a type.
+	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); err != nil {
+		return "", fmt.Errorf("no cgroup was delegated to secmcpd (it is in %s)", dir)
+	}
+	return dir, nil
+}
+
+// ownCgroup reads the kernel's tables: where the unified hierarchy is mounted
+// and which directory of it is ours.
+func ownCgroup(mounts, own string) (string, error) {
+	var path string
+	for line := range strings.Lines(own) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			path = rest
+		}
+	}
+	if !strings.HasPrefix(path, "/") {
+		return "", errors.New("the kernel names no cgroup of the unified hierarchy for secmcpd")
+	}
+	for line := range strings.Lines(mounts) {
+		front, back, _ := strings.Cut(line, " - ")
+		fields := strings.Fields(front)
+		if len(fields) < 5 || !strings.HasPrefix(back, "cgroup2 ") {
+			continue
+		}
+		inside, err := filepath.Rel(fields[3], path)
+		if err != nil || strings.HasPrefix(inside, "..") {
+			continue // this mount shows another part of the hierarchy
+		}
+		return filepath.Join(fields[4], inside), nil
+	}
+	return "", errors.New("cgroup2 is not mounted")
+}
+
+func controllers(dir, file string) []string {
+	data, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(data))
+}
+
+func wanted(all []string) []string {
+	return slices.DeleteFunc(all, func(c string) bool {
+		return !slices.Contains([]string{"cpu", "io", "memory", "pids"}, c)
+	})
+}
+
+// divide moves this process into a leaf of its own (a cgroup with processes
+// cannot give controllers to its children) and turns on what there is.
+// It returns the controllers that boxes will have.
+func divide(dir string, available []string) ([]string, error) {
+	leaf := filepath.Join(dir, supervisor)
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("cannot create own cgroup: %w", err)
+	}
+	if err := writeControl(leaf, "cgroup.procs", "0"); err != nil {
+		return nil, fmt.Errorf("cannot move into own cgroup: %w", err)
+	}
+	for _, c := range available {
+		// One by one: a controller that cannot be had takes no other with it.
+		// What was refused is missing from the list below, and becomes a gap.
+		_ = writeControl(dir, "cgroup.subtree_control", "+"+c)
+	}
+	return wanted(controllers(dir, "cgroup.subtree_control")), nil
+}
+
+func writeControl(dir, file, value string) error {
+	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(value)
+	return err
+}
+
+// leaf is the cgroup of one box.
+type leaf struct {
+	dir     string
+	manager *cgroup2.Manager
+	fd      *os.File // the directory, to clone into
+}
+
+// newLeaf makes the cgroup and writes its limits, before there is a process.
+func newLeaf(parent string, spec Spec) (*leaf, error) {
+	name := leafPrefix + spec.Job
+	dir := filepath.Join(parent, name)
+	// The library is content with a directory that exists; a box must not
+	// share one with what an earlier box left.
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("cannot create cgroup: %w", err)
+	}
+	manager, err := cgroup2.NewManager(parent, "/"+name, resources(dir, spec))
+	if err != nil {
+		os.Remove(dir)
+		return nil, fmt.Errorf("cannot limit cgroup: %w", err)
+	}
+	fd, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		os.Remove(dir)
+		return nil, fmt.Errorf("cannot open cgroup: %w", err)
+	}
+	return &leaf{dir: dir, manager: manager, fd: fd}, nil
+}
+
+func resources(dir string, spec Spec) *cgroup2.Resources {
+	r := &cgroup2.Resources{}
+	if spec.Has(CgroupMemory) {
+		together := true
+		r.Memory = &cgroup2.Memory{Max: &spec.Limits.Memory, OOMGroup: &together}
+		// A kernel without swap accounting has no such file, and no need of it.
+		if _, err := os.Stat(filepath.Join(dir, "memory.swap.max")); err == nil {
+			r.Memory.Swap = new(int64)
+		}
+	}
+	if spec.Has(CgroupPids) {
+		r.Pids = &cgroup2.Pids{Max: int64(max(spec.Limits.Pids, tasksOfInit))}
+	}
+	if spec.Has(CgroupCPU) && spec.Limits.CPUPercent > 0 {
+		period := uint64(100_000)
+		quota := int64(spec.Limits.CPUPercent) * 1000
+		r.CPU = &cgroup2.CPU{Max: cgroup2.NewCPUMax(&quota, &period)}
+	}
+	return r
+}
+
+func (l *leaf) kill() error { return writeControl(l.dir, "cgroup.kill", "1") }
+
+// waitEmpty returns when no process is left, or after emptyTimeout.
+func (l *leaf) waitEmpty() error {
+	events, err := os.Open(filepath.Join(l.dir, "cgroup.events"))
+	if err != nil {
+		return fmt.Errorf("cannot watch cgroup: %w", err)
+	}
+	defer events.Close()
+	deadline := time.Now().Add(emptyTimeout)
+	text := make([]byte, 4096)
+	for {
+		n, err := events.ReadAt(text, 0)
+		if n == 0 && err != nil {
+			return fmt.Errorf("cannot read cgroup.events: %w", err)
+		}
+		if strings.Contains(string(text[:n]), "populated 0") {
+			return nil
+		}
+		left := time.Until(deadline)
+		if left <= 0 {
+			return fmt.Errorf("cannot empty cgroup %s within %s", filepath.Base(l.dir), emptyTimeout)
+		}
+		// A change of the file is an exceptional condition; the bound is for a change missed in between.
+		fds := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}
+		_, _ = unix.Poll(fds, int(min(left, 100*time.Millisecond).Milliseconds())+1)
+	}
+}
+
+// remove takes the cgroup away. It must be empty.
+func (l *leaf) remove() error {
+	l.fd.Close()
+	if err := l.manager.Delete(); err != nil {
+		return fmt.Errorf("cannot remove cgroup: %w", err)
+	}
+	return nil
+}
+
+// cpu is the processor time used so far.
+func (l *leaf) cpu() time.Duration {
+	m, err := l.manager.StatFiltered(cgroup2.StatCPU)
+	if err != nil || m.CPU == nil {
+		return 0
+	}
+	return time.Duration(m.CPU.UsageUsec) * time.Microsecond
+}
+
+// measure adds to a Usage what the cgroup knows.
+func (l *leaf) measure(spec Spec, u *Usage) {
+	u.CPU = max(u.CPU, l.cpu())
+	if spec.Has(CgroupMemory) {
+		if m, err := l.manager.StatFiltered(cgroup2.StatMemory | cgroup2.StatMemoryEvents); err == nil {
+			u.Memory = max(u.Memory, int64(m.Memory.GetMaxUsage()))
+			u.OOMKills = int64(m.MemoryEvents.GetOomKill())
+		}
+	}
+	if spec.Has(CgroupPids) {
+		u.PidsRefused = counter(filepath.Join(l.dir, "pids.events"), "max")
+	}
+}
+
+// counter reads one line "name value" of a control file.
+func counter(path, name string) (value int64) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			fmt.Sscan(rest, &value)
+		}
+	}
+	return value
+}
+
+// reclaim kills and removes the boxes that an earlier launcher left.
+func reclaim(parent string) error {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return fmt.Errorf("cannot look for left boxes: %w", err)
+	}
+	var failed []error
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), leafPrefix) {
+			continue
+		}
+		manager, err := cgroup2.Load("/"+e.Name(), cgroup2.WithMountpoint(parent))
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		left := &leaf{dir: filepath.Join(parent, e.Name()), manager: manager}
+		failed = append(failed, left.end())
+	}
+	return errors.Join(failed...)
+}
+
+// end kills whatever is left in the cgroup, waits and removes it.
+func (l *leaf) end() error {
+	if err := l.kill(); err != nil {
+		return fmt.Errorf("cannot kill cgroup: %w", err)
+	}
+	if err := l.waitEmpty(); err != nil {
+		return err
+	}
+	return l.remove()
+}

@@ -1,0 +1,4 @@
+package sandbox
+
+func launcherMain() int { return 1 }
+func userMain() int     { return 1 }

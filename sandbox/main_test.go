@@ -1,0 +1,279 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The tests run the real thing: as root, in a cgroup made for them, the test
+// binary being its own box-init. TestMain starts the binary again inside that
+// cgroup, as a service manager would start secmcpd.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "box-init" {
+		Init()
+	}
+	if os.Args[0] == "resolver" { // as the scanner of a resolver box
+		os.Exit(resolve(os.Args[1:]))
+	}
+	switch os.Getenv("SECMCPD_TEST") {
+	case "delegated":
+		os.Exit(delegatedMain(m))
+	case "launcher":
+		os.Exit(launcherMain())
+	case "user":
+		os.Exit(userMain())
+	}
+	code, err := delegate(os.Args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "these tests need root and cgroup2:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// shared by the tests, made by delegatedMain
+var (
+	box      *Sandbox
+	probe    string // path of the hostile scanner
+	accepted = []string{CgroupMemory, CgroupPids, CgroupCPU}
+)
+
+const slotUID, slotGID = 61234, 61235
+
+// unified is where the machine mounts cgroup2.
+func unified() (string, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	return ownCgroup(string(mounts), "0::/\n")
+}
+
+// delegate runs a copy of this process in a fresh cgroup and cleans up after it.
+func delegate(argv []string) (code int, err error) {
+	top, err := unified()
+	if err != nil {
+		return 1, err
+	}
+	dir := filepath.Join(top, fmt.Sprintf("secmcpd-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, removeCgroups(dir)) }()
+	fd, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return 1, err
+	}
+	defer fd.Close()
+	cmd := exec.Command("/proc/self/exe", argv[1:]...)
+	cmd.Args[0] = argv[0]
+	cmd.Env = append(os.Environ(), "SECMCPD_TEST=delegated")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(fd.Fd())}
+	err = cmd.Run()
+	if cmd.ProcessState == nil {
+		return 1, err
+	}
+	return cmd.ProcessState.ExitCode(), nil
+}
+
+// removeCgroups kills what a failed test left and removes the tree, deepest first.
+func removeCgroups(dir string) error {
+	top := &leaf{dir: dir}
+	if err := errors.Join(top.kill(), top.waitEmpty()); err != nil {
+		return err
+	}
+	var dirs []string
+	filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append([]string{path}, dirs...)
+		}
+		return nil
+	})
+	var failed []error
+	for _, d := range dirs {
+		failed = append(failed, os.Remove(d))
+	}
+	return errors.Join(failed...)
+}
+
+func delegatedMain(m *testing.M) int {
+	os.Unsetenv("SECMCPD_TEST")
+	dir, err := os.MkdirTemp("", "secmcpd-probe")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		err = os.Chmod(dir, 0o755)
+	}
+	probe = filepath.Join(dir, "probe")
+	if err == nil {
+		var out []byte
+		out, err = exec.Command("gcc", "-O1", "-static", "-w", "-o", probe, "testdata/probe/probe.c", "-pthread").CombinedOutput()
+		os.Stderr.Write(out)
+	}
+	if err == nil {
+		box, err = Open(Config{Accept: accepted})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cannot prepare the tests:", err)
+		return 1
+	}
+	code := m.Run()
+	if err := box.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+func limits() Limits {
+	return Limits{Memory: 512 << 20, Pids: 64, CPUPercent: 100, CPU: time.Minute, OpenFiles: 256,
+		Output: 8 << 20, Tmp: 1 << 20, TmpInodes: 64, Wall: time.Minute}
+}
+
+// wish is a box for a scanner, without network unless one is set.
+func wish(t testing.TB, profile, exe string, argv ...string) Spec {
+	t.Helper()
+	f, err := os.Open(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	s := Spec{Job: jobName(), Box: profile, Exe: f, Argv: argv, UID: slotUID, GID: slotGID, Hostname: "scanner",
+		Hosts: "127.0.0.1 localhost\n", Resolv: "nameserver 192.0.2.1\n", Raw: profiles[profile].raw, Limits: limits()}
+	if profiles[profile].network {
+		s.NetNS = emptyNetwork(t)
+	}
+	return s
+}
+
+var jobs int
+
+func jobName() string { jobs++; return fmt.Sprintf("t%d-%d", os.Getpid(), jobs) }
+
+// emptyNetwork is a network namespace with nothing in it.
+func emptyNetwork(t testing.TB) *os.File {
+	t.Helper()
+	var f *os.File
+	inThread(t, func() (err error) {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			f, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		}
+		return err
+	})
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// output files of one box, and what it wrote to them.
+type output struct{ Files }
+
+func outputFiles(t testing.TB) output {
+	t.Helper()
+	open := func(name string) *os.File {
+		f, err := os.OpenFile(filepath.Join(t.TempDir(), name), os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	return output{Files{Stdout: open("out"), Stderr: open("err")}}
+}
+
+func (o output) text() (stdout, stderr string) {
+	a, _ := os.ReadFile(o.Stdout.Name())
+	b, _ := os.ReadFile(o.Stderr.Name())
+	return string(a), string(b)
+}
+
+func run(t testing.TB, s *Sandbox, spec Spec) (Result, string, string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	files := outputFiles(t)
+	r := s.Run(ctx, spec, files.Files)
+	stdout, stderr := files.text()
+	return r, stdout, stderr
+}
+
+// succeed runs a box that must come to a good end.
+func succeed(t testing.TB, s *Sandbox, spec Spec) string {
+	t.Helper()
+	r, stdout, stderr := run(t, s, spec)
+	if r.Reason != Exited || r.Code != 0 || r.Err != nil {
+		t.Fatalf("%s: got %s, code %d, signal %d, stage %q, error %v\nstderr: %s\nstdout: %s", quoted(spec.Argv), r.Reason, r.Code, r.Signal, r.Stage, r.Err, stderr, stdout)
+	}
+	return stdout
+}
+
+// opened opens another Sandbox in the same place, for a configuration of its own.
+func opened(t testing.TB, c Config) *Sandbox {
+	t.Helper()
+	s, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// resolve is a scanner of our own: it looks up names with the resolver of the box.
+func resolve(names []string) int {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, name := range names {
+		addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		fmt.Println(name, addresses)
+	}
+	return 0
+}
+
+func lines(text, prefix string) (found []string) {
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, prefix); ok {
+			found = append(found, strings.TrimSpace(rest))
+		}
+	}
+	return found
+}
+
+func one(t *testing.T, text, prefix string) string {
+	t.Helper()
+	found := lines(text, prefix)
+	if len(found) != 1 {
+		t.Fatalf("%d lines %q, want one, in:\n%s", len(found), prefix, text)
+	}
+	return found[0]
+}
+
+func command(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd := exec.Command(name, args...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, stderr.String())
+	}
+	return string(out)
+}
