@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -110,6 +111,8 @@ func removeCgroups(dir string) error {
 }
 
 func delegatedMain(m *testing.M) int {
+	// So that no test changes the namespaces of the main thread, which /proc/self shows.
+	runtime.LockOSThread()
 	os.Unsetenv("SECMCPD_TEST")
 	dir, err := os.MkdirTemp("", "secmcpd-probe")
 	if err == nil {

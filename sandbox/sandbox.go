@@ -121,8 +121,8 @@ func (s *Sandbox) Reclaim() error {
 	return reclaim(s.features.Cgroup)
 }
 
-// Close waits for the boxes that run; cancel them first. Those that have not
-// ended after a bounded time die with the launcher thread.
+// Close waits for the boxes that run, for a bounded time; cancel them first.
+// Those that are left die with this process.
 func (s *Sandbox) Close() error {
 	s.mu.Lock()
 	if s.closed {

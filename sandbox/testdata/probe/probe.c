@@ -121,7 +121,7 @@ static long option(int family, int type, int protocol, int level, int name) {
 	return setsockopt(fd, level, name, value, 4);
 }
 
-static void *sleeper(void *unused) { pause(); return unused; }
+static void *sleeper(void *unused) { for (;;) sleep(1000); return unused; }
 
 static long threads(void) {
 	pthread_attr_t a;
@@ -233,12 +233,12 @@ int main(int argc, char **argv) {
 	else if (!strcmp(name, "exit"))
 		return atoi(argv[2]);
 	else if (!strcmp(name, "sleep"))
-		for (;;) pause();
+		for (;;) sleep(1000);
 	else if (!strcmp(name, "deaf")) {
 		for (int s = 1; s < 65; s++)
 			signal(s, SIG_IGN);
 		printf("deaf\n"), fflush(stdout);
-		for (;;) pause();
+		for (;;) sleep(1000);
 	} else if (!strcmp(name, "spin"))
 		for (;;) ;
 	else if (!strcmp(name, "abort"))
@@ -252,7 +252,7 @@ int main(int argc, char **argv) {
 				fork();
 				break;
 			}
-		for (;;) pause();
+		for (;;) sleep(1000);
 	} else if (!strcmp(name, "flood")) {
 		memset(buf, 'x', sizeof buf);
 		for (;;) write(1, buf, sizeof buf);

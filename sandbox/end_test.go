@@ -1,0 +1,346 @@
+package sandbox
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How a box ends, and that it ends in time whatever the scanner does.
+func TestEnds(t *testing.T) {
+	patient := opened(t, Config{Accept: append([]string{Seccomp, Rlimits}, accepted...)})
+	for _, row := range []struct {
+		says   string
+		argv   string
+		change func(*Spec)
+		cancel time.Duration
+		want   Result
+	}{
+		{says: "a scanner that is content", argv: "exit 0", want: Result{Reason: Exited}},
+		{says: "a scanner that complains", argv: "exit 3", want: Result{Reason: Exited, Code: 3}},
+		// abort raises a signal that pid 1 does not get from itself; libc then runs into an illegal instruction, which it does.
+		{says: "a scanner that crashes", argv: "abort", want: Result{Reason: Signalled, Signal: int(unix.SIGSEGV)}},
+		{says: "a scanner that mounts", argv: "mount", want: Result{Reason: Violation, Signal: int(unix.SIGSYS)}},
+		{says: "a client that goes away", argv: "sleep", cancel: 300 * time.Millisecond, want: Result{Reason: Cancelled, Signal: 9}},
+		{says: "a scanner that ignores every signal", argv: "deaf", cancel: 300 * time.Millisecond, want: Result{Reason: Cancelled, Signal: 9}},
+		{says: "a scanner with deaf grandchildren", argv: "crowd", cancel: 300 * time.Millisecond,
+			change: func(s *Spec) { s.Without = []string{Seccomp} }, want: Result{Reason: Cancelled, Signal: 9}},
+		{says: "a scan that takes too long", argv: "deaf",
+			change: func(s *Spec) { s.Limits.Wall = 300 * time.Millisecond }, want: Result{Reason: Timeout, Signal: 9}},
+		{says: "a flood of output", argv: "flood", change: func(s *Spec) { s.Limits.Output = 1 << 20 }, want: Result{Reason: Output, Signal: 9}},
+		{says: "a flood with nothing but the watch against it", argv: "flood",
+			change: func(s *Spec) { s.Limits.Output = 1 << 20; s.Without = []string{Rlimits} }, want: Result{Reason: Output, Signal: 9}},
+		{says: "a scanner that computes for ever", argv: "spin",
+			change: func(s *Spec) { s.Limits.CPU = time.Second }, want: Result{Reason: CPU, Signal: 9}},
+	} {
+		spec := wish(t, "nmap-raw", probe, append([]string{"probe"}, strings.Fields(row.argv)...)...)
+		if row.change != nil {
+			row.change(&spec)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if row.cancel > 0 {
+			time.AfterFunc(row.cancel, cancel)
+		}
+		began := time.Now()
+		r := patient.Run(ctx, spec, outputFiles(t).Files)
+		cancel()
+		if took := time.Since(began); took > 2*time.Second+row.cancel {
+			t.Errorf("%s: took %s", row.says, took)
+		}
+		if r.Reason != row.want.Reason || r.Code != row.want.Code || r.Signal != row.want.Signal || r.Err != nil || r.Stage != "" {
+			t.Errorf("%s: got %s, code %d, signal %d, stage %q, error %v", row.says, r.Reason, r.Code, r.Signal, r.Stage, r.Err)
+		}
+		if r.Reason == Output && (r.Usage.Output <= 1<<20 || r.Usage.Output > 2<<20 && len(spec.Without) == 0) {
+			t.Errorf("%s: %d bytes written", row.says, r.Usage.Output)
+		}
+	}
+}
+
+// A context that is over already starts nothing that stays.
+func TestCancelledBefore(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := box.Run(ctx, wish(t, "nmap-raw", probe, "probe", "sleep"), outputFiles(t).Files)
+	if r.Reason != Cancelled {
+		t.Errorf("got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
+	}
+	checkNothingLeft(t)
+}
+
+// Usage is measured, not guessed.
+func TestUsage(t *testing.T) {
+	spec := wish(t, "nmap-raw", probe, "probe", "spin")
+	spec.Limits.Wall = 500 * time.Millisecond
+	r, _, _ := run(t, box, spec)
+	u := r.Usage
+	if r.Reason != Timeout || u.CPU < 200*time.Millisecond || u.CPU > 2*time.Second || u.Wall < 500*time.Millisecond || u.Wall > 2*time.Second ||
+		u.Memory == 0 || u.Start == 0 || u.Start > time.Second {
+		t.Errorf("%s, usage %+v", r.Reason, u)
+	}
+}
+
+// What names the end, when the kernel gives more than one sign of it.
+func TestReason(t *testing.T) {
+	l := Limits{Output: 100, CPU: time.Second}
+	for _, row := range []struct {
+		says    string
+		stopped string
+		code    int
+		signal  syscall.Signal
+		usage   Usage
+		want    string
+	}{
+		{"ended well", "", 0, 0, Usage{}, Exited},
+		{"we stopped it", Cancelled, 0, unix.SIGKILL, Usage{OOMKills: 1}, Cancelled},
+		{"the kernel ran out of its memory", "", 0, unix.SIGKILL, Usage{OOMKills: 1}, Memory},
+		{"it was killed and no limit tells why", "", 0, unix.SIGKILL, Usage{}, Signalled},
+		{"its filter killed it", "", 0, unix.SIGSYS, Usage{}, Violation},
+		{"it wrote too much just before its end", "", 0, 0, Usage{Output: 101}, Output},
+		{"the file limit stopped it", "", 0, unix.SIGXFSZ, Usage{}, Output},
+		{"the processor limit stopped it", "", 0, unix.SIGXCPU, Usage{}, CPU},
+		{"so hard that it got no warning", "", 0, unix.SIGKILL, Usage{CPU: time.Second}, CPU},
+		{"it wanted more threads and gave up", "", 1, 0, Usage{PidsRefused: 1}, Pids},
+		{"it wanted more threads and went on", "", 0, 0, Usage{PidsRefused: 1}, Exited},
+		{"it crashed", "", 0, unix.SIGSEGV, Usage{}, Signalled},
+	} {
+		if got := reasonOf(row.stopped, row.code, row.signal, row.usage, l); got != row.want {
+			t.Errorf("%s: got %s, want %s", row.says, got, row.want)
+		}
+	}
+}
+
+// A launch that fails says where, and leaves nothing.
+func TestFailures(t *testing.T) {
+	strict := opened(t, Config{})
+	notNet, err := os.Open("/usr/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notNet.Close()
+	null, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	script := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(script, []byte("text, not a program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	before := state(t)
+	for _, row := range []struct {
+		says   string
+		box    *Sandbox
+		exe    string
+		change func(*Spec, *Files)
+		stage  string
+		error  string
+	}{
+		{"an unknown box", box, probe, func(s *Spec, _ *Files) { s.Box = "netcat" }, "spec", `box "netcat" is none of`},
+		{"a job that climbs", box, probe, func(s *Spec, _ *Files) { s.Job = "../x" }, "spec", `job "../x"`},
+		{"no bound of memory", box, probe, func(s *Spec, _ *Files) { s.Limits.Memory = 0 }, "spec", "memory"},
+		{"raw where it does not belong", box, probe, func(s *Spec, _ *Files) { s.Box = "gobuster" }, "spec", "raw sockets are false"},
+		{"layers that are not there", strict, probe, nil, "fit", "cgroup-memory: controller memory is not available"},
+		{"a layer left out", box, probe, func(s *Spec, _ *Files) { s.Without = []string{Seccomp} }, "fit", "without seccomp"},
+		{"no network namespace", box, probe, func(s *Spec, _ *Files) { s.NetNS = nil }, "fit", "no network namespace"},
+		{"output to a device", box, probe, func(_ *Spec, f *Files) { f.Stdout = null }, "files", "not a regular file"},
+		{"no output", box, probe, func(_ *Spec, f *Files) { f.Stderr = nil }, "files", "without files"},
+		{"a job that exists", box, probe, func(s *Spec, _ *Files) { s.Job = "taken" }, "cgroup", "file exists"},
+		{"something else than a network", box, probe, func(s *Spec, _ *Files) { s.NetNS = notNet }, "network", "invalid argument"},
+		{"more open files than the launcher may have", box, probe, func(s *Spec, _ *Files) { s.Limits.OpenFiles = 65536 }, "scanner", "cannot raise the limit of open files"},
+		{"root as a slot", box, probe, func(s *Spec, _ *Files) { s.UID = 0 }, "user", "a slot is not root"},
+		{"a scanner that is no program", box, script, nil, "exec", "exec format error"},
+		{"a scanner that is a directory", box, "/usr/share", nil, "exec", "permission denied"},
+	} {
+		t.Run(row.says, func(t *testing.T) {
+			spec, files := wish(t, "nmap-raw", row.exe, "probe", "exit", "0"), outputFiles(t).Files
+			if row.change != nil {
+				row.change(&spec, &files)
+			}
+			if spec.Job == "taken" {
+				defer os.Remove(makeLeaf(t, "taken"))
+			}
+			r := row.box.Run(t.Context(), spec, files)
+			if r.Reason != Launch || r.Stage != row.stage || r.Err == nil || !strings.Contains(r.Err.Error(), row.error) {
+				t.Errorf("got %s, stage %q, error %v; want stage %q, error with %q", r.Reason, r.Stage, r.Err, row.stage, row.error)
+			}
+		})
+	}
+	if after := state(t); after != before {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	checkNothingLeft(t)
+}
+
+func makeLeaf(t *testing.T, job string) string {
+	t.Helper()
+	dir := filepath.Join(box.features.Cgroup, leafPrefix+job)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// What was swapped after it was hashed does not run.
+func TestSwappedScanner(t *testing.T) {
+	// Under /usr the box opens the path again, so that is where it must not be fooled.
+	dir, err := os.MkdirTemp("/usr/lib", "secmcpd-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "scanner")
+	command(t, "cp", probe, name)
+	spec := wish(t, "nmap-raw", name, "probe", "exit", "0")
+	if r, _, _ := run(t, box, spec); r.Reason != Exited || r.Err != nil {
+		t.Fatalf("not swapped: got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
+	}
+	spec.Job = jobName()
+	command(t, "mv", name, name+".old")
+	command(t, "cp", "/usr/bin/true", name)
+	// The descriptor's own name follows the move; a link count games the other way round.
+	if err := unix.Renameat2(unix.AT_FDCWD, name, unix.AT_FDCWD, name+".old", unix.RENAME_EXCHANGE); err != nil {
+		t.Fatal(err)
+	}
+	r, _, _ := run(t, box, spec)
+	if r.Reason != Exited || r.Code != 0 {
+		t.Errorf("moved: got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
+	}
+	// Gone from its directory there is no path to it, and nothing else is taken for it.
+	spec.Job = jobName()
+	os.Remove(name)
+	command(t, "cp", "/usr/bin/true", name+" (deleted)")
+	r, _, _ = run(t, box, spec)
+	if r.Reason != Launch || r.Stage != "scanner" || r.Err == nil || !strings.Contains(r.Err.Error(), "not the file that was checked") {
+		t.Errorf("swapped: got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
+	}
+}
+
+// counts of what a launch could leave behind
+type machine struct{ fds, mounts, cgroups, children int }
+
+func state(t testing.TB) machine {
+	t.Helper()
+	count := func(glob string) int {
+		found, err := filepath.Glob(glob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(found)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return machine{
+		fds:      count("/proc/self/fd/*"),
+		mounts:   strings.Count(string(mounts), "\n"),
+		cgroups:  count(box.features.Cgroup + "/*/cgroup.procs"),
+		children: childCount(t),
+	}
+}
+
+// childCount counts the children of all threads of this process, zombies too.
+func childCount(t testing.TB) (n int) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 {
+		t.Fatal("this kernel does not list children")
+	}
+	for _, name := range files {
+		if data, err := os.ReadFile(name); err == nil {
+			n += len(strings.Fields(string(data)))
+		}
+	}
+	return n
+}
+
+// checkNothingLeft looks at the cgroup: only this process is in it, in its leaf.
+func checkNothingLeft(t *testing.T) {
+	t.Helper()
+	left, err := filepath.Glob(box.features.Cgroup + "/box-*")
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v %v", left, err)
+	}
+	if n := childCount(t); n > 0 {
+		t.Errorf("%d children left", n)
+	}
+}
+
+// Fifty boxes, every other one failing, leave the process as it was.
+func TestNoLeaks(t *testing.T) {
+	one := func(t *testing.T) {
+		i := jobs
+		spec := wish(t, "nmap-raw", probe, "probe", "exit", "0")
+		switch i % 4 {
+		case 1:
+			spec.UID = 0 // fails inside
+		case 2:
+			spec.Argv = []string{"probe", "mount"} // dies by its filter
+		case 3:
+			spec.NetNS = spec.Exe // fails at the first step
+		}
+		box.Run(t.Context(), spec, outputFiles(t).Files)
+	}
+	for range 4 {
+		t.Run("first", one) // what Go makes once
+	}
+	before := state(t)
+	for range 50 {
+		t.Run("again", one)
+	}
+	if after := state(t); after != before {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	checkNothingLeft(t)
+}
+
+// Leftovers of a launcher that died are killed and removed.
+func TestReclaim(t *testing.T) {
+	dir := makeLeaf(t, "left-over")
+	fd, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fd.Close()
+	p, err := os.StartProcess(probe, []string{"probe", "deaf"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(fd.Fd())}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := box.Reclaim(); err != nil {
+		t.Error(err)
+	}
+	state, err := p.Wait()
+	if err != nil || state.Sys().(syscall.WaitStatus).Signal() != unix.SIGKILL {
+		t.Errorf("left-over process: %v %v", state, err)
+	}
+	checkNothingLeft(t)
+}
+
+// A sandbox that is closed starts nothing.
+func TestClosed(t *testing.T) {
+	s, err := Open(Config{Accept: accepted})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r, _, _ := run(t, s, wish(t, "nmap-raw", probe, "probe", "exit", "0")); r.Reason != Launch || r.Stage != "open" {
+		t.Errorf("got %s, stage %q", r.Reason, r.Stage)
+	}
+	if _, err := Open(Config{Accept: []string{"seccmop"}}); err == nil || !strings.Contains(err.Error(), "seccmop") {
+		t.Errorf("a layer that is none: %v", err)
+	}
+}
