@@ -62,6 +62,9 @@ func ownCgroup(mounts, own string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
 		return "", errors.New("the kernel names no cgroup of the unified hierarchy for secmcpd")
 	}
+	if strings.HasPrefix(path, "/..") {
+		return "", fmt.Errorf("secmcpd's cgroup %s lies outside what it can see", path)
+	}
 	for line := range strings.Lines(mounts) {
 		front, back, _ := strings.Cut(line, " - ")
 		fields := strings.Fields(front)

@@ -162,12 +162,12 @@ func (s Spec) String() string {
 	line("arguments", "%s", quoted(s.Argv))
 	line("environment", "%s", quoted(s.Env))
 	line("user", without(UID, "uid %d, gid %d, no other group", "that of the launcher (uid %d, gid %d not taken)"), s.UID, s.GID)
-	line("may", "%s", without(Capabilities, granted(s.Raw), "whatever the launcher's user may"))
+	line("may", "%s", without(Capabilities, granted(s.Raw), "nothing privileged now; its bounding set is the launcher's"))
 	line("network", "%s", s.network(profile))
 	line("sees", "%s", without(Root, s.tree(), "the launcher's own files, those that Landlock lets through"))
 	line("processes", "%s", without(Namespaces, "its own only; own host name \""+s.Hostname+"\", IPC, cgroup root", "those of the machine"))
 	line("memory", "%s%s", size(s.Limits.Memory), without(CgroupMemory, ", no swap, killed as one", ", of private mappings only"))
-	line("tasks", "%d%s", s.Limits.Pids, without(CgroupPids, "", ", counted per user only"))
+	line("tasks", "%s", s.tasks())
 	line("processor", "%s in all%s", s.Limits.CPU, throttle(s))
 	line("open files", "%d", s.Limits.OpenFiles)
 	line("output", "%s", size(s.Limits.Output))
@@ -201,6 +201,16 @@ func (s Spec) tree() string {
 		parts = append(parts, fmt.Sprintf("a /tmp of its own, %s, %d files", size(s.Limits.Tmp), s.Limits.TmpInodes))
 	}
 	return strings.Join(parts, "; ")
+}
+
+func (s Spec) tasks() string {
+	switch {
+	case s.Has(CgroupPids):
+		return strconv.Itoa(s.Limits.Pids)
+	case s.Has(UID):
+		return strconv.Itoa(s.Limits.Pids) + ", counted per user"
+	}
+	return "not limited"
 }
 
 func throttle(s Spec) string {
