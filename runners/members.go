@@ -1,0 +1,56 @@
+package runners
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"strconv"
+	"unicode/utf8"
+)
+
+// MaxArguments is the most bytes that the arguments of one call may have.
+const MaxArguments = 64 << 10
+
+// Members takes a JSON object apart, one level deep. Unlike decoding into a struct it is exact: a key that differs in
+// case is another key, and a key given twice is a fault, since two readers could each take another one of the two.
+func Members(arguments []byte) (map[string]json.RawMessage, []Fault) {
+	if len(arguments) > MaxArguments {
+		return nil, []Fault{{Code: "too_large", Field: "arguments", Got: strconv.Itoa(len(arguments)) + " bytes",
+			Allowed: []string{"at most " + strconv.Itoa(MaxArguments) + " bytes"}}}
+	}
+	if len(bytes.TrimSpace(arguments)) == 0 {
+		return map[string]json.RawMessage{}, nil
+	}
+	if !utf8.Valid(arguments) {
+		return nil, []Fault{{Code: "bad_json", Field: "arguments", Hint: "the arguments are not valid UTF-8"}}
+	}
+	decoder := json.NewDecoder(bytes.NewReader(arguments))
+	if open, err := decoder.Token(); err != nil || open != json.Delim('{') {
+		return nil, []Fault{notAnObject()}
+	}
+	members := map[string]json.RawMessage{}
+	var faults []Fault
+	for decoder.More() {
+		key, err := decoder.Token()
+		name, isString := key.(string)
+		var value json.RawMessage
+		if err != nil || !isString || decoder.Decode(&value) != nil {
+			return nil, []Fault{notAnObject()}
+		}
+		if _, twice := members[name]; twice {
+			faults = append(faults, Fault{Code: "duplicate_argument", Field: excerpt(name), Hint: "give each argument once"})
+		}
+		members[name] = value
+	}
+	if end, err := decoder.Token(); err != nil || end != json.Delim('}') {
+		return nil, []Fault{notAnObject()}
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return nil, []Fault{notAnObject()}
+	}
+	return members, faults
+}
+
+func notAnObject() Fault {
+	return Fault{Code: "bad_json", Field: "arguments", Hint: "the arguments must be one JSON object", Example: `{"targets":["10.0.0.5"]}`}
+}
