@@ -1,0 +1,408 @@
+// Package store keeps jobs and their results on disk, for the front alone: one SQLite database,
+// and beside it a directory of artefacts for each job.
+//
+// Whatever it has answered survives a kill: every change is one transaction that is synced
+// before the call returns, and artefacts are in place before the row that names them says so.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/mattn/go-sqlite3"
+	"golang.org/x/sys/unix"
+)
+
+// State is where a job is. Queued and Running are under way; the others are ends.
+type State string
+
+const (
+	Queued      State = "queued"      // accepted; nothing has been sent to a target
+	Running     State = "running"     // its scanner has been started
+	Completed   State = "completed"   // the scanner ended by itself and its report is whole
+	Partial     State = "partial"     // a limit cut it; what it had is kept
+	Cancelled   State = "cancelled"   // by its caller; what it had is kept
+	Failed      State = "failed"      // the scanner or the launch failed; never "0 findings"
+	Refused     State = "refused"     // judged again and denied, before or while it ran
+	Interrupted State = "interrupted" // a process of ours died or was stopped; what it had is kept
+)
+
+// next says which changes there are. A finished job never changes again.
+var next = map[State][]State{
+	Queued:  {Running, Completed, Partial, Cancelled, Failed, Refused, Interrupted},
+	Running: {Completed, Partial, Cancelled, Failed, Refused, Interrupted},
+}
+
+// Finished reports whether s is an end.
+func (s State) Finished() bool { return next[s] == nil }
+
+// Job is one row. The JSON fields are the front's own and are kept as they are.
+type Job struct {
+	ID                                     string
+	UID                                    uint32
+	Tool, Profile, Engagement, Correlation string
+	State                                  State
+	Created, Started, Ended                time.Time       // to the millisecond; zero where not yet
+	Arguments                              json.RawMessage // as read, in canonical form
+	Record                                 json.RawMessage // the launcher's last record
+	Summary                                json.RawMessage // what a list shows
+	Result                                 json.RawMessage // the whole report
+}
+
+var (
+	ErrNotFound = errors.New("no such job") // also for another user's job: no oracle
+	ErrExists   = errors.New("this job exists already")
+	ErrDiskFull = errors.New("no space left for jobs and results")
+)
+
+// Limits bound what is kept. The oldest finished jobs go first.
+type Limits struct {
+	Jobs  int
+	Bytes int64 // of artefacts
+	Age   time.Duration
+}
+
+const (
+	maxArguments = 64 << 10
+	maxRecord    = 256 << 10
+	maxSummary   = 64 << 10
+	maxResult    = 64 << 20
+)
+
+// Store is open until Close. Its methods may be called from several goroutines.
+type Store struct {
+	db  *sql.DB
+	dir string
+}
+
+// migrations bring a database from version i to i+1 (PRAGMA user_version).
+var migrations = []string{`
+CREATE TABLE jobs (
+	id          TEXT PRIMARY KEY,
+	uid         INTEGER NOT NULL,
+	tool        TEXT NOT NULL,
+	profile     TEXT NOT NULL,
+	engagement  TEXT NOT NULL,
+	correlation TEXT NOT NULL,
+	state       TEXT NOT NULL,
+	created     INTEGER NOT NULL,
+	started     INTEGER NOT NULL,
+	ended       INTEGER NOT NULL,
+	arguments   BLOB NOT NULL,
+	record      BLOB NOT NULL,
+	summary     BLOB NOT NULL,
+	result      BLOB NOT NULL
+) STRICT;
+CREATE INDEX jobs_of_a_user ON jobs (uid, created DESC, id);
+CREATE INDEX jobs_by_state ON jobs (state);
+`}
+
+// Open opens or creates the store in dir. Directories of jobs that the database does not know
+// are removed: they are what a crash between the two left.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(filepath.Join(dir, "jobs"), 0o700); err != nil {
+		return nil, fmt.Errorf("cannot open the store: %w", err)
+	}
+	old := unix.Umask(0o077)
+	defer unix.Umask(old)
+	path := filepath.Join(dir, "jobs.db")
+	// One connection: SQLite has one writer anyway, and readers of this size wait microseconds.
+	db, err := sql.Open("sqlite3", "file:"+path+"?_journal_mode=WAL&_synchronous=FULL&_busy_timeout=5000&_txlock=immediate&_secure_delete=off")
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the store: %w", err)
+	}
+	db.SetMaxOpenConns(1)
+	s := &Store{db: db, dir: dir}
+	if err := errors.Join(s.migrate(), s.sweep()); err != nil {
+		db.Close()
+		if isCorrupt(err) {
+			err = fmt.Errorf("%w\nhint: move %s away (keep it: it can often be repaired with sqlite3 .recover) and start again", err, path)
+		}
+		return nil, fmt.Errorf("cannot open the store: %w", err)
+	}
+	return s, nil
+}
+
+// Close syncs and closes the database.
+func (s *Store) Close() error { return s.db.Close() }
+
+func (s *Store) migrate() error {
+	var version int
+	if err := s.db.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
+		return err
+	}
+	if version > len(migrations) {
+		return fmt.Errorf("the database has version %d, this program knows %d: a newer secmcpd wrote it", version, len(migrations))
+	}
+	for ; version < len(migrations); version++ {
+		tx, err := s.db.Begin()
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(migrations[version])
+		if err == nil {
+			_, err = tx.Exec("PRAGMA user_version = " + strconv.Itoa(version+1))
+		}
+		if err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
+		if err := tx.Commit(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweep removes directories that no row knows.
+func (s *Store) sweep() error {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "jobs"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var n int
+		if err := s.db.QueryRow("SELECT count(*) FROM jobs WHERE id = ?", e.Name()).Scan(&n); err != nil {
+			return err
+		}
+		if n == 0 {
+			if err := os.RemoveAll(filepath.Join(s.dir, "jobs", e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Create keeps a new job, queued. It is on disk when Create returns.
+func (s *Store) Create(ctx context.Context, j Job) error {
+	if err := j.check(); err != nil {
+		return err
+	}
+	j.State = Queued
+	_, err := s.db.ExecContext(ctx, `INSERT INTO jobs (id, uid, tool, profile, engagement, correlation, state, created, started, ended, arguments, record, summary, result)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, x'', x'', x'')`,
+		j.ID, j.UID, j.Tool, j.Profile, j.Engagement, j.Correlation, j.State, milli(j.Created), blob(j.Arguments))
+	return named("create job", err)
+}
+
+func (j *Job) check() error {
+	for _, f := range []struct {
+		name string
+		size int
+		top  int
+	}{
+		{"id", len(j.ID), 64}, {"tool", len(j.Tool), 64}, {"profile", len(j.Profile), 64}, {"engagement", len(j.Engagement), 256},
+		{"correlation", len(j.Correlation), 64}, {"arguments", len(j.Arguments), maxArguments}, {"record", len(j.Record), maxRecord},
+		{"summary", len(j.Summary), maxSummary}, {"result", len(j.Result), maxResult},
+	} {
+		if f.size > f.top {
+			return fmt.Errorf("cannot keep job: %s has %d bytes, at most %d are kept", f.name, f.size, f.top)
+		}
+	}
+	if j.ID == "" || j.ID != filepath.Base(j.ID) || j.ID[0] == '.' {
+		return fmt.Errorf("cannot keep job: %q is no id", j.ID)
+	}
+	return nil
+}
+
+// Update keeps what is known of a job that is under way (its record, Started, Engagement) or
+// ends it, in one transaction. A job that is finished stays as it is: ending it again is no
+// error, since the launcher tells an end until it is acknowledged.
+func (s *Store) Update(ctx context.Context, j Job) error {
+	if err := j.check(); err != nil {
+		return err
+	}
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return named("update job", err)
+	}
+	err = update(ctx, tx, j)
+	if err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	return named("update job", tx.Commit())
+}
+
+func update(ctx context.Context, tx *sql.Tx, j Job) error {
+	var now State
+	if err := tx.QueryRowContext(ctx, "SELECT state FROM jobs WHERE id = ?", j.ID).Scan(&now); err != nil {
+		return named("update job", err)
+	}
+	if now.Finished() {
+		if !j.State.Finished() {
+			return fmt.Errorf("cannot update job %s: it is %s and cannot become %s", j.ID, now, j.State)
+		}
+		return nil
+	}
+	if now != j.State && !slices.Contains(next[now], j.State) {
+		return fmt.Errorf("cannot update job %s: it is %s and cannot become %s", j.ID, now, j.State)
+	}
+	_, err := tx.ExecContext(ctx, `UPDATE jobs SET state = ?, engagement = ?, started = ?, ended = ?, record = ?, summary = ?, result = ? WHERE id = ?`,
+		j.State, j.Engagement, milli(j.Started), milli(j.Ended), blob(j.Record), blob(j.Summary), blob(j.Result), j.ID)
+	return named("update job", err)
+}
+
+const columns = "id, uid, tool, profile, engagement, correlation, state, created, started, ended, arguments, record, summary"
+
+// Get reads a job of a user, with its result.
+func (s *Store) Get(ctx context.Context, uid uint32, id string) (Job, error) {
+	return scan(s.db.QueryRowContext(ctx, "SELECT "+columns+", result FROM jobs WHERE id = ? AND uid = ?", id, uid))
+}
+
+// Filter narrows a list. Before is the cursor of the page before.
+type Filter struct {
+	State  State
+	Tool   string
+	Before string
+	Limit  int // 1 to 100
+}
+
+// List reads a user's jobs, the newest first, without their results; next is the cursor of the
+// following page, empty on the last.
+func (s *Store) List(ctx context.Context, uid uint32, f Filter) (jobs []Job, next string, err error) {
+	if f.Limit < 1 || f.Limit > 100 {
+		return nil, "", fmt.Errorf("cannot list jobs: limit %d is not 1 to 100", f.Limit)
+	}
+	before := int64(1) << 62
+	if f.Before != "" {
+		err := s.db.QueryRowContext(ctx, "SELECT rowid FROM jobs WHERE id = ? AND uid = ?", f.Before, uid).Scan(&before)
+		if err != nil {
+			return nil, "", named("list jobs", err)
+		}
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+`, x'' FROM jobs
+		WHERE uid = ? AND rowid < ? AND (? = '' OR state = ?) AND (? = '' OR tool = ?) ORDER BY rowid DESC LIMIT ?`,
+		uid, before, f.State, f.State, f.Tool, f.Tool, f.Limit+1)
+	if err != nil {
+		return nil, "", named("list jobs", err)
+	}
+	if jobs, err = collect(rows); err != nil {
+		return nil, "", err
+	}
+	if len(jobs) > f.Limit {
+		jobs = jobs[:f.Limit]
+		next = jobs[f.Limit-1].ID
+	}
+	return jobs, next, nil
+}
+
+// Unfinished reads every job that is under way, of all users.
+func (s *Store) Unfinished(ctx context.Context) ([]Job, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+", x'' FROM jobs WHERE state IN (?, ?) ORDER BY rowid", Queued, Running)
+	if err != nil {
+		return nil, named("list jobs", err)
+	}
+	return collect(rows)
+}
+
+func collect(rows *sql.Rows) (jobs []Job, err error) {
+	defer rows.Close()
+	for rows.Next() {
+		j, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, j)
+	}
+	return jobs, named("list jobs", rows.Err())
+}
+
+func scan(row interface{ Scan(...any) error }) (Job, error) {
+	var j Job
+	var created, started, ended int64
+	var arguments, record, summary, result []byte
+	err := row.Scan(&j.ID, &j.UID, &j.Tool, &j.Profile, &j.Engagement, &j.Correlation, &j.State, &created, &started, &ended,
+		&arguments, &record, &summary, &result)
+	j.Created, j.Started, j.Ended = instant(created), instant(started), instant(ended)
+	j.Arguments, j.Record, j.Summary, j.Result = arguments, record, summary, result
+	return j, named("read job", err)
+}
+
+// Prune removes finished jobs beyond the limits, the oldest first, and says how many.
+func (s *Store) Prune(ctx context.Context, l Limits, now time.Time) (int, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT id, ended FROM jobs WHERE state NOT IN (?, ?) ORDER BY rowid DESC", Queued, Running)
+	if err != nil {
+		return 0, named("prune jobs", err)
+	}
+	var old []string
+	kept, bytes := 0, int64(0)
+	for rows.Next() {
+		var id string
+		var ended int64
+		if err := rows.Scan(&id, &ended); err != nil {
+			rows.Close()
+			return 0, named("prune jobs", err)
+		}
+		kept++
+		bytes += s.size(id)
+		if kept > l.Jobs || bytes > l.Bytes || now.Sub(instant(ended)) > l.Age {
+			old = append(old, id)
+		}
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return 0, named("prune jobs", err)
+	}
+	for i, id := range old {
+		// The row first: a directory without a row is swept up at the next start, a row
+		// without its artefacts would be a lie.
+		if _, err := s.db.ExecContext(ctx, "DELETE FROM jobs WHERE id = ?", id); err != nil {
+			return i, named("prune jobs", err)
+		}
+		if err := os.RemoveAll(s.path(id)); err != nil {
+			return i, fmt.Errorf("cannot prune jobs: %w", err)
+		}
+	}
+	return len(old), nil
+}
+
+func milli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func instant(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// blob is never NULL.
+func blob(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// named says what could not be done, in the words that callers branch on.
+func named(what string, err error) error {
+	var sqlite sqlite3.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, sql.ErrNoRows):
+		return ErrNotFound
+	case errors.As(err, &sqlite) && sqlite.Code == sqlite3.ErrConstraint:
+		return ErrExists
+	case errors.As(err, &sqlite) && (sqlite.Code == sqlite3.ErrFull || sqlite.Code == sqlite3.ErrIoErr && sqlite.SystemErrno == unix.ENOSPC),
+		errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return fmt.Errorf("cannot %s: %w", what, ErrDiskFull)
+	}
+	return fmt.Errorf("cannot %s: %w", what, err)
+}
+
+func isCorrupt(err error) bool {
+	var sqlite sqlite3.Error
+	return errors.As(err, &sqlite) && (sqlite.Code == sqlite3.ErrCorrupt || sqlite.Code == sqlite3.ErrNotADB)
+}
