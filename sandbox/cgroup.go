@@ -47,7 +47,22 @@ func delegated() (string, error) {
 	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); err != nil {
 		return "", fmt.Errorf("no cgroup was delegated to secmcpd (it is in %s)", dir)
 	}
+	if _, err := os.Stat("/run/systemd/system"); err == nil && !handedOver(dir) {
+		return "", fmt.Errorf("systemd did not delegate cgroup %s to secmcpd", dir)
+	}
 	return dir, nil
+}
+
+// handedOver reports systemd's mark on a cgroup that it leaves to its service.
+// What is not marked is systemd's to change, a login session for instance.
+func handedOver(dir string) bool {
+	for _, mark := range []string{"trusted.delegate", "user.delegate"} {
+		value := make([]byte, 8)
+		if n, err := unix.Getxattr(dir, mark, value); err == nil && string(value[:n]) == "1" {
+			return true
+		}
+	}
+	return false
 }
 
 // ownCgroup reads the kernel's tables: where the unified hierarchy is mounted
@@ -127,7 +142,7 @@ func writeControl(dir, file, value string) error {
 type leaf struct {
 	dir     string
 	manager *cgroup2.Manager
-	fd      *os.File // the directory, to clone into
+	fd      *os.File // the directory, to clone into; nil in one that is only reclaimed
 }
 
 // newLeaf makes the cgroup and writes its limits, before there is a process.
@@ -204,7 +219,6 @@ func (l *leaf) waitEmpty() error {
 
 // remove takes the cgroup away. It must be empty.
 func (l *leaf) remove() error {
-	l.fd.Close()
 	if err := l.manager.Delete(); err != nil {
 		return fmt.Errorf("cannot remove cgroup: %w", err)
 	}

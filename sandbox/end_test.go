@@ -3,7 +3,9 @@ package sandbox
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -123,6 +125,11 @@ func TestFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer notNet.Close()
+	closed, err := os.Open(probe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
 	null, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -153,6 +160,7 @@ func TestFailures(t *testing.T) {
 		{"a job that exists", box, probe, func(s *Spec, _ *Files) { s.Job = "taken" }, "cgroup", "file exists"},
 		{"something else than a network", box, probe, func(s *Spec, _ *Files) { s.NetNS = notNet }, "network", "invalid argument"},
 		{"more open files than the launcher may have", box, probe, func(s *Spec, _ *Files) { s.Limits.OpenFiles = 65536 }, "scanner", "cannot raise the limit of open files"},
+		{"a scanner that was closed", box, probe, func(s *Spec, _ *Files) { s.Exe = closed }, "hand over", "bad file descriptor"},
 		{"root as a slot", box, probe, func(s *Spec, _ *Files) { s.UID = 0 }, "user", "a slot is not root"},
 		{"a scanner that is no program", box, script, nil, "exec", "exec format error"},
 		{"a scanner that is a directory", box, "/usr/share", nil, "exec", "permission denied"},
@@ -306,6 +314,24 @@ func TestNoLeaks(t *testing.T) {
 	checkNothingLeft(t)
 }
 
+// Many boxes at once all come to a good end.
+func TestParallel(t *testing.T) {
+	before := state(t)
+	t.Run("boxes", func(t *testing.T) {
+		for range 96 {
+			spec := wish(t, "nmap-connect", probe, "probe", "exit", "0")
+			t.Run(spec.Job, func(t *testing.T) {
+				t.Parallel()
+				succeed(t, box, spec)
+			})
+		}
+	})
+	if after := state(t); after != before {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	checkNothingLeft(t)
+}
+
 // Leftovers of a launcher that died are killed and removed.
 func TestReclaim(t *testing.T) {
 	dir := makeLeaf(t, "left-over")
@@ -342,5 +368,77 @@ func TestClosed(t *testing.T) {
 	}
 	if _, err := Open(Config{Accept: []string{"seccmop"}}); err == nil || !strings.Contains(err.Error(), "seccmop") {
 		t.Errorf("a layer that is none: %v", err)
+	}
+}
+
+// The limits are in the cgroup's files before there is a process. The files
+// are plain ones here: this shows what is written, not what a kernel makes of it.
+func TestLimitsWritten(t *testing.T) {
+	for _, row := range []struct {
+		says    string
+		without []string
+		change  func(*Limits)
+		want    map[string]string
+	}{
+		{"all", nil, func(*Limits) {}, map[string]string{"memory.max": "536870912", "memory.oom.group": "1", "pids.max": "64", "cpu.max": "100000 100000"}},
+		{"half a processor", nil, func(l *Limits) { l.CPUPercent = 50 }, map[string]string{"cpu.max": "50000 100000"}},
+		{"fewer tasks than box-init takes", nil, func(l *Limits) { l.Pids = 1 }, map[string]string{"pids.max": "32"}},
+		{"no throttle", nil, func(l *Limits) { l.CPUPercent = 0 }, map[string]string{"cpu.max": ""}},
+		{"no controllers", accepted, func(*Limits) {}, map[string]string{"memory.max": "", "pids.max": "", "cpu.max": ""}},
+	} {
+		parent := t.TempDir()
+		if err := os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		spec := Spec{Job: "j", Limits: limits(), Without: row.without}
+		row.change(&spec.Limits)
+		l, err := newLeaf(parent, spec)
+		if err != nil {
+			t.Errorf("%s: %v", row.says, err)
+			continue
+		}
+		l.fd.Close()
+		for file, want := range row.want {
+			got, err := os.ReadFile(filepath.Join(l.dir, file))
+			if err != nil && !os.IsNotExist(err) || string(got) != want {
+				t.Errorf("%s: %s is %q, want %q", row.says, file, got, want)
+			}
+		}
+		if _, err := newLeaf(parent, spec); err == nil || !strings.Contains(err.Error(), "file exists") {
+			t.Errorf("%s: a second box in the same cgroup: %v", row.says, err)
+		}
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "memory.swap.max"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := resources(dir, Spec{Limits: limits()}); r.Memory.Swap == nil || *r.Memory.Swap != 0 {
+		t.Error("swap is not off where there is a limit for it")
+	}
+}
+
+// What a box costs: from Run to the scanner's first instruction, and in all.
+func BenchmarkLaunch(b *testing.B) {
+	files := outputFiles(b).Files
+	spec := wish(b, "nmap-connect", "/usr/bin/true", "true")
+	var starts []time.Duration
+	for b.Loop() {
+		spec.Job = jobName()
+		r := box.Run(b.Context(), spec, files)
+		if r.Reason != Exited || r.Err != nil {
+			b.Fatal(r)
+		}
+		starts = append(starts, r.Usage.Start)
+	}
+	slices.Sort(starts)
+	b.ReportMetric(float64(starts[len(starts)/2].Microseconds()), "µs-to-exec")
+}
+
+// The same program without a box, to compare.
+func BenchmarkBare(b *testing.B) {
+	for b.Loop() {
+		if err := exec.Command("/usr/bin/true").Run(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -62,6 +62,12 @@ func startLauncher(t *testing.T, dir string) (cmd *exec.Cmd, cgroup string) {
 			t.Error(err)
 		}
 	})
+	if handedOver(cgroup) {
+		t.Error("a cgroup is marked as delegated that nobody marked")
+	}
+	if err := unix.Setxattr(cgroup, "trusted.delegate", []byte("1"), 0); err != nil || !handedOver(cgroup) {
+		t.Fatalf("the mark of delegation is not seen: %v", err)
+	}
 	fd, err := os.OpenFile(cgroup, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		t.Fatal(err)

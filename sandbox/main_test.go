@@ -73,6 +73,9 @@ func delegate(argv []string) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, removeCgroups(dir)) }()
+	if err := unix.Setxattr(dir, "trusted.delegate", []byte("1"), 0); err != nil { // as systemd marks it
+		return 1, err
+	}
 	fd, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return 1, err

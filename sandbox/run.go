@@ -367,6 +367,7 @@ func (b *running) written() int64 {
 func (b *running) end(spec Spec, u *Usage) (ended *os.ProcessState, stage string, err error) {
 	defer b.pidfd.Close()
 	if b.leaf != nil {
+		defer b.leaf.fd.Close()
 		err = b.leaf.kill()
 	}
 	if b.process != nil {
