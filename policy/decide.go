@@ -1,0 +1,558 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/secmcpd/secmcpd/internal/strict"
+)
+
+const (
+	// maxTargets bounds the targets of a request and the answers of its names, together.
+	maxTargets = 4096
+	// maxGot and maxAllowed bound what a denial repeats.
+	maxGot     = 200
+	maxAllowed = 16
+)
+
+// Precheck judges everything that can be judged while names have no addresses, so that no name
+// is asked for which no rule could allow: a query is traffic too, and tells the name's owner.
+func Precheck(p *Policy, c Caller, r Request, now time.Time) Verdict {
+	return decide(p, c, r, now, false)
+}
+
+// Decide judges a request whose names have their answers. It is a function of its arguments:
+// the same request is judged again, before it starts and while it runs, on the same answers.
+func Decide(p *Policy, c Caller, r Request, now time.Time) Verdict {
+	return decide(p, c, r, now, true)
+}
+
+// Rejudge decides again on a job that runs under an engagement. It differs from [Decide] in
+// one thing: that the engagement's file no longer parses denies new jobs, and leaves the
+// running ones to the engagement as it last was, if the policy still has it.
+func Rejudge(p *Policy, c Caller, r Request, engagement string, now time.Time) Verdict {
+	before := Policy{}
+	if p != nil {
+		before = *p
+	}
+	if before.named(engagement) != nil {
+		before.Suspended = nil
+	}
+	r.Engagement = engagement
+	return decide(&before, c, r, now, true)
+}
+
+// decide tries each engagement that the caller may use and returns the first that allows. If
+// none does it returns the denial that came nearest, for that is the one that tells the caller
+// what to change.
+func decide(p *Policy, c Caller, r Request, now time.Time, resolved bool) Verdict {
+	if p == nil {
+		p = &Policy{}
+	}
+	candidates, denial := choose(p, c, r)
+	if denial != nil {
+		return *denial
+	}
+	var best attempt
+	for i, e := range candidates {
+		a := e.try(p.Machine, r, now, resolved)
+		if a.Outcome == Allow {
+			return a.Verdict
+		}
+		if i == 0 || a.beyond(best) {
+			best = a
+		}
+	}
+	if best.Hint == "" && len(candidates) > 1 {
+		best.Hint = fmt.Sprintf("one job is under one engagement; %d were tried and this came nearest", len(candidates))
+	}
+	return best.Verdict
+}
+
+// choose is the engagements to try, by name, or the denial if there are none.
+func choose(p *Policy, c Caller, r Request) ([]*Engagement, *Verdict) {
+	usable, suspended := byCaller(p, c)
+	if r.Engagement == "" {
+		return usable, noneFor(p, usable, suspended)
+	}
+	if why, is := p.Suspended[r.Engagement]; is {
+		return nil, suspension(r.Engagement, why, slices.Contains(suspended, r.Engagement))
+	}
+	e := p.named(r.Engagement)
+	if e == nil {
+		v := deny(NoEngagement, "engagement", r.Engagement, "there is no engagement of that name")
+		v.Allowed = capped(namesOf(usable))
+		if near := strict.Nearest(r.Engagement, v.Allowed); near != "" {
+			v.Hint = "did you mean " + strict.Quote(near) + "?"
+		}
+		return nil, &v
+	}
+	if !e.Names(c) {
+		v := deny(NotACaller, "engagement", r.Engagement, fmt.Sprintf("engagement %s does not name uid %d or any of its groups among its callers", e.Name, c.UID))
+		v.Engagement, v.Allowed = e.Name, capped(namesOf(usable))
+		return nil, &v
+	}
+	return []*Engagement{e}, nil
+}
+
+// byCaller sorts the engagements that name the caller into those that may be used and the
+// names of those that are suspended.
+func byCaller(p *Policy, c Caller) (usable []*Engagement, suspended []string) {
+	for i := range p.Engagements {
+		e := &p.Engagements[i]
+		if !e.Names(c) {
+			continue
+		}
+		if _, is := p.Suspended[e.Name]; is {
+			suspended = append(suspended, e.Name)
+		} else {
+			usable = append(usable, e)
+		}
+	}
+	slices.SortStableFunc(usable, func(a, b *Engagement) int { return strings.Compare(a.Name, b.Name) })
+	slices.Sort(suspended)
+	return usable, suspended
+}
+
+// noneFor is the denial of a caller who has no engagement to use.
+func noneFor(p *Policy, usable []*Engagement, suspended []string) *Verdict {
+	if len(usable) > 0 {
+		return nil
+	}
+	if len(suspended) > 0 {
+		return suspension(suspended[0], p.Suspended[suspended[0]], true)
+	}
+	if len(p.Engagements) == 0 && len(p.Suspended) == 0 {
+		v := deny(NoEngagement, "", "", "nothing is authorised on this machine: it has no engagement")
+		v.Hint = "ask the operator to write one"
+		return &v
+	}
+	if len(p.Engagements) == 0 {
+		name := slices.Min(slices.Collect(maps.Keys(p.Suspended)))
+		return suspension(name, p.Suspended[name], false)
+	}
+	v := deny(NotACaller, "", "", "no engagement names you or any of your groups among its callers")
+	v.Hint = "ask the operator to add you to an engagement or to one of its groups; a new group counts from the next login"
+	return &v
+}
+
+// suspension tells the fault only to those whom the engagement named: it quotes the file.
+func suspension(name, why string, told bool) *Verdict {
+	v := deny(EngagementSuspended, "engagement", name, "engagement "+name+" is suspended: its file can no longer be read")
+	v.Engagement, v.Hint = name, "ask the operator to run `secmcpd check`"
+	if told && why != "" {
+		v.Reason += " (" + clip(why) + ")"
+	}
+	return &v
+}
+
+func namesOf(engagements []*Engagement) []string {
+	out := make([]string, len(engagements))
+	for i, e := range engagements {
+		out[i] = e.Name
+	}
+	return out
+}
+
+// attempt is a verdict with what it is compared by.
+type attempt struct {
+	Verdict
+	fits int // the targets that the engagement allows, up to the first that it does not
+}
+
+// judgedInOrder is the codes of denials under one engagement, in the order in which they are
+// looked for: each is the first thing to change.
+var judgedInOrder = []string{
+	Expired, OutsideHours, ToolNotAllowed, ProfileNotAllowed,
+	TargetOutOfScope, NameNotAllowed, TargetNever, TargetExcluded, NameUnresolved, NameOutsideScope,
+	TooManyAddresses, TooManyPorts, RateTooHigh, DurationTooLong, Intrusive, ApprovalUnavailable,
+}
+
+// beyond says that a came nearer to be allowed than b. Targets count first: they say which
+// engagement the caller has in mind.
+func (a attempt) beyond(b attempt) bool {
+	if a.fits != b.fits {
+		return a.fits > b.fits
+	}
+	return slices.Index(judgedInOrder, a.Code) > slices.Index(judgedInOrder, b.Code)
+}
+
+// try judges r under e.
+func (e *Engagement) try(m Machine, r Request, now time.Time, resolved bool) attempt {
+	allowed := Verdict{Outcome: Allow, Reason: "engagement " + e.Name + " allows it", Limits: e.Limits, Until: e.until(now)}
+	fits, outside := e.judgeTargets(&allowed, m, r.Targets, resolved)
+	v := e.open(now)
+	if v == nil {
+		v = e.tool(r.Tool, r.Profile)
+	}
+	if v == nil {
+		v = outside
+	}
+	if v == nil {
+		v = e.size(&allowed, r)
+	}
+	if v == nil {
+		v = e.intrusive(r.Intrusive)
+	}
+	if v == nil {
+		v = &allowed
+	}
+	v.Engagement, v.Revision = e.Name, e.Revision
+	return attempt{*v, fits}
+}
+
+// judgeTargets puts what became of the targets into allowed, and returns how many were allowed
+// and the denial of the next, if any.
+func (e *Engagement) judgeTargets(allowed *Verdict, m Machine, targets []Target, resolved bool) (int, *Verdict) {
+	if v := countTargets(targets); v != nil {
+		return 0, v
+	}
+	var rules []string
+	seen := map[netip.Prefix]bool{}
+	for i, t := range targets {
+		// A network that is asked for again is judged once: the cost of a decision is bounded
+		// by the exclusions, not by how often they are asked about.
+		if t.Name == "" && seen[t.Prefix] {
+			continue
+		}
+		seen[t.Prefix] = true
+		judged, by, v := e.target(m, t, resolved)
+		if v != nil {
+			if v.Field == "" {
+				v.Field = strict.Index("targets", i)
+			}
+			return i, v
+		}
+		allowed.Targets = append(allowed.Targets, judged)
+		allowed.MoreNames = allowed.MoreNames || t.Name != "" && !resolved
+		rules = append(rules, by...)
+	}
+	allowed.Rule = strings.Join(capped(distinct(rules)), ", ")
+	return len(targets), nil
+}
+
+func distinct(words []string) []string {
+	slices.Sort(words)
+	return slices.Compact(words)
+}
+
+// open is the denial of any request at that time, or nil.
+func (e *Engagement) open(now time.Time) *Verdict {
+	if !e.Expires.IsZero() && !now.Before(e.Expires) {
+		v := deny(Expired, "", "", "engagement "+e.Name+" expired at "+e.Expires.Format(time.RFC3339))
+		v.Rule, v.Hint = "expires", "ask the operator whether the work goes on"
+		return &v
+	}
+	if e.hours == nil {
+		return nil
+	}
+	if _, open := e.hours.until(now); open {
+		return nil
+	}
+	v := deny(OutsideHours, "", now.In(e.hours.zone).Format("Mon 15:04 MST"), "engagement "+e.Name+" may be used "+e.hours.text)
+	v.Rule, v.Allowed = "hours", []string{e.hours.text}
+	if next, ok := e.hours.next(now); ok {
+		v.Hint = "it opens at " + next.Format(time.RFC3339)
+	}
+	return &v
+}
+
+// until is the end of hours or of the engagement, whichever is first; zero for neither.
+func (e *Engagement) until(now time.Time) time.Time {
+	until := e.Expires
+	if e.hours == nil {
+		return until
+	}
+	if end, open := e.hours.until(now); open && (until.IsZero() || end.Before(until)) {
+		until = end
+	}
+	return until
+}
+
+func (e *Engagement) tool(tool, profile string) *Verdict {
+	profiles, ok := e.tools[tool]
+	if !ok {
+		v := deny(ToolNotAllowed, "tool", tool, "engagement "+e.Name+" does not allow this tool")
+		v.Rule, v.Allowed = "tools", capped(e.Tools())
+		return &v
+	}
+	if slices.Contains(profiles, profile) || slices.Contains(profiles, anyProfile) {
+		return nil
+	}
+	v := deny(ProfileNotAllowed, "profile", profile, "engagement "+e.Name+" does not allow this profile of "+tool)
+	v.Rule, v.Allowed = "tools."+tool+".profiles", capped(profiles)
+	return &v
+}
+
+func countTargets(targets []Target) *Verdict {
+	if len(targets) == 0 {
+		v := deny(TargetOutOfScope, "targets", "", "there is no target")
+		return &v
+	}
+	n := len(targets)
+	for _, t := range targets {
+		n += len(t.Answers)
+	}
+	if n <= maxTargets {
+		return nil
+	}
+	v := deny(TooManyAddresses, "targets", strconv.Itoa(n), "too many targets and answers of names for one request")
+	v.Allowed = []string{strconv.Itoa(maxTargets)}
+	return &v
+}
+
+// target judges one target: what may be sent to, by which rules, or the denial.
+func (e *Engagement) target(m Machine, t Target, resolved bool) (Judged, []string, *Verdict) {
+	switch {
+	case t.Name != "" && t.Prefix.IsValid(), t.Name == "" && !t.Prefix.IsValid():
+		v := deny(TargetOutOfScope, "", t.Text, "a target is either a network or a name")
+		return Judged{}, nil, &v
+	case t.Name != "":
+		return e.name(m, t, resolved)
+	case t.Prefix != t.Prefix.Masked():
+		v := deny(TargetOutOfScope, "", t.Text, "the network has host bits")
+		v.Hint = "write " + t.Prefix.Masked().String()
+		return Judged{}, nil, &v
+	}
+	return e.network(m, t)
+}
+
+// network judges a network. A part outside of every rule denies it; parts that are excluded or
+// never targets are left out and listed, unless nothing remains.
+func (e *Engagement) network(m Machine, t Target) (Judged, []string, *Verdict) {
+	asked := spanOf(t.Prefix)
+	p := e.nets.judge(asked, e.exclude, m)
+	if len(p.outside) > 0 {
+		return Judged{}, nil, e.outOfScope(m, t, p)
+	}
+	if len(p.left) == 0 {
+		return Judged{}, nil, nothingLeft(t, p)
+	}
+	// Before prefixes are made of it: of a wide network with many holes they are many.
+	if v := e.addresses(sizeOf(p.left)); v != nil {
+		return Judged{}, nil, v
+	}
+	return Judged{Text: t.Text, Addresses: prefixesOf(p.left), Excluded: p.taken}, p.by.labels(), nil
+}
+
+func (t table) labels() []string {
+	out := make([]string, min(len(t), maxAllowed+1))
+	for i := range out {
+		out[i] = t[i].label
+	}
+	return out
+}
+
+// outOfScope says what of t no rule allows. If no rule could (an engagement would have to name
+// it expressly) it says why.
+func (e *Engagement) outOfScope(m Machine, t Target, p parts) *Verdict {
+	asked := spanOf(t.Prefix)
+	if rule, is := m.row(asked); is && len(p.by) == 0 {
+		v := deny(TargetNever, "", t.Text, "this is "+strings.TrimPrefix(rule, "machine: "))
+		v.Rule = rule
+		return &v
+	}
+	if row, is := neverRow(asked); is && len(p.by) == 0 {
+		v := deny(TargetNever, "", t.Text, fmt.Sprintf("%s addresses (%s) are no targets", row.what, row.why))
+		v.Rule = row.rule()
+		return &v
+	}
+	v := deny(TargetOutOfScope, "", t.Text, "engagement "+e.Name+" does not allow it")
+	if len(p.by) > 0 {
+		v.Got = clip(strings.Join(capped(textsOf(prefixesOf(p.outside))), ", "))
+		v.Reason = "engagement " + e.Name + " does not allow this part of it"
+	}
+	v.Rule, v.Allowed = "targets", capped(e.targets)
+	return &v
+}
+
+func nothingLeft(t Target, p parts) *Verdict {
+	code, reason := TargetNever, "all of it is what is never a target"
+	if p.excluded {
+		code, reason = TargetExcluded, "the engagement excludes all that it would allow of it"
+	}
+	v := deny(code, "", t.Text, reason+": "+p.taken[0].Rule)
+	v.Rule = p.taken[0].Rule
+	return &v
+}
+
+// name judges a name by the rules that cover it. Under one of them each answer has to lie in
+// that rule's networks and be a target; one that does not denies the name, for it is evidence
+// that the name is not what the operator thought.
+func (e *Engagement) name(m Machine, t Target, resolved bool) (Judged, []string, *Verdict) {
+	if !isHostName(t.Name) {
+		v := deny(NameNotAllowed, "", t.Text, "this is no name of a host in canonical form")
+		return Judged{}, nil, &v
+	}
+	var first *Verdict
+	for _, r := range e.names {
+		if !r.covers(t.Name) {
+			continue
+		}
+		if !resolved {
+			return Judged{Text: t.Text}, []string{r.label}, nil
+		}
+		judged, v := e.answers(m, t, r)
+		if v == nil {
+			return judged, []string{r.label}, nil
+		}
+		if first == nil {
+			first = v
+		}
+	}
+	if first != nil {
+		return Judged{}, nil, first
+	}
+	v := deny(NameNotAllowed, "", t.Text, "no rule of engagement "+e.Name+" allows asking for this name")
+	v.Rule, v.Allowed, v.Hint = "targets", capped(e.nameTexts()), "give the address if the engagement allows it"
+	return Judged{}, nil, &v
+}
+
+func (e *Engagement) nameTexts() []string {
+	out := make([]string, len(e.names))
+	for i, r := range e.names {
+		out[i] = r.name
+	}
+	return out
+}
+
+func (e *Engagement) answers(m Machine, t Target, r nameRule) (Judged, *Verdict) {
+	if len(t.Answers) == 0 {
+		v := deny(NameUnresolved, "", t.Text, "the name has no address")
+		v.Rule, v.Hint = r.label, "give the address if the engagement allows it"
+		return Judged{}, &v
+	}
+	var left []span
+	for _, a := range t.Answers {
+		if v := e.answer(m, t, r, a); v != nil {
+			return Judged{}, v
+		}
+		left = append(left, span{a, a})
+	}
+	return Judged{Text: t.Text, Addresses: prefixesOf(merge(left))}, nil
+}
+
+func (e *Engagement) answer(m Machine, t Target, r nameRule, a netip.Addr) *Verdict {
+	v := deny(NameOutsideScope, "", a.String(), "")
+	v.Rule, v.Hint = r.label, "give an address that the engagement allows, or ask the operator what the name is"
+	said := t.Name + " has the address " + clip(a.String())
+	if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
+		v.Reason = said + ", which is no plain address"
+		return &v
+	}
+	p := r.scope.judge(span{a, a}, e.exclude, m)
+	switch {
+	case len(p.left) > 0 && len(p.outside) == 0:
+		return nil
+	case len(p.taken) > 0:
+		v.Rule = p.taken[0].Rule
+		v.Reason = said + ", which is left out: " + v.Rule
+	default:
+		v.Reason = said + ", outside of what the rule for the name allows"
+		v.Allowed = capped(r.scope.texts())
+	}
+	return &v
+}
+
+func (s scope) texts() []string {
+	var out []string
+	for _, r := range s.rules {
+		out = append(out, textsOf(prefixesOf([]span{r.span}))...)
+	}
+	return out
+}
+
+// addresses is the denial of that many, or nil.
+func (e *Engagement) addresses(n uint64) *Verdict {
+	if n <= uint64(max(e.Limits.Addresses, 0)) {
+		return nil
+	}
+	v := e.over(TooManyAddresses, "addresses_per_job", strconv.FormatUint(n, 10), strconv.Itoa(e.Limits.Addresses))
+	v.Field, v.Hint = "targets", "split the job"
+	return v
+}
+
+// over is the denial of more than a limit.
+func (e *Engagement) over(code, limit, got, most string) *Verdict {
+	v := deny(code, "", got, fmt.Sprintf("engagement %s allows at most %s %s", e.Name, most, strings.ReplaceAll(limit, "_", " ")))
+	v.Rule, v.Allowed = "limits."+limit, []string{most}
+	return &v
+}
+
+// size judges how much is asked for, and sets what the job gets.
+func (e *Engagement) size(allowed *Verdict, r Request) *Verdict {
+	if v := e.addresses(sizeOf(allowed.spans())); v != nil {
+		return v
+	}
+	most := e.Limits
+	var v *Verdict
+	switch {
+	case r.Ports < 0 || r.Ports > most.Ports:
+		v = e.over(TooManyPorts, "ports_per_address", strconv.Itoa(r.Ports), strconv.Itoa(most.Ports))
+		v.Field = "ports"
+	case r.Rate < 0 || r.Rate > most.Rate:
+		v = e.over(RateTooHigh, "packets_per_second", strconv.Itoa(r.Rate), strconv.Itoa(most.Rate))
+		v.Field = "rate"
+	case r.Duration < 0 || r.Duration > most.Duration:
+		v = e.over(DurationTooLong, "duration", r.Duration.String(), most.Duration.String())
+		v.Field = "duration"
+	}
+	if v != nil {
+		return v
+	}
+	if r.Rate > 0 {
+		allowed.Limits.Rate = r.Rate
+	}
+	if r.Duration > 0 {
+		allowed.Limits.Duration = r.Duration
+	}
+	return nil
+}
+
+func (e *Engagement) intrusive(reasons []string) *Verdict {
+	if len(reasons) == 0 || e.Intrusive == Allow {
+		return nil
+	}
+	got := strings.Join(capped(reasons), ", ")
+	v := deny(Intrusive, "", got, "engagement "+e.Name+" allows nothing intrusive")
+	v.Hint = "leave out what makes it intrusive"
+	if e.Intrusive == Approve {
+		v = deny(ApprovalUnavailable, "", got, "engagement "+e.Name+" wants an operator to approve what is intrusive, and approvals cannot be given yet")
+		v.Hint = "leave out what makes it intrusive, or ask the operator for an engagement that allows it"
+	}
+	v.Rule = "intrusive"
+	return &v
+}
+
+func deny(code, field, got, reason string) Verdict {
+	return Verdict{Outcome: Deny, Code: code, Field: field, Got: clip(got), Reason: reason}
+}
+
+// clip bounds a text of a caller's.
+func clip(text string) string {
+	if len(text) <= maxGot {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxGot], "") + "…"
+}
+
+// capped bounds a list for people. Never longer than maxAllowed, with how many there are more.
+func capped(words []string) []string {
+	if len(words) <= maxAllowed {
+		return slices.Clone(words)
+	}
+	return append(slices.Clone(words[:maxAllowed]), fmt.Sprintf("and %d more", len(words)-maxAllowed))
+}
+
+func textsOf(prefixes []netip.Prefix) []string {
+	out := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		out[i] = textOf(p)
+	}
+	return out
+}

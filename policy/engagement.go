@@ -1,0 +1,390 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/secmcpd/secmcpd/internal/strict"
+)
+
+// Engagement is an operator's authorisation, read and compiled. The zero Engagement names no
+// caller and so allows nothing.
+type Engagement struct {
+	Name, Description string
+	File              string
+	Revision          string // sha256 of the file, in hexadecimal
+	// Limits are the most that one job gets.
+	Limits Limits
+	// Intrusive is what becomes of scans that are more than a look.
+	Intrusive Outcome
+	// Expires is the moment from which nothing is allowed; zero for none.
+	Expires time.Time
+
+	callers []string // as in the file, with numbers, for people
+	users   []uint32
+	groups  []uint32
+	targets []string // as in the file
+	nets    scope
+	names   []nameRule
+	exclude table
+	hours   *hours
+	tools   map[string][]string // profiles, or "*" alone
+}
+
+// nameRule permits asking for names. What the answers may be is its own scope: a name is
+// somebody else's word, and it is not to open a network that was meant for another rule.
+type nameRule struct {
+	name  string // host.example or, for all below it, .example
+	label string
+	scope scope
+}
+
+func (r nameRule) covers(name string) bool {
+	if strings.HasPrefix(r.name, ".") {
+		return strings.HasSuffix(name, r.name) && len(name) > len(r.name)
+	}
+	return name == r.name
+}
+
+// Lookup turns what people write into what the kernel says. Any of its functions may be nil.
+type Lookup struct {
+	User, Group func(name string) (id uint32, ok bool)
+	// Profiles says which profiles a tool has; with it, a tool or a profile that does not
+	// exist is a fault rather than a rule that never applies.
+	Profiles func(tool string) (profiles []string, ok bool)
+}
+
+const (
+	// maxRules bounds the targets, the prefixes of names and the exclusions of one engagement,
+	// each.
+	maxRules = 8192
+	// maxAddresses bounds addresses_per_job: four networks as large as 10.0.0.0/8.
+	maxAddresses = 1 << 26
+	// maxPorts is all ports of TCP, UDP and SCTP.
+	maxPorts    = 3 * 65535
+	maxRate     = 10_000_000
+	maxDuration = 7 * 24 * time.Hour
+	maxJobs     = 1024
+)
+
+// engagementFile is an engagement as it is written. private-lab.yaml shows every key.
+type engagementFile struct {
+	// Name is the file's name without .yaml, so that a file which cannot be read any more
+	// still says which engagement it was.
+	Name string `yaml:"name"`
+	// Description is for people and for agents: what the work is and who ordered it.
+	Description string `yaml:"description"`
+	// Callers is who may ask, by name or number.
+	Callers callersFile `yaml:"callers"`
+	// Targets is what may be scanned: networks and addresses, and names.
+	Targets []targetFile `yaml:"targets"`
+	// Exclude is what may not, whatever targets says.
+	Exclude []ruleText `yaml:"exclude"`
+	// Hours is when; without it, at any hour.
+	Hours *hoursFile `yaml:"hours"`
+	// Expires is the end: a moment (RFC 3339) or the last day, in the time zone of hours or
+	// else in UTC. Without it the engagement has no end.
+	Expires expiry `yaml:"expires"`
+	// Tools is which tools and which of their profiles; "*" is all profiles of a tool.
+	Tools map[string]toolFile `yaml:"tools"`
+	// Limits bound each job; what is left out has the value of defaultLimits.
+	Limits limitsFile `yaml:"limits"`
+	// Intrusive is deny (as without the key), approve or allow.
+	Intrusive intrusive `yaml:"intrusive"`
+}
+
+type callersFile struct {
+	Users  []principal `yaml:"users"`
+	Groups []principal `yaml:"groups"`
+}
+
+// targetFile is a network or an address, or a mapping with a name and what its addresses must
+// lie within.
+type targetFile struct {
+	Name   hostName   `yaml:"name"`
+	Within []ruleText `yaml:"within"`
+	prefix netip.Prefix
+}
+
+type toolFile struct {
+	Profiles []string `yaml:"profiles"`
+}
+
+type limitsFile struct {
+	Addresses int           `yaml:"addresses_per_job"`
+	Ports     int           `yaml:"ports_per_address"`
+	Rate      int           `yaml:"packets_per_second"`
+	Duration  time.Duration `yaml:"duration"`
+	Jobs      int           `yaml:"jobs"`
+}
+
+// defaultLimits are for a look at a small network.
+var defaultLimits = limitsFile{Addresses: 256, Ports: 65535, Rate: 1000, Duration: time.Hour, Jobs: 4}
+
+// ParseEngagement reads an engagement. With faults, of which every one is told, the engagement
+// returned holds nothing but its file, and allows nothing.
+func ParseEngagement(file string, data []byte, who Lookup) (Engagement, strict.Faults) {
+	f := engagementFile{Limits: defaultLimits, Intrusive: intrusive(Deny)}
+	lines, faults := strict.Decode(file, data, &f)
+	c := &compiler{Lines: lines, who: who, faults: faults}
+	e := c.engagement(file, f)
+	if len(c.faults) > 0 {
+		slices.SortStableFunc(c.faults, func(a, b strict.Fault) int { return a.Line - b.Line })
+		return Engagement{File: file}, c.faults
+	}
+	sum := sha256.Sum256(data)
+	e.Revision = hex.EncodeToString(sum[:])
+	return e, nil
+}
+
+// compiler makes an engagement of what was written, and collects what is wrong with its meaning.
+type compiler struct {
+	*strict.Lines
+	who    Lookup
+	faults strict.Faults
+}
+
+func (c *compiler) wrong(path, got, allowed, hint string) {
+	c.faults = append(c.faults, c.Fault(path, got, allowed, hint))
+}
+
+// missing reports a key that has to be there; one that is there and wrong was reported already.
+func (c *compiler) missing(path string, isEmpty bool, allowed string) {
+	if isEmpty && !c.Bad(path) {
+		c.wrong(path, "nothing", allowed, "")
+	}
+}
+
+func (c *compiler) engagement(file string, f engagementFile) Engagement {
+	e := Engagement{Name: f.Name, Description: f.Description, File: file, Intrusive: Outcome(f.Intrusive)}
+	c.nameAndDescription(file, f)
+	c.callers(&e, f.Callers)
+	c.targets(&e, f.Targets)
+	e.exclude = newTable(c.rules("exclude", f.Exclude))
+	e.hours = c.readHours(f.Hours)
+	e.Expires = f.Expires.end(e.hours)
+	e.tools = c.tools(f.Tools)
+	e.Limits = c.limits(f.Limits)
+	return e
+}
+
+var engagementName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+const nameForm = "small letters, digits and inner hyphens, at most 63"
+
+func (c *compiler) nameAndDescription(file string, f engagementFile) {
+	base := strings.TrimSuffix(path.Base(file), ".yaml")
+	c.missing("name", f.Name == "", nameForm)
+	switch {
+	case f.Name == "" || c.Bad("name"):
+	case !engagementName.MatchString(f.Name):
+		c.wrong("name", strict.Quote(f.Name), nameForm, "")
+	case f.Name != base:
+		c.wrong("name", strict.Quote(f.Name), "the name of the file, "+strict.Quote(base), "rename the file or the engagement")
+	}
+	if len(f.Description) > 1000 || strings.ContainsFunc(f.Description, isControl) {
+		c.wrong("description", strict.Quote(f.Description), "at most 1000 bytes of text without control characters", "")
+	}
+}
+
+// isControl is what has no place in a text that ends up on terminals. A newline is fine.
+func isControl(r rune) bool { return r != '\n' && !strconv.IsGraphic(r) }
+
+func (c *compiler) callers(e *Engagement, f callersFile) {
+	c.missing("callers", len(f.Users)+len(f.Groups) == 0 && !c.Bad("callers.users") && !c.Bad("callers.groups"), "users, groups, or both")
+	for i, p := range f.Users {
+		e.users = append(e.users, c.principal(e, strict.Index("callers.users", i), "user", p, c.who.User))
+	}
+	for i, p := range f.Groups {
+		e.groups = append(e.groups, c.principal(e, strict.Index("callers.groups", i), "group", p, c.who.Group))
+	}
+}
+
+func (c *compiler) principal(e *Engagement, path, kind string, p principal, lookup func(string) (uint32, bool)) uint32 {
+	if c.Bad(path) {
+		return 0
+	}
+	if p.isNumber {
+		e.callers = append(e.callers, fmt.Sprintf("%s %d", kind, p.id))
+		return p.id
+	}
+	id, ok := uint32(0), false
+	if lookup != nil {
+		id, ok = lookup(p.name)
+	}
+	if !ok || id == nobody {
+		c.wrong(path, strict.Quote(p.name), "a "+kind+" of this machine, by name or number", "a "+kind+" of a directory service is given by number")
+	}
+	e.callers = append(e.callers, fmt.Sprintf("%s %s (%d)", kind, p.name, id))
+	return id
+}
+
+func (c *compiler) targets(e *Engagement, targets []targetFile) {
+	c.missing("targets", len(targets) == 0, "networks, addresses, or names with what they must lie within")
+	c.bound("targets", len(targets))
+	var nets []rule
+	within := 0
+	for i, t := range targets {
+		at := strict.Index("targets", i)
+		switch {
+		case c.Bad(at):
+		case t.prefix.IsValid():
+			c.reachable(at, t.prefix)
+			nets = append(nets, newRule(at, t.prefix))
+			e.targets = append(e.targets, textOf(t.prefix))
+		default:
+			within += len(t.Within)
+			c.nameRule(e, at, t)
+		}
+	}
+	c.bound("targets", within)
+	e.nets = newScope(nets)
+}
+
+func (c *compiler) nameRule(e *Engagement, at string, t targetFile) {
+	c.missing(at+".name", t.Name == "", hostForm)
+	c.missing(at+".within", len(t.Within) == 0, "the networks that every address of the name must lie within")
+	rules := c.rules(at+".within", t.Within)
+	var texts []string
+	for i, r := range t.Within {
+		if r.prefix.IsValid() {
+			c.reachable(strict.Index(at+".within", i), r.prefix)
+			texts = append(texts, textOf(r.prefix))
+		}
+	}
+	e.names = append(e.names, nameRule{string(t.Name), at + " " + string(t.Name), newScope(rules)})
+	e.targets = append(e.targets, string(t.Name)+" within "+strings.Join(texts, ", "))
+}
+
+// rules leaves out what had a fault; the engagement is not used then.
+func (c *compiler) rules(path string, texts []ruleText) []rule {
+	c.bound(path, len(texts))
+	rules := make([]rule, 0, len(texts))
+	for i, t := range texts {
+		if t.prefix.IsValid() {
+			rules = append(rules, newRule(strict.Index(path, i), t.prefix))
+		}
+	}
+	return rules
+}
+
+func (c *compiler) bound(path string, n int) {
+	if n > maxRules {
+		c.wrong(path, strconv.Itoa(n)+" entries", fmt.Sprintf("at most %d", maxRules), "use larger networks, or a second engagement")
+	}
+}
+
+// reachable reports a rule that could never allow anything.
+func (c *compiler) reachable(path string, p netip.Prefix) {
+	for _, row := range never {
+		if !row.lifts && spanOf(p).isIn(row.span) {
+			c.wrong(path, strict.Quote(textOf(p)), "a network that can be a target", row.what+" addresses never are: "+row.why)
+			return
+		}
+	}
+}
+
+var (
+	toolName    = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
+	profileName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
+)
+
+// anyProfile stands for all profiles of a tool.
+const anyProfile = "*"
+
+func (c *compiler) tools(tools map[string]toolFile) map[string][]string {
+	c.missing("tools", len(tools) == 0, "tools with their profiles, as in nmap_scan: {profiles: [quick]}")
+	out := map[string][]string{}
+	for _, name := range sortedKeys(tools) {
+		at := strict.Key("tools", name)
+		if !toolName.MatchString(name) {
+			c.wrong(at, strict.Quote(name), "the name of a tool", "")
+			continue
+		}
+		profiles := tools[name].Profiles
+		c.missing(at+".profiles", len(profiles) == 0 && !c.Bad(at), `names of profiles, or ["*"] for all`)
+		c.profiles(at+".profiles", name, profiles)
+		out[name] = slices.Clone(profiles)
+	}
+	return out
+}
+
+func (c *compiler) profiles(at, tool string, profiles []string) {
+	var known []string
+	if c.who.Profiles != nil {
+		var exists bool
+		if known, exists = c.who.Profiles(tool); !exists {
+			c.wrong(strict.Key("tools", tool), strict.Quote(tool), "the name of a tool", "there is no such tool")
+			return
+		}
+	}
+	for i, p := range profiles {
+		path := strict.Index(at, i)
+		switch {
+		case c.Bad(path):
+		case p == anyProfile && len(profiles) == 1:
+		case p == anyProfile:
+			c.wrong(path, strict.Quote(p), `["*"] alone, or names`, "")
+		case !profileName.MatchString(p):
+			c.wrong(path, strict.Quote(p), "the name of a profile", "")
+		case c.who.Profiles != nil && !slices.Contains(known, p):
+			hint := ""
+			if near := strict.Nearest(p, known); near != "" {
+				hint = "did you mean " + strict.Quote(near) + "?"
+			}
+			c.wrong(path, strict.Quote(p), strings.Join(known, ", "), hint)
+		}
+	}
+}
+
+func (c *compiler) limits(f limitsFile) Limits {
+	for _, l := range []struct {
+		key       string
+		got, most int
+	}{
+		{"addresses_per_job", f.Addresses, maxAddresses},
+		{"ports_per_address", f.Ports, maxPorts},
+		{"packets_per_second", f.Rate, maxRate},
+		{"jobs", f.Jobs, maxJobs},
+	} {
+		if at := "limits." + l.key; !c.Bad(at) && (l.got < 1 || l.got > l.most) {
+			c.wrong(at, strconv.Itoa(l.got), fmt.Sprintf("1 to %d", l.most), "")
+		}
+	}
+	if !c.Bad("limits.duration") && (f.Duration < time.Second || f.Duration > maxDuration) {
+		c.wrong("limits.duration", f.Duration.String(), "1s to "+maxDuration.String(), "")
+	}
+	return Limits{Addresses: f.Addresses, Ports: f.Ports, Rate: f.Rate, Duration: f.Duration, Jobs: f.Jobs}
+}
+
+// Names says that the engagement's callers include c.
+func (e Engagement) Names(c Caller) bool {
+	return slices.Contains(e.users, c.UID) || slices.Contains(e.groups, c.GID) ||
+		slices.ContainsFunc(c.Groups, func(g uint32) bool { return slices.Contains(e.groups, g) })
+}
+
+// Targets is the targets as people write them.
+func (e Engagement) Targets() []string { return slices.Clone(e.targets) }
+
+// Tools is the tools that may be used, sorted.
+func (e Engagement) Tools() []string { return sortedKeys(e.tools) }
+
+// Profiles is the profiles of a tool that may be used, or "*" alone for all.
+func (e Engagement) Profiles(tool string) []string { return slices.Clone(e.tools[tool]) }
+
+// Open says whether the engagement may be used at that time: until when (zero for no end), or
+// else why not.
+func (e Engagement) Open(now time.Time) (until time.Time, closed string) {
+	if v := e.open(now); v != nil {
+		return time.Time{}, v.Reason
+	}
+	return e.until(now), ""
+}

@@ -1,0 +1,155 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Caller is who asks, as the kernel said it.
+type Caller struct {
+	UID, GID uint32
+	Groups   []uint32
+	PID      int32
+}
+
+// Target is one thing to be scanned: a network (an address is one of full length) or a name.
+// Exactly one of Prefix and Name is given.
+type Target struct {
+	Text   string // as the caller wrote it
+	Prefix netip.Prefix
+	Name   string
+	// Answers are what Name was resolved to, once for the life of the job.
+	Answers []netip.Addr
+}
+
+// Request is what a caller asks for.
+type Request struct {
+	Tool, Profile string
+	// Engagement is the one to be under; empty for the first by name that allows everything.
+	Engagement string
+	Targets    []Target
+	Ports      int           // for each address
+	Rate       int           // packets a second; 0 for the engagement's
+	Duration   time.Duration // 0 for the engagement's
+	// Intrusive says why the scan is more than a look; empty when it is not.
+	Intrusive []string
+}
+
+// Limits bound one job. In an engagement they are the most that it grants; in a verdict Rate
+// and Duration are those of the job.
+type Limits struct {
+	Addresses int           // in all targets together, each counted once
+	Ports     int           // for each address
+	Rate      int           // packets a second
+	Duration  time.Duration // from start to end
+	Jobs      int           // at once under the engagement; kept by whoever runs them
+}
+
+// Outcome is what a verdict comes to.
+type Outcome string
+
+const (
+	Allow Outcome = "allow"
+	Deny  Outcome = "deny"
+	// Approve says that an operator has to approve. No verdict has it as yet: what would need
+	// an approval is denied with the code [ApprovalUnavailable].
+	Approve Outcome = "approve"
+)
+
+// The codes of denials. They are stable: agents and alerts go by them.
+const (
+	NoEngagement        = "no_engagement"
+	EngagementSuspended = "engagement_suspended"
+	NotACaller          = "not_a_caller"
+	Expired             = "expired"
+	OutsideHours        = "outside_hours"
+	ToolNotAllowed      = "tool_not_allowed"
+	ProfileNotAllowed   = "profile_not_allowed"
+	TargetOutOfScope    = "target_out_of_scope"
+	TargetExcluded      = "target_excluded"
+	TargetNever         = "target_never"
+	NameNotAllowed      = "name_not_allowed"
+	NameUnresolved      = "name_unresolved"
+	NameOutsideScope    = "name_outside_scope"
+	TooManyAddresses    = "too_many_addresses"
+	TooManyPorts        = "too_many_ports"
+	RateTooHigh         = "rate_too_high"
+	DurationTooLong     = "duration_too_long"
+	Intrusive           = "intrusive"
+	ApprovalUnavailable = "approval_unavailable"
+)
+
+// Verdict is the answer to a request. The zero Verdict allows nothing.
+type Verdict struct {
+	Outcome Outcome
+	// Engagement and Revision (sha256 of its file) are those that allow or, where several were
+	// tried, those that came nearest.
+	Engagement, Revision string
+	// Rule is what decided, as the operator finds it in the file: "targets[0] 10.0.0.0/8".
+	Rule string
+	// Code, Field, Got and Allowed are for denials. Got is what the caller wrote, or the part
+	// of it that is refused, cut at a few hundred bytes and otherwise as it came.
+	Code, Field, Got string
+	Allowed          []string
+	Reason, Hint     string
+	Targets          []Judged
+	Limits           Limits
+	// Until is when the hours or the engagement end, whichever is first; zero for neither.
+	Until time.Time
+	// MoreNames says that names have yet to be asked for: the verdict is [Precheck]'s, and
+	// Targets has no address for them.
+	MoreNames bool
+}
+
+// Judged is what became of one target of an allowed request.
+type Judged struct {
+	Text      string
+	Addresses []netip.Prefix // may be sent to; sorted, and no shorter list says the same
+	Excluded  []Exclusion    // asked for and left out; sorted, and no two overlap
+}
+
+// Exclusion is a part of a target that is left out, and the rule that says so.
+type Exclusion struct {
+	Prefix netip.Prefix
+	Rule   string
+}
+
+// Addresses is everything that may be sent to under v, as the shortest sorted list of prefixes.
+func (v Verdict) Addresses() []netip.Prefix { return prefixesOf(v.spans()) }
+
+func (v Verdict) spans() []span {
+	var all []span
+	for _, t := range v.Targets {
+		for _, p := range t.Addresses {
+			all = append(all, spanOf(p))
+		}
+	}
+	return merge(all)
+}
+
+// Policy is everything that decisions rest on.
+type Policy struct {
+	Engagements []Engagement
+	// Suspended is the names of engagements whose file no longer parses, with the reason. A
+	// name may also be among Engagements, as it last was, for [Rejudge].
+	Suspended map[string]string
+	Machine   Machine
+}
+
+// Machine is what is known of the machine that sends.
+type Machine struct {
+	Own       []netip.Prefix // its own addresses: nothing makes them targets
+	Slots     []netip.Prefix // the networks of boxes: nothing makes them targets
+	Bridges   []netip.Prefix // networks of containers and virtual machines on it
+	Broadcast []netip.Prefix // directed broadcast addresses of networks that it is on
+}
+
+// named is the engagement of that name, or nil.
+func (p *Policy) named(name string) *Engagement {
+	i := slices.IndexFunc(p.Engagements, func(e Engagement) bool { return e.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &p.Engagements[i]
+}
