@@ -1,0 +1,350 @@
+package report
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ParseNmap reads nmap's XML. on, which may be nil, is told of each step. Output that ends early or breaks off gives
+// the report of what was complete; the error is only about reading r.
+func ParseNmap(r io.Reader, on func(Progress)) (Report, error) {
+	in := newInput(r)
+	p := &nmapParser{in: in, xml: xml.NewDecoder(in), on: on, seen: map[netip.Addr]bool{}}
+	p.report = Report{Hosts: []Host{}, Coverage: Coverage{Completed: []netip.Prefix{}}}
+	stop := p.document()
+	p.end(stop)
+	if in.broken != nil {
+		return p.report, fmt.Errorf("cannot read the report: %w", in.broken)
+	}
+	return p.report, nil
+}
+
+// nmapParser walks the document once. Elements are a path of names, and each start tag is a case in one table: no
+// element is held but the host that is being read.
+type nmapParser struct {
+	in     *input
+	xml    *xml.Decoder
+	on     func(Progress)
+	path   []string
+	report Report
+
+	host  *Host // the one being read
+	port  *Port
+	text  PortText
+	valid bool // the host has an address
+	cpe   strings.Builder
+
+	ports, texts int // kept so far, over all hosts
+	seen         map[netip.Addr]bool
+	root, closed bool
+}
+
+var errDepth = errors.New("the report is nested too deeply")
+
+// document reads until the root element ends or something stops it.
+func (p *nmapParser) document() error {
+	for !p.closed {
+		p.in.next()
+		token, err := p.xml.Token()
+		if err != nil {
+			return err
+		}
+		switch t := token.(type) {
+		case xml.StartElement:
+			if len(p.path) == maxDepth {
+				return errDepth
+			}
+			p.path = append(p.path, t.Name.Local)
+			if !p.root && (len(p.path) != 1 || t.Name.Local != "nmaprun") {
+				return errors.New("not a report of nmap")
+			}
+			p.root = true
+			p.start(strings.Join(p.path[1:], "/"), attributes(t))
+		case xml.EndElement:
+			p.finish(strings.Join(p.path[1:], "/"))
+			p.path = p.path[:len(p.path)-1]
+			p.closed = len(p.path) == 0
+		case xml.CharData:
+			if p.inCPE() && p.cpe.Len() < maxText {
+				p.cpe.Write(t[:min(len(t), maxText)])
+			}
+		}
+	}
+	return nil
+}
+
+// end says how the document ended.
+func (p *nmapParser) end(stop error) {
+	r := &p.report
+	r.Finished = r.Finished && p.closed
+	r.ExitOK = r.ExitOK && r.Finished
+	r.Coverage.Completed = covering(p.seen)
+	if p.in.cut {
+		p.cut("token")
+	}
+	var syntax *xml.SyntaxError
+	switch {
+	case errors.Is(stop, errTooMuch):
+		p.cut("total")
+	case errors.Is(stop, errDepth):
+		p.cut("depth")
+	case !p.root:
+		r.ErrorClass = ErrorNotAReport
+	case errors.As(stop, &syntax) && !strings.Contains(syntax.Msg, "unexpected EOF"):
+		r.ErrorClass = ErrorMalformed
+	}
+}
+
+func (p *nmapParser) cut(what string) {
+	if !slices.Contains(p.report.Cut, what) {
+		p.report.Cut = append(p.report.Cut, what)
+	}
+}
+
+func (p *nmapParser) inCPE() bool {
+	return p.port != nil && strings.Join(p.path[min(1, len(p.path)):], "/") == "host/ports/port/service/cpe"
+}
+
+type attrs map[string]string
+
+func attributes(e xml.StartElement) attrs {
+	a := attrs{}
+	for _, x := range e.Attr {
+		a[x.Name.Local] = x.Value
+	}
+	if e.Name.Local == "nmaprun" {
+		delete(a, "args")
+	}
+	return a
+}
+
+func (a attrs) word(name string) string { return word(a[name]) }
+
+// count is a number that is not negative and that fits; anything else is 0.
+func (a attrs) count(name string) int {
+	n, err := strconv.ParseUint(a[name], 10, 31)
+	if err != nil {
+		return 0
+	}
+	return int(n)
+}
+
+// start takes a start tag, by its path below the root.
+func (p *nmapParser) start(path string, a attrs) {
+	switch path {
+	case "":
+		p.report.Scanner, p.report.Version = a.word("scanner"), a.word("version")
+	case "taskbegin", "taskprogress", "taskend":
+		p.progress(path, a)
+	case "runstats/finished":
+		p.report.Finished, p.report.ExitOK = true, a["exit"] == "success"
+		if !p.report.ExitOK {
+			p.report.ErrorClass = errorClass(a["errormsg"])
+		}
+	case "runstats/hosts":
+		p.report.Coverage.Total = a.count("total")
+	case "host":
+		p.host, p.port, p.valid = &Host{TimedOut: a["timedout"] == "true", Ports: []Port{}}, nil, false
+	default:
+		if p.host != nil {
+			p.inHost(path, a)
+		}
+	}
+}
+
+// inHost takes a start tag within a host.
+func (p *nmapParser) inHost(path string, a attrs) {
+	h := p.host
+	switch path {
+	case "host/status":
+		h.Status, h.Reason = a.word("state"), a.word("reason")
+	case "host/address":
+		p.address(a)
+	case "host/ports/extraports":
+		if state := a.word("state"); state != "" && len(h.Others) < 16 {
+			h.Others = append(h.Others, Others{state, a.count("count")})
+		}
+	case "host/ports/port":
+		p.beginPort(a)
+	case "host/os/osmatch":
+		if name := phrase(a["name"]); name != "" && len(h.OS) < maxGuesses {
+			h.OS = append(h.OS, OS{name, min(a.count("accuracy"), 100)})
+		}
+	case "host/hostscript/script":
+		if h.Untrusted == nil {
+			h.Untrusted = &HostText{Scripts: []Script{}}
+		}
+		h.Untrusted.Scripts = p.script(h.Untrusted.Scripts, a)
+	default:
+		if p.port != nil {
+			p.inPort(path, a)
+		}
+	}
+}
+
+func (p *nmapParser) address(a attrs) {
+	if a["addrtype"] == "mac" {
+		if mac := a["addr"]; len(mac) == 17 && strings.Trim(mac, "0123456789ABCDEFabcdef:") == "" {
+			p.host.MAC, p.host.Vendor = mac, phrase(a["vendor"])
+		}
+		return
+	}
+	addr, err := netip.ParseAddr(a["addr"])
+	if err != nil || addr.Zone() != "" || addr.Is4In6() {
+		return
+	}
+	p.host.Addr, p.valid = addr, true
+}
+
+func (p *nmapParser) beginPort(a attrs) {
+	p.port, p.text = nil, PortText{}
+	n := a.count("portid")
+	proto := a.word("protocol")
+	if n > 65535 || proto == "" {
+		return
+	}
+	if len(p.host.Ports) >= maxPorts || p.ports+len(p.host.Ports) >= maxAll {
+		p.cut("ports")
+		return
+	}
+	p.port = &Port{Port: n, Proto: proto}
+}
+
+// inPort takes a start tag within a port.
+func (p *nmapParser) inPort(path string, a attrs) {
+	switch path {
+	case "host/ports/port/state":
+		p.port.State, p.port.Reason = a.word("state"), a.word("reason")
+	case "host/ports/port/service":
+		p.port.Service, p.port.Method, p.port.Tunnel = a.word("name"), a.word("method"), a.word("tunnel")
+		p.text.Product, p.text.Version, p.text.Extra = clean(a["product"]), clean(a["version"]), clean(a["extrainfo"])
+		p.text.Hostname, p.text.OS, p.text.Device = clean(a["hostname"]), clean(a["ostype"]), clean(a["devicetype"])
+	case "host/ports/port/service/cpe":
+		p.cpe.Reset()
+	case "host/ports/port/script":
+		p.text.Scripts = p.script(p.text.Scripts, a)
+	}
+}
+
+func clean(text string) string { return Sanitise(decoded(text)) }
+
+func (p *nmapParser) script(kept []Script, a attrs) []Script {
+	name := a.word("id")
+	if name == "" {
+		return kept
+	}
+	if len(kept) == maxScripts || p.texts == maxTexts {
+		p.cut("scripts")
+		return kept
+	}
+	p.texts++
+	return append(kept, Script{name, sanitise(decoded(strings.TrimSpace(a["output"])), maxOutput)})
+}
+
+// finish takes an end tag.
+func (p *nmapParser) finish(path string) {
+	switch {
+	case path == "host" && p.host != nil:
+		p.endHost()
+	case path == "host/ports/port" && p.port != nil:
+		if !p.text.empty() {
+			text := p.text
+			p.port.Untrusted = &text
+		}
+		p.host.Ports = append(p.host.Ports, *p.port)
+		p.port = nil
+	case path == "host/ports/port/service/cpe" && p.port != nil:
+		if len(p.text.CPE) < maxCPE {
+			p.text.CPE = append(p.text.CPE, clean(p.cpe.String()))
+		}
+	}
+}
+
+// endHost counts a host that is complete, and keeps it if there is anything to say about it.
+func (p *nmapParser) endHost() {
+	h, c := *p.host, &p.report.Coverage
+	p.host = nil
+	c.Listed++
+	if !p.valid {
+		c.Invalid++
+		return
+	}
+	if !h.TimedOut {
+		p.completed(h.Addr)
+	}
+	p.report.Progress.Hosts++
+	p.tell()
+	if h.Status == "down" {
+		c.Down++
+		return
+	}
+	c.Up++
+	if h.TimedOut {
+		c.TimedOut++
+	}
+	if len(p.report.Hosts) == maxHosts {
+		p.cut("hosts")
+		return
+	}
+	p.ports += len(h.Ports)
+	p.report.Hosts = append(p.report.Hosts, h)
+}
+
+func (p *nmapParser) completed(a netip.Addr) {
+	if len(p.seen) == maxCovered {
+		p.cut("coverage")
+		return
+	}
+	p.seen[a] = true
+}
+
+func (p *nmapParser) progress(kind string, a attrs) {
+	g := &p.report.Progress
+	g.Task, g.Remaining = phrase(a["task"]), 0
+	switch kind {
+	case "taskbegin":
+		g.Percent = 0
+	case "taskend":
+		g.Percent = 100
+	default:
+		percent, err := strconv.ParseFloat(a["percent"], 64)
+		if err == nil && percent >= 0 && percent <= 100 {
+			g.Percent = percent
+		}
+		g.Remaining = a.count("remaining")
+	}
+	p.tell()
+}
+
+func (p *nmapParser) tell() {
+	if p.on != nil {
+		p.on(p.report.Progress)
+	}
+}
+
+// errorClass sorts nmap's message into a class. The message itself may hold anything and goes no further.
+func errorClass(message string) string {
+	for _, row := range []struct{ has, class string }{
+		{"NSE:", ErrorScript},
+		{"script engine", ErrorScript},
+		{"root privileges", ErrorPermission},
+		{"Operation not permitted", ErrorPermission},
+		{"Permission denied", ErrorPermission},
+		{"route", ErrorRoute},
+		{"unreachable", ErrorRoute},
+		{"Cannot allocate", ErrorResources},
+		{"Too many open files", ErrorResources},
+		{"Resource temporarily", ErrorResources},
+	} {
+		if strings.Contains(message, row.has) {
+			return row.class
+		}
+	}
+	return ErrorScanner
+}

@@ -1,0 +1,128 @@
+package report
+
+import "net/netip"
+
+// Bounds of what a report may take. Beyond them it goes on counting and says in Cut what it left out.
+const (
+	maxToken   = 1 << 20  // bytes of one XML token; the rest of it is passed over
+	maxGrants  = 16       // values of one token that may be cut
+	maxGrant   = 64 << 10 // bytes for what comes after each
+	maxTotal   = 64 << 20 // bytes of the whole output
+	maxDepth   = 64
+	maxHosts   = 4096  // hosts that are kept in full
+	maxPorts   = 2048  // per host
+	maxAll     = 65536 // ports over all hosts
+	maxScripts = 128   // per port, and per host
+	maxTexts   = 8192  // script outputs over all
+	maxGuesses = 5     // operating systems per host
+	maxCPE     = 8
+	maxCovered = 1 << 17 // addresses
+)
+
+// Report is what a scan found, as far as it came.
+type Report struct {
+	Scanner    string   `json:"scanner"`
+	Version    string   `json:"version"`
+	Finished   bool     `json:"finished"`              // the scanner came to its own end
+	ExitOK     bool     `json:"exit_ok"`               // and said that all went well
+	ErrorClass string   `json:"error_class,omitempty"` // what kind of failure, in words of this package
+	Progress   Progress `json:"progress"`
+	Coverage   Coverage `json:"coverage"`
+	Hosts      []Host   `json:"hosts"`         // hosts that are up, and hosts that timed out
+	Cut        []string `json:"cut,omitempty"` // what bounds left out: hosts, ports, scripts, coverage, token, total, depth
+}
+
+// Values of ErrorClass.
+const (
+	ErrorNotAReport = "not_a_report" // nothing of a report was there
+	ErrorMalformed  = "malformed"    // the report broke off in something that is no XML
+	ErrorPermission = "permission"   // the scanner lacked a privilege
+	ErrorRoute      = "route"        // no way to the targets
+	ErrorScript     = "script"       // a script could not be loaded
+	ErrorResources  = "resources"    // memory, descriptors, processes
+	ErrorScanner    = "scanner"      // any other failure that the scanner reported
+)
+
+// Progress is how far a scan is.
+type Progress struct {
+	Task      string  `json:"task"`      // what the scanner is at
+	Percent   float64 `json:"percent"`   // of that task, for the hosts at hand
+	Remaining int     `json:"remaining"` // seconds, of that task, as the scanner guesses
+	Hosts     int     `json:"hosts"`     // hosts that are through
+}
+
+// Coverage is the honest part: what the scan did with the addresses that it was given.
+type Coverage struct {
+	Total     int            `json:"total"` // addresses, as the scanner counted them at its end; 0 before
+	Up        int            `json:"up"`
+	Down      int            `json:"down"`
+	TimedOut  int            `json:"timed_out"` // of those up: given up, so that nothing is known of their ports
+	Listed    int            `json:"listed"`    // hosts in the report
+	Invalid   int            `json:"invalid"`   // hosts without a usable address, dropped
+	Completed []netip.Prefix `json:"completed"` // addresses that are through: up or down, and not timed out
+}
+
+// Host is one host. What the host itself sent is in Untrusted, here and in its ports.
+type Host struct {
+	Addr      netip.Addr `json:"addr"`
+	Status    string     `json:"status"`
+	Reason    string     `json:"reason,omitempty"`
+	MAC       string     `json:"mac,omitempty"` // only of hosts on the same link
+	Vendor    string     `json:"vendor,omitempty"`
+	TimedOut  bool       `json:"timed_out,omitempty"`
+	Ports     []Port     `json:"ports"`
+	Others    []Others   `json:"other_ports,omitempty"`
+	OS        []OS       `json:"os,omitempty"`
+	Untrusted *HostText  `json:"untrusted,omitempty"`
+}
+
+// Port is one port that is listed by itself.
+type Port struct {
+	Port      int       `json:"port"`
+	Proto     string    `json:"proto"`
+	State     string    `json:"state"`
+	Reason    string    `json:"reason,omitempty"`
+	Service   string    `json:"service,omitempty"` // the scanner's own name for it
+	Method    string    `json:"method,omitempty"`  // probed, or only looked up by number (table)
+	Tunnel    string    `json:"tunnel,omitempty"`
+	Untrusted *PortText `json:"untrusted,omitempty"`
+}
+
+// Others counts ports that are not listed, since there are many alike.
+type Others struct {
+	State string `json:"state"`
+	Count int    `json:"count"`
+}
+
+// OS is a guess at an operating system, from the scanner's own list of names.
+type OS struct {
+	Name     string `json:"name"`
+	Accuracy int    `json:"accuracy"` // percent
+}
+
+// PortText is what a host sent on a port, cleaned and cut.
+type PortText struct {
+	Product  string   `json:"product,omitempty"`
+	Version  string   `json:"version,omitempty"`
+	Extra    string   `json:"extra,omitempty"`
+	Hostname string   `json:"hostname,omitempty"`
+	OS       string   `json:"os,omitempty"`
+	Device   string   `json:"device,omitempty"`
+	CPE      []string `json:"cpe,omitempty"`
+	Scripts  []Script `json:"scripts,omitempty"`
+}
+
+// HostText is what a host sent to scripts that ask the host as a whole.
+type HostText struct {
+	Scripts []Script `json:"scripts"`
+}
+
+// Script is what a script printed, cleaned and cut.
+type Script struct {
+	Name   string `json:"script"`
+	Output string `json:"output"`
+}
+
+func (p PortText) empty() bool {
+	return p.Product+p.Version+p.Extra+p.Hostname+p.OS+p.Device == "" && len(p.CPE) == 0 && len(p.Scripts) == 0
+}
