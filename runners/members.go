@@ -38,7 +38,7 @@ func Members(arguments []byte) (map[string]json.RawMessage, []Fault) {
 			return nil, []Fault{notAnObject()}
 		}
 		if _, twice := members[name]; twice {
-			faults = append(faults, Fault{Code: "duplicate_argument", Field: excerpt(name), Hint: "give each argument once"})
+			faults = append(faults, Fault{Code: "duplicate_argument", Field: argumentName(name), Hint: "give each argument once"})
 		}
 		members[name] = value
 	}
@@ -53,4 +53,12 @@ func Members(arguments []byte) (map[string]json.RawMessage, []Fault) {
 
 func notAnObject() Fault {
 	return Fault{Code: "bad_json", Field: "arguments", Hint: "the arguments must be one JSON object", Example: `{"targets":["10.0.0.5"]}`}
+}
+
+// argumentName is a caller's key as a fault names it.
+func argumentName(key string) string {
+	if key == "" {
+		return `""`
+	}
+	return excerpt(key)
 }

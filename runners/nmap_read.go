@@ -67,7 +67,7 @@ func readNmap(members map[string]json.RawMessage) (Nmap, []Fault) {
 		d.given[name] = true
 		if !d.take(name, members[name]) {
 			known := nmapFieldNames()
-			d.faults = append(d.faults, Fault{Code: "unknown_argument", Field: excerpt(name), Allowed: known, Hint: perhaps(name, known)})
+			d.faults = append(d.faults, Fault{Code: "unknown_argument", Field: argumentName(name), Allowed: known, Hint: perhaps(name, known)})
 		}
 	}
 	d.fill()
