@@ -23,7 +23,7 @@ const (
 	minLimit      = 10 // seconds
 	maxLimit      = 12 * 3600
 	maxIntensity  = 9
-	engagementRE  = `^[a-z0-9][a-z0-9._-]{0,63}$`
+	engagementRE  = `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`
 )
 
 // What makes a call intrusive beside its scripts.

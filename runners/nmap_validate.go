@@ -176,7 +176,7 @@ func outOfRange(field string, got, low, high int) Fault {
 }
 
 func badEngagement(got string) Fault {
-	return Fault{Code: "bad_name", Field: "engagement", Got: excerpt(got), Allowed: []string{"1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit"},
+	return Fault{Code: "bad_name", Field: "engagement", Got: excerpt(got), Allowed: []string{"1 to 63 of a-z 0-9 and inner hyphens"},
 		Hint: "leave it out to have one chosen"}
 }
 
