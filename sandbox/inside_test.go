@@ -204,7 +204,7 @@ func TestProbes(t *testing.T) {
 		{"nmap-raw", "userfaultfd", "!", "-", "-"},
 		{"nmap-raw", "keyctl", "!", "-", "-"},
 		{"nmap-raw", "add-key", "!", "-", "-"},
-		{"nmap-raw", "request-key", "!", "-", "-"},
+		{"nmap-raw", "request-key", "!", "ENOKEY", "ENOKEY"},
 		{"nmap-raw", "init-module", "!", "-", "-"},
 		{"nmap-raw", "kexec", "!", "-", "-"},
 		{"nmap-raw", "reboot", "!", "EPERM", "EPERM"},

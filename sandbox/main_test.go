@@ -81,6 +81,9 @@ func delegate(argv []string) (code int, err error) {
 		return 1, err
 	}
 	defer fd.Close()
+	if err := burden(); err != nil {
+		return 1, err
+	}
 	cmd := exec.Command("/proc/self/exe", argv[1:]...)
 	cmd.Args[0] = argv[0]
 	cmd.Env = append(os.Environ(), "SECMCPD_TEST=delegated")
@@ -91,6 +94,22 @@ func delegate(argv []string) (code int, err error) {
 		return 1, err
 	}
 	return cmd.ProcessState.ExitCode(), nil
+}
+
+// burden gives this thread, and with it the process started from it, what a
+// careless parent may hand down and no scanner must get: a session keyring
+// with a key in it, and a blocked signal.
+func burden() error {
+	runtime.LockOSThread()
+	if _, err := unix.KeyctlJoinSessionKeyring("secmcpd-test"); err != nil {
+		return fmt.Errorf("cannot join a keyring: %w", err)
+	}
+	if _, err := unix.AddKey("user", "secmcpd-test", []byte("secret"), unix.KEY_SPEC_SESSION_KEYRING); err != nil {
+		return fmt.Errorf("cannot add a key: %w", err)
+	}
+	blocked := unix.Sigset_t{}
+	blocked.Val[0] = 1 << (unix.SIGUSR2 - 1)
+	return unix.PthreadSigmask(unix.SIG_BLOCK, &blocked, nil)
 }
 
 // removeCgroups kills what a failed test left and removes the tree, deepest first.

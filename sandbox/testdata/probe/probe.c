@@ -284,7 +284,7 @@ int main(int argc, char **argv) {
 	TRY("userfaultfd", syscall(SYS_userfaultfd, 0));
 	TRY("keyctl", syscall(SYS_keyctl, 0, -3, 0));
 	TRY("add-key", syscall(SYS_add_key, "user", "x", "x", 1, -2));
-	TRY("request-key", syscall(SYS_request_key, "user", "x", 0, -2));
+	TRY("request-key", syscall(SYS_request_key, "user", "secmcpd-test", 0, 0));
 	TRY("init-module", syscall(SYS_init_module, buf, 1, ""));
 	TRY("kexec", syscall(SYS_kexec_load, 0, 0, 0, 0));
 	TRY("reboot", syscall(SYS_reboot, 0, 0, 0, 0));
