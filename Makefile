@@ -1,0 +1,80 @@
+# On Debian 12 or 13, as root, with Go 1.26 or newer. What else a target needs it installs by
+# package name, once.
+
+# The version is the last tag, or the commit on the way to the first one.
+VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g' | grep . || \
+	git log -1 --format='0.1.0~git%cd.%h' --date=format:%Y%m%d%H%M 2>/dev/null || echo 0.1.0~unknown)
+EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+NFPM := v2.45.2
+
+FOR_BUILD := gcc libc6-dev libseccomp-dev pkg-config
+FOR_TEST := $(FOR_BUILD) nmap masscan gobuster iproute2 nftables procps
+FOR_LINT := $(FOR_BUILD) shellcheck
+FOR_PACKAGES := $(FOR_BUILD) binutils gzip
+FOR_GUESTS := $(FOR_PACKAGES) lintian mmdebstrap debian-archive-keyring systemd-container qemu-system-x86 e2fsprogs
+
+# need installs those Debian packages that are missing. Elsewhere the tools themselves are missed.
+need = @command -v dpkg-query >/dev/null || exit 0; missing=$$(for p in $(1); do \
+	dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
+	[ -z "$$missing" ] || { echo "installing" $$missing; apt-get update -q && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
+
+# Hardened as distributions do it; -trimpath and no VCS stamp, so that the same commit gives the
+# same binary anywhere.
+build: export CGO_CFLAGS = -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+build:
+	$(call need,$(FOR_BUILD))
+	go build -o bin/secmcpd -trimpath -buildvcs=false -buildmode=pie \
+		-ldflags '-s -w -X main.version=$(VERSION) -linkmode external -extldflags "-Wl,-z,relro,-z,now -Wl,--build-id=sha1"' \
+		./cmd/secmcpd
+
+test:
+	$(call need,$(FOR_TEST))
+	go test -timeout 10m ./...
+
+lint:
+	$(call need,$(FOR_LINT))
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt:" $$unformatted; exit 1; }
+	go vet ./...
+	go vet -tags systest ./test/vm
+	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
+	shellcheck -s bash -x .ci/run test/vm/run test/vm/lib.sh test/vm/cases/*.sh
+
+demo: build
+	$(call need,$(FOR_TEST))
+	go run ./test/demo
+
+bench: build
+	$(call need,$(FOR_TEST) bubblewrap)
+	go run ./test/bench
+
+packages: build bin/nfpm-$(NFPM)
+	$(call need,$(FOR_PACKAGES))
+	rm -rf dist && mkdir dist
+	strip --remove-section=.comment --remove-section=.note -o dist/secmcpd bin/secmcpd
+	gzip -9nc packaging/man/secmcpd.8 >dist/secmcpd.8.gz
+	printf -- '- semver: "%s-1"\n  date: %s\n  packager: secmcpd maintainers <maintainers@secmcpd.example>\n  deb: {urgency: medium, distributions: [unstable]}\n  changes:\n    - note: "Built from commit %s."\n' \
+		'$(VERSION)' "$$(date -u -d @$(EPOCH) +%Y-%m-%dT%H:%M:%SZ)" "$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" >dist/changelog.yaml
+	for kind in deb rpm; do \
+		SOURCE_DATE_EPOCH=$(EPOCH) VERSION='$(VERSION)' GOARCH=$$(go env GOARCH) bin/nfpm-$(NFPM) package -f nfpm.yaml -p $$kind -t dist/ || exit 1; done
+
+bin/nfpm-$(NFPM):
+	GOBIN=$(CURDIR)/bin go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM)
+	mv bin/nfpm $@
+
+# The deb on real systemd 252 and 257, in containers: seconds. Images are made once and kept in
+# ~/.cache/secmcpd-test.
+systest: packages
+	$(call need,$(FOR_GUESTS))
+	lintian --profile debian -EvIL +pedantic --tag-display-limit 0 --fail-on error,warning,info dist/*.deb
+	go test -tags systest ./test/vm -count=1 -v -timeout 15m -run 'TestUnits|TestContainer' -deb $$(echo $(CURDIR)/dist/*.deb)
+
+# The same in virtual machines, with every cgroup controller: minutes.
+vmtest: packages
+	$(call need,$(FOR_GUESTS))
+	go test -tags systest ./test/vm -count=1 -v -timeout 25m -run TestMachine -deb $$(echo $(CURDIR)/dist/*.deb)
+
+clean:
+	rm -rf bin dist
+
+.PHONY: build test lint demo bench packages systest vmtest clean

@@ -1,0 +1,18 @@
+# The package installs where nothing but its dependencies is: users, sockets, no running service.
+refused id -u secmcpd
+dpkg -i "$deb"
+id -u secmcpd
+for group in secmcpd-agents secmcpd-admin; do getent group "$group"; done
+for unit in secmcpd.socket secmcpd-front.socket; do
+	equal "$unit" "$(systemctl is-enabled "$unit") $(property "$unit" ActiveState)" "enabled active"
+done
+equal "mcp.sock" "$(stat -c '%a %U:%G' /run/secmcpd/mcp.sock)" "660 root:secmcpd-agents"
+equal "front.sock" "$(stat -c '%a %U:%G' /run/secmcpd/front.sock)" "600 root:root"
+equal "/run/secmcpd" "$(stat -c '%a %U:%G' /run/secmcpd)" "755 root:root"
+for unit in secmcpd.service secmcpd-launcher.service; do
+	refused active "$unit" # until the first client
+done
+for path in /etc/secmcpd /etc/secmcpd/conf.d /etc/secmcpd/engagements.d; do
+	equal "$path" "$(stat -c '%a %U:%G' "$path")" "755 root:root"
+done
+secmcpd version

@@ -1,0 +1,11 @@
+# Both services start, say that they are ready, and stay.
+systemctl start secmcpd.service secmcpd-launcher.service
+hold secmcpd.service 3
+hold secmcpd-launcher.service 1
+equal "user of the front" "$(ps -o user= -p "$(property secmcpd.service MainPID)")" secmcpd
+equal "user of the launcher" "$(ps -o user= -p "$(launcher)")" root
+equal "capabilities of the front" "$(awk '/^Cap(Prm|Eff|Bnd|Amb)/ {print $2}' "/proc/$(property secmcpd.service MainPID)/status" | sort -u)" 0000000000000000
+equal "state of the front" "$(stat -c '%a %U' /var/lib/secmcpd)" "750 secmcpd"
+equal "state of the launcher" "$(stat -c '%a %U' /var/lib/secmcpd-launcher)" "700 root"
+equal "audit log" "$(stat -c '%a %U' /var/log/secmcpd)" "750 root"
+equal "cgroup of the launcher" "$(sed -n 's/^0:://p' "/proc/$(launcher)/cgroup")" "$(property secmcpd-launcher.service ControlGroup)/supervisor"

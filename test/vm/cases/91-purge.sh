@@ -1,0 +1,9 @@
+# Purged, nothing is left but users: a uid that could own files somewhere is not given away.
+touch /etc/secmcpd/engagements.d/of-the-operator.yaml
+dpkg --purge secmcpd
+for path in /var/lib/secmcpd /var/lib/secmcpd-launcher /var/log/secmcpd /run/secmcpd /usr/bin/secmcpd \
+	/etc/secmcpd/secmcpd.yaml /etc/systemd/system/sockets.target.wants/secmcpd.socket; do
+	refused test -e "$path"
+done
+test -e /etc/secmcpd/engagements.d/of-the-operator.yaml
+equal "failed units" "$(systemctl list-units --failed --plain --no-legend 'secmcpd*')" ""

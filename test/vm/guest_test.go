@@ -1,0 +1,260 @@
+//go:build systest
+
+package vm
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	debFile = flag.String("deb", "", "the package to install")
+	only    = flag.String("cases", "*", "pattern of the names of the cases to run")
+	keepLog = flag.String("log", "", "directory that keeps what each guest printed")
+)
+
+// A kind of guest says how to start one whose /test is the directory, and how long a case and
+// the whole guest may take. The process is the guest: when it ends, the guest has.
+type kind struct {
+	name         string
+	perCase, all time.Duration
+	start        func(ctx context.Context, im image, test string) (*guest, error)
+}
+
+// guest is a running one. Its cases are read from results.
+type guest struct {
+	process *exec.Cmd
+	results io.ReadCloser
+	console string // file with what it printed while booting
+}
+
+// runCases boots a guest, runs the cases in it and makes each a subtest.
+func runCases(t *testing.T, k kind, im image) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("guests are started by root")
+	}
+	test, names := payload(t, k)
+	ctx, cancel := context.WithTimeout(t.Context(), k.all)
+	defer cancel()
+	g, err := k.start(ctx, im, test)
+	if err != nil {
+		t.Fatalf("cannot start the guest: %v", err)
+	}
+	began := time.Now()
+	outcomes, read := follow(g.results)
+	cancelled := ctx.Err()
+	cancel() // the guest has said all it will; ends its process if it has not ended itself
+	if err := g.process.Wait(); err != nil && read != nil {
+		t.Errorf("the guest ended badly: %v", err)
+	}
+	if cancelled != nil {
+		t.Errorf("the guest did not finish within %s", k.all)
+	}
+	if read != nil {
+		t.Errorf("%v; the end of its console:\n%s", read, tail(g.console, 60))
+	}
+	report(t, names, outcomes)
+	t.Logf("%s %s with systemd %s: %.0f s", k.name, im.suite, im.systemd, time.Since(began).Seconds())
+}
+
+// outcome is what the guest said of one case.
+type outcome struct {
+	name    string
+	status  int // -1: it did not end
+	seconds int
+	log     strings.Builder
+}
+
+// maxLog bounds what is kept of a case that prints without end.
+const maxLog = 256 << 10
+
+// follow reads what a guest says until it says that it is done.
+func follow(results io.Reader) ([]*outcome, error) {
+	var all []*outcome
+	lines := bufio.NewScanner(results)
+	lines.Buffer(make([]byte, 64<<10), 1<<20)
+	for lines.Scan() {
+		line := strings.TrimRight(lines.Text(), "\r")
+		if *keepLog != "" {
+			fmt.Println(line)
+		}
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != "@@" {
+			if len(all) > 0 && all[len(all)-1].log.Len() < maxLog {
+				fmt.Fprintln(&all[len(all)-1].log, line)
+			}
+			continue
+		}
+		switch {
+		case words[1] == "begin" && len(words) == 3:
+			all = append(all, &outcome{name: words[2], status: -1})
+		case words[1] == "end" && len(words) == 5 && len(all) > 0:
+			last := all[len(all)-1]
+			last.status, _ = strconv.Atoi(words[3])
+			last.seconds, _ = strconv.Atoi(words[4])
+		case words[1] == "done":
+			return all, nil
+		}
+	}
+	return all, errors.Join(errors.New("the guest fell silent before it was done"), lines.Err())
+}
+
+// report makes a subtest of each case that was to run: one that did not is a failure.
+func report(t *testing.T, names []string, outcomes []*outcome) {
+	t.Helper()
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			i := slices.IndexFunc(outcomes, func(o *outcome) bool { return o.name == name })
+			switch {
+			case i < 0:
+				t.Error("did not run")
+			case outcomes[i].status != 0:
+				t.Errorf("status %d after %d s (124: its time was up, -1: it did not end)\n%s", outcomes[i].status, outcomes[i].seconds, outcomes[i].log.String())
+			default:
+				t.Logf("%d s", outcomes[i].seconds)
+			}
+		})
+	}
+}
+
+func tail(file string, lines int) string {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(string(text), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// machineOnly begins a case that needs what a container here cannot have; the rest of the line says what.
+const machineOnly = "# machine only:"
+
+// payload makes the directory that a guest sees as /test, and names the cases in it.
+func payload(t *testing.T, k kind) (dir string, names []string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { // users of the guest run programs from it
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "cases"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("cases/*.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".sh")
+		if chosen, err := filepath.Match(*only, name); err != nil || !chosen {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.name == "container" && strings.HasPrefix(string(text), machineOnly) {
+			continue
+		}
+		write(t, filepath.Join(dir, file), text)
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		t.Fatalf("no case is named %s", *only)
+	}
+	for _, file := range []string{"run", "lib.sh"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, file), text)
+	}
+	write(t, filepath.Join(dir, "limit"), strconv.AppendInt(nil, int64(k.perCase.Seconds()), 10))
+	packages(t, dir)
+	programs(t, dir)
+	return dir, names
+}
+
+func write(t *testing.T, file string, text []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// packages puts the deb into the guest, and the same with a later version, to upgrade to.
+func packages(t *testing.T, dir string) {
+	t.Helper()
+	if *debFile == "" {
+		t.Fatal("no package to install: `make systest` and `make vmtest` build one and pass it with -deb")
+	}
+	if err := command(t.Context(), "cp", *debFile, filepath.Join(dir, "secmcpd.deb")); err != nil {
+		t.Fatal(err)
+	}
+	tree := t.TempDir()
+	if err := command(t.Context(), "dpkg-deb", "--raw-extract", *debFile, tree); err != nil {
+		t.Fatal(err)
+	}
+	control := filepath.Join(tree, "DEBIAN/control")
+	if err := command(t.Context(), "sed", "-i", `s/^Version: .*/&+later/`, control); err != nil {
+		t.Fatal(err)
+	}
+	if err := command(t.Context(), "dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, filepath.Join(dir, "secmcpd-later.deb")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// programs builds what the cases run inside the guest.
+func programs(t *testing.T, dir string) {
+	t.Helper()
+	bin := filepath.Join(dir, "bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// Both without a shared library, so that they run in any guest, and in any box.
+	for _, build := range [][]string{
+		{"env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(bin, "labtool"), "./labtool"},
+		{"gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(bin, "hog"), "hog/hog.c"},
+	} {
+		if err := command(t.Context(), build[0], build[1:]...); err != nil {
+			t.Fatalf("cannot build a program for the guest: %v", err)
+		}
+	}
+}
+
+// bound makes a guest's process end with the context: asked first, then killed.
+func bound(cmd *exec.Cmd, ask syscall.Signal) {
+	cmd.Cancel = func() error {
+		err := cmd.Process.Signal(ask)
+		if errors.Is(err, os.ErrProcessDone) {
+			return nil
+		}
+		return err
+	}
+	cmd.WaitDelay = 10 * time.Second
+}
+
+// consoleFile receives what a guest prints outside its cases.
+func consoleFile(test, guest string) (*os.File, error) {
+	dir := *keepLog
+	if dir == "" {
+		dir = filepath.Dir(test)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return os.Create(filepath.Join(dir, guest+".log"))
+}

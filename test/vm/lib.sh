@@ -1,0 +1,127 @@
+# What cases are written in. Sourced by bash before each case; a case fails with its first
+# command that fails.
+set -eEuo pipefail
+shopt -s inherit_errexit
+trap 'echo "FAILED at line $LINENO: $BASH_COMMAND"; evidence' ERR
+umask 022
+
+deb=/test/secmcpd.deb
+later=/test/secmcpd-later.deb
+begun=$(date '+%Y-%m-%d %H:%M:%S')
+export PATH=/test/bin:$PATH
+# The address of the lab host, and the end of the cable that is this machine's.
+lab=10.77.0.2
+outside=10.77.0.1
+
+fail() { echo "FAILED: $*"; evidence; exit 1; }
+
+# evidence prints what helps to see why a case failed.
+evidence() {
+	trap - ERR
+	set +e
+	echo "--- units"
+	systemctl --no-pager --full status 'secmcpd*' 2>&1 | head -80
+	echo "--- journal"
+	journalctl --no-pager --since "$begun" -n 80 -o short-precise 2>&1
+	set -e
+}
+
+# equal WHAT GOT WANT
+equal() { [ "$2" = "$3" ] || fail "$1 is \"$2\", want \"$3\""; }
+
+# contains WHAT TEXT PART
+contains() { case $2 in *"$3"*) ;; *) fail "$1 has no \"$3\": $2" ;; esac; }
+
+# refused COMMAND... must fail.
+refused() { if "$@"; then fail "succeeded: $*"; fi; }
+
+# eventually SECONDS COMMAND... repeats it until it succeeds.
+eventually() {
+	local end=$(($(now) + $1 * 1000))
+	shift
+	until "$@" 2>/dev/null; do
+		[ "$(now)" -lt "$end" ] || fail "not in time: $*"
+		sleep 0.1
+	done
+}
+
+now() { date +%s%3N; } # milliseconds
+
+property() { systemctl show --value --property="$2" "$1"; }
+active() { systemctl is-active --quiet "$1"; }
+
+# hold UNIT SECONDS: the unit is active now and still is, same process, after that time.
+hold() {
+	local pid
+	pid=$(property "$1" MainPID)
+	sleep "$2"
+	active "$1" || fail "$1 is $(property "$1" ActiveState)"
+	equal "main process of $1 after $2 s" "$(property "$1" MainPID)" "$pid"
+}
+
+launcher() { property secmcpd-launcher.service MainPID; }
+
+# The directory of the launcher's cgroup, and the cgroups of the boxes in it.
+cgroup() { echo "$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)$(property secmcpd-launcher.service ControlGroup)"; }
+boxes() { find "$(cgroup)" -mindepth 1 -maxdepth 1 -type d -name 'box-*'; }
+# The scanners that run, by name: no case is left to trust cgroups to say that none is left.
+scanners() { pgrep -x "nmap|masscan|hog" || true; }
+no_scanner() { [ -z "$(scanners)" ]; }
+a_scanner() { [ -n "$(scanners)" ]; }
+no_box() { [ -z "$(boxes)" ]; }
+
+# agent NAME makes a user who may connect, outsider NAME one who may not.
+agent() { id -u "$1" >/dev/null 2>&1 || useradd --create-home --groups secmcpd-agents "$1"; }
+outsider() { id -u "$1" >/dev/null 2>&1 || useradd --create-home "$1"; }
+
+# as USER COMMAND...
+as() { local user=$1; shift; (cd / && setpriv --reuid="$user" --regid="$user" --init-groups --reset-env env PATH="$PATH" "$@"); }
+
+# call USER TOOL ARGUMENTS prints the structured result; status 3: the tool said no.
+call() { local user=$1; shift; as "$user" labtool call "$@"; }
+
+# lab_up [PORT...] makes a network namespace with one host that listens on the ports.
+lab_up() {
+	local listen=() port
+	for port in "${@:-22}"; do listen+=("$lab:$port"); done
+	lab_down
+	trap lab_down EXIT
+	ip netns add lab
+	ip link add lab0 type veth peer name eth0 netns lab
+	ip addr add "$outside/24" dev lab0
+	ip link set lab0 up
+	ip -n lab addr add "$lab/24" dev eth0
+	ip -n lab link set eth0 up
+	ip -n lab link set lo up
+	# The way back to the slots, whose addresses the lab sees when nothing translates them.
+	ip -n lab route add default via "$outside"
+	ip netns exec lab labtool listen "${listen[@]}" >/run/lab.out 2>&1 &
+	echo $! >/run/lab.pid
+	eventually 20 grep -q listening /run/lab.out
+}
+
+lab_down() {
+	if [ -e /run/lab.pid ]; then
+		kill "$(cat /run/lab.pid)" 2>/dev/null || true
+		rm -f /run/lab.pid
+	fi
+	if ip netns list | grep -q '^lab\b'; then
+		ip netns del lab
+	fi
+	# The other end goes with the namespace, a moment later.
+	eventually 5 not ip link show lab0
+}
+not() { ! "$@" >/dev/null 2>&1; }
+
+# The packets that reached the lab host's end of the cable.
+lab_received() { ip -n lab -s -j link show eth0 | labtool get '[0].stats64.rx.packets'; }
+
+# settings NAME <TEXT adds a settings file and restarts both rooms; settings_gone NAME takes it back.
+settings() {
+	cat >"/etc/secmcpd/conf.d/$1.yaml"
+	systemctl restart secmcpd-launcher.service secmcpd.service
+}
+settings_gone() {
+	rm -f "/etc/secmcpd/conf.d/$1.yaml"
+	systemctl restart secmcpd-launcher.service secmcpd.service
+}
