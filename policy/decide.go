@@ -440,7 +440,7 @@ func (e *Engagement) answers(m Machine, t Target, r nameRule) (Judged, *Verdict)
 func (e *Engagement) answer(m Machine, t Target, r nameRule, a netip.Addr) *Verdict {
 	v := deny(NameOutsideScope, "", a.String(), "")
 	v.Rule, v.Hint = r.label, "give an address that the engagement allows, or ask the operator what the name is"
-	said := t.Name + " has the address " + clip(a.String())
+	said := t.Name + " has the address " + a.WithZone("").String()
 	if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
 		v.Reason = said + ", which is no plain address"
 		return &v

@@ -211,6 +211,9 @@ func TestNames(t *testing.T) {
 		allow("a name below the suffix", scan("web.lab.internal=10.0.3.4"), "10.0.3.4", "targets[7] .lab.internal"),
 		allow("deep below the suffix, both families", scan("a.b.lab.internal=10.0.3.4,fd00::7"), "10.0.3.4 fd00::7"),
 		allow("the second rule that covers a name", scan("db.lab.internal=192.168.1.9"), "192.168.1.9", "targets[8] db.lab.internal"),
+		allow("two names", scan("web.lab.internal=10.0.3.4", "db.lab.internal=192.168.1.9"), "10.0.3.4 192.168.1.9"),
+		refuse("a bad name after a good one", scan("web.lab.internal=10.0.3.4", "ftp.lab.internal=8.8.8.8"), NameOutsideScope, "targets[1]"),
+		refuse("the same name with another answer", scan("web.lab.internal=10.0.3.4", "web.lab.internal=8.8.8.8"), NameOutsideScope, "targets[1]"),
 		allow("a name with an address", scan("web.lab.internal=10.0.3.4", "10.1.1.1"), "10.0.3.4 10.1.1.1"),
 		allow("a name's rule that lies in reserved ranges lifts them for it", scan("cloud.lab.internal=169.254.169.254,198.18.0.7"), "169.254.169.254 198.18.0.7"),
 
@@ -464,7 +467,8 @@ func TestLifting(t *testing.T) {
 func TestLargeNetworks(t *testing.T) {
 	var text strings.Builder
 	text.WriteString("name: big\ncallers: {users: [1000]}\ntargets: [10.0.0.0/8, \"fd00::/8\"]\ntools: {nmap_scan: {profiles: [\"*\"]}}\nlimits: {addresses_per_job: 20000000}\nexclude:\n")
-	for i := range maxRules {
+	for i := range maxRules / 2 {
+		text.WriteString("  - \"" + netip.AddrFrom16([16]byte{0: 0xfd, 1: byte(i >> 5), 2: byte(i << 3), 15: byte(i)}).String() + "\"\n")
 		text.WriteString("  - " + netip.AddrFrom4([4]byte{10, byte(i >> 5), byte(i << 3), byte(i)}).String() + "\n")
 	}
 	w := world{&Policy{Engagements: []Engagement{parse(t, text.String())}, Machine: machine}, alice, monday}
@@ -487,8 +491,20 @@ func TestLargeNetworks(t *testing.T) {
 		all.Targets[i].Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16+i%9).Masked()
 	}
 	Decide(w.Policy, alice, all, monday)
-	Decide(w.Policy, alice, scan("fd00::/8", "fd00::/9", "fd80::/9"), monday)
+	var nested Request
+	for bits := 8; bits < 128; bits++ {
+		nested = scan(append(textsOf(targetsOf(nested)), netip.PrefixFrom(netip.MustParseAddr("fd00::"), bits).String())...)
+	}
+	Decide(w.Policy, alice, nested, monday)
 	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("took %v", took)
 	}
+}
+
+func targetsOf(r Request) []netip.Prefix {
+	var out []netip.Prefix
+	for _, t := range r.Targets {
+		out = append(out, t.Prefix)
+	}
+	return out
 }

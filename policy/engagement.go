@@ -47,9 +47,10 @@ type nameRule struct {
 	scope scope
 }
 
+// covers takes canonical names, none of which begins with a dot.
 func (r nameRule) covers(name string) bool {
 	if strings.HasPrefix(r.name, ".") {
-		return strings.HasSuffix(name, r.name) && len(name) > len(r.name)
+		return strings.HasSuffix(name, r.name)
 	}
 	return name == r.name
 }

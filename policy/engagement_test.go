@@ -151,6 +151,7 @@ func TestEngagementFaults(t *testing.T) {
 		{"NAT64", "10.0.0.0/8", "64:ff9b::a00:0/104", "NAT64 addresses never are: RFC 6052"},
 		{"6to4", "10.0.0.0/8", "2002:a00::/24", "6to4 addresses never are"},
 		{"broadcast", "10.0.0.0/8", "255.255.255.255", "broadcast addresses never are"},
+		{"an address that is a key to YAML", "targets: [10.0.0.0/8]", "targets:\n  - fd00::", "targets[0]: got \"fd00::\"; allowed: text or a mapping; put it in quotes"},
 		{"a range", "10.0.0.0/8", "10.0.0.1-10.0.0.9", "targets[0]"},
 		{"a name without its networks", "10.0.0.0/8", "web.lab.internal", "write a name as {name: web.lab.internal, within: [192.168.1.0/24]}"},
 		{"a name within nothing", "10.0.0.0/8", "{name: web.lab.internal}", "targets[0].within: got nothing"},

@@ -169,11 +169,7 @@ func TestTheFuzzerTriesBothHalves(t *testing.T) {
 	chance := rand.New(rand.NewPCG(1, 2))
 	seen := map[string]int{}
 	for range tries {
-		b := make([]byte, 240)
-		for i := range b {
-			b[i] = byte(chance.Uint32())
-		}
-		p, c, r := made(t, &source{bytes: b})
+		p, c, r := made(t, &source{bytes: randomBytes(chance)})
 		seen[Decide(p, c, r, monday).Code]++
 	}
 	t.Log(seen)
@@ -188,6 +184,14 @@ func TestTheFuzzerTriesBothHalves(t *testing.T) {
 	}
 }
 
+func randomBytes(chance *rand.Rand) []byte {
+	b := make([]byte, 240)
+	for i := range b {
+		b[i] = byte(chance.Uint32())
+	}
+	return b
+}
+
 // made is a policy, a caller and a request.
 func made(t *testing.T, s *source) (*Policy, Caller, Request) {
 	p := &Policy{Engagements: []Engagement{s.engagement(t, "b"), s.engagement(t, "a")}, Machine: s.machine()}
@@ -200,12 +204,9 @@ func made(t *testing.T, s *source) (*Policy, Caller, Request) {
 // FuzzDecide holds decisions to what they promise: a second, slow way to judge one address
 // agrees with every address of a verdict, and asking for more never turns denial into permission.
 func FuzzDecide(f *testing.F) {
-	for seed := range 40 {
-		b := make([]byte, 240)
-		for i := range b {
-			b[i] = byte((i + 3) * (seed*7 + 1) >> (seed % 3))
-		}
-		f.Add(b)
+	chance := rand.New(rand.NewPCG(3, 4))
+	for range 500 {
+		f.Add(randomBytes(chance))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := &source{bytes: data}

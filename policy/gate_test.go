@@ -173,6 +173,34 @@ func TestWhoGivesUpLeavesTheQueue(t *testing.T) {
 	})
 }
 
+// A slot that is granted in the moment in which its waiter gives up goes to the next.
+func TestASlotGrantedTooLateIsPassedOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 200 {
+			c := newCrowd(t, 1, 8)
+			c.arrive(1, "a")
+			ctx, cancel := context.WithCancel(t.Context())
+			c.arriveWith(ctx, 2, "b")
+			c.arrive(3, "c")
+			leave := c.leave["a"]
+			cancel()
+			leave()
+			synctest.Wait()
+			if leave := c.leave["b"]; leave != nil { // b took it: either may come first
+				leave()
+				synctest.Wait()
+			}
+			if c.leave["c"] == nil {
+				t.Fatalf("nobody has the slot, and c waits for it: %v", c.served)
+			}
+			c.goes("c")
+			if taken, waiting := c.Load(); taken != 0 || waiting != 0 {
+				t.Fatalf("%d taken, %d waiting", taken, waiting)
+			}
+		}
+	})
+}
+
 // Whatever comes together, no slot is given twice or lost, and nobody waits beside a free slot.
 func TestSlotsAreNeitherLostNorShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -73,7 +73,7 @@ func TestPrefixesAreFewest(t *testing.T) {
 func TestSizes(t *testing.T) {
 	for text, want := range map[string]uint64{
 		"10.0.0.1/32": 1, "10.0.0.0/8": 1 << 24, "0.0.0.0/0": 1 << 32, "fd00::/65": 1 << 63,
-		"fd00::/64": math.MaxUint64, "::/0": math.MaxUint64, "fd00::/65 fd01::/65": math.MaxUint64,
+		"fd00::/64": math.MaxUint64, "fd00::-fd00:0:0:1::4": math.MaxUint64, "::/0": math.MaxUint64, "fd00::/65 fd01::/65": math.MaxUint64,
 		"fd00::/65 10.0.0.0/31": 1<<63 + 2, "::fffe-::1:0001": 4, "": 0,
 	} {
 		if got := sizeOf(merge(spans(text))); got != want {

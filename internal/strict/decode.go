@@ -177,6 +177,8 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 		v = v.Elem()
 	}
 	switch own, isScalar := v.Addr().Interface().(Scalar); {
+	case endsInColon(n) && (isScalar || isText(v)):
+		d.fault(n.Line, path, Quote(n.Content[0].Value+":"), kindOf(v), "put it in quotes: to YAML it is a key")
 	case isScalar && n.Kind == yaml.ScalarNode:
 		d.scalarFault(n, path, own.ReadScalar(n.Value))
 	case isScalar && v.Kind() != reflect.Struct, isText(v):
@@ -184,6 +186,13 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 	default:
 		d.compound(n, v, path)
 	}
+}
+
+// endsInColon knows what was meant by fd00:: without quotes, which is a mapping from fd00: to
+// nothing.
+func endsInColon(n *yaml.Node) bool {
+	return n.Kind == yaml.MappingNode && len(n.Content) == 2 && strings.HasSuffix(n.Content[0].Value, ":") &&
+		n.Content[1].Kind == yaml.ScalarNode && n.Content[1].ShortTag() == "!!null"
 }
 
 func (d *decoder) compound(n *yaml.Node, v reflect.Value, path string) {

@@ -174,6 +174,8 @@ func TestRefused(t *testing.T) {
 		{"a zone", "addr: fe80::1%eth0", "write fe80::1"},
 		{"capitals in an address", "addr: FD00::1", "write fd00::1"},
 		{"zeros in an address", "addr: fd00:0::1", "write fd00::1"},
+		{"an address that is a key to YAML", "places:\n - fd00::", `2: places[0]: got "fd00::"; allowed: text or a mapping; put it in quotes`},
+		{"another one", "addr:\n  fd00::", `addr: got "fd00::"; allowed: an address; put it in quotes`},
 		{"a network without its length", "net: 10.0.0.0", "a network such as"},
 		{"a mapped network", "net: ::ffff:10.0.0.0/104", "IPv4 network in its own form"},
 		{"a long value is cut", "open: " + strings.Repeat("x", 500), strings.Repeat("x", 80) + `"…`},
