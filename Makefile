@@ -6,6 +6,8 @@ VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v
 	git log -1 --format='0.1.0~git%cd.%h' --date=format:%Y%m%d%H%M 2>/dev/null || echo 0.1.0~unknown)
 EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 NFPM := v2.45.2
+# Users and names are looked up by Go itself: a privileged process does not load NSS modules.
+TAGS := osusergo,netgo
 
 FOR_BUILD := gcc libc6-dev libseccomp-dev pkg-config
 FOR_TEST := $(FOR_BUILD) nmap masscan gobuster iproute2 nftables procps
@@ -24,18 +26,18 @@ need = @command -v dpkg-query >/dev/null || exit 0; missing=$$(for p in $(1); do
 build: export CGO_CFLAGS = -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong
 build:
 	$(call need,$(FOR_BUILD))
-	go build -o bin/secmcpd -trimpath -buildvcs=false -buildmode=pie \
+	go build -tags $(TAGS) -o bin/secmcpd -trimpath -buildvcs=false -buildmode=pie \
 		-ldflags '-s -w -X main.version=$(VERSION) -linkmode external -extldflags "-Wl,-z,relro,-z,now -Wl,--build-id=sha1"' \
 		./cmd/secmcpd
 
 test:
 	$(call need,$(FOR_TEST))
-	go test -timeout 10m ./...
+	go test -tags $(TAGS) -timeout 10m ./...
 
 lint:
 	$(call need,$(FOR_LINT))
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt:" $$unformatted; exit 1; }
-	go vet ./...
+	go vet -tags $(TAGS) ./...
 	go vet -tags systest ./test/vm
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
 	shellcheck -s bash -x .ci/run test/vm/run test/vm/lib.sh test/vm/cases/*.sh

@@ -155,3 +155,11 @@ func ParseVersion(scanner string, firstLine []byte) (Version, error) {
 func unknownTool(tool string) Fault {
 	return Fault{Code: "unknown_tool", Field: "tool", Got: excerpt(tool), Allowed: []string{nmapName}}
 }
+
+// Profiles names the profiles of a tool; false: there is no such tool.
+func Profiles(tool string) ([]string, bool) {
+	if tool != nmapName {
+		return nil, false
+	}
+	return profileNames(), true
+}

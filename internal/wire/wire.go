@@ -8,7 +8,7 @@
 //
 //	launcher → front   Hello, then Job for each record it keeps, then Synced
 //	                   Client (with the connection), Gone, Job, Reply
-//	front → launcher   Hello, then Start, Preview, Ask, Cancel, Ack
+//	front → launcher   Hello, then Start, Preview, Ask, Cancel, Ack, Leave
 //
 // The launcher treats whatever the front sends as hostile: every field is bounded here, and
 // what a message asks is judged again by the launcher on its own knowledge of the caller.
@@ -22,6 +22,17 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 )
+
+// What the front may be unable to enforce about itself, as layers that accept_unenforced can
+// name. Having a capability or being root is not among them: it refuses to start.
+const (
+	FrontNetwork    = "front-network"      // it has a network interface beside loopback
+	FrontPrivileges = "front-no-new-privs" // it could gain privilege through a set-uid file
+	Wall            = "wall"               // both rooms are one user (`secmcpd stdio` without root)
+)
+
+// RoomLayers are all of these.
+var RoomLayers = []string{FrontNetwork, FrontPrivileges, Wall}
 
 // Version is the protocol's number. Both rooms come from one package, so a difference means
 // that an upgrade restarted only one of them; the connection ends and is made anew.
@@ -52,6 +63,7 @@ type Message struct {
 	Ask     *Ask     `cbor:"ask,omitempty"`
 	Cancel  *Cancel  `cbor:"cancel,omitempty"`
 	Ack     *Ack     `cbor:"ack,omitempty"`
+	Leave   *Leave   `cbor:"leave,omitempty"`
 }
 
 // Hello opens the connection, one from each room.
@@ -123,6 +135,12 @@ type Cancel struct {
 // Ack says that the front has committed an ended job; the launcher forgets its record.
 type Ack struct {
 	Job string `cbor:"job"`
+}
+
+// Leave says that the front has ended a client's session; the launcher drops its copy of the
+// connection.
+type Leave struct {
+	Handle uint64 `cbor:"handle"`
 }
 
 // Reply answers the request with the same Seq. Refused is set, or one of the others, or
@@ -278,7 +296,7 @@ type Usage struct {
 	WallMS      int64  `cbor:"wall_ms" json:"wall_ms"`
 	CPUMS       int64  `cbor:"cpu_ms" json:"cpu_ms"`
 	MemoryPeak  uint64 `cbor:"memory_peak" json:"memory_peak_bytes"`
-	PidsPeak    uint64 `cbor:"pids_peak" json:"pids_peak"`
+	PidsRefused uint64 `cbor:"pids_refused" json:"pids_refused"` // processes or threads that the limit refused
 	Output      int64  `cbor:"output" json:"output_bytes"`
 	SentPackets uint64 `cbor:"sent" json:"sent_packets"`
 	Dropped     uint64 `cbor:"dropped" json:"dropped_packets"` // off scope, by the kernel
@@ -342,7 +360,7 @@ func Decode(b []byte, limit int, into any) error {
 func (m *Message) check() error {
 	n := 0
 	for _, set := range []bool{m.Hello != nil, m.Client != nil, m.Gone != nil, m.Job != nil, m.Synced != nil,
-		m.Reply != nil, m.Start != nil, m.Preview != nil, m.Ask != nil, m.Cancel != nil, m.Ack != nil} {
+		m.Reply != nil, m.Start != nil, m.Preview != nil, m.Ask != nil, m.Cancel != nil, m.Ack != nil, m.Leave != nil} {
 		if set {
 			n++
 		}

@@ -1,0 +1,401 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/secmcpd/secmcpd/internal/launcher"
+	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/runners"
+	"github.com/secmcpd/secmcpd/sandbox"
+	"github.com/secmcpd/secmcpd/sandbox/scope"
+)
+
+// finding is one thing that doctor looked at.
+type finding struct {
+	Check   string `json:"check"`
+	Status  string `json:"status"` // ok, warning, fault
+	Found   string `json:"found"`
+	Follows string `json:"follows,omitempty"` // what it means for scans
+	Mend    string `json:"mend,omitempty"`    // a command or a key, where there is one
+}
+
+const (
+	statusOK      = "ok"
+	statusWarning = "warning"
+	statusFault   = "fault"
+)
+
+func ok(found string, args ...any) finding {
+	return finding{Status: statusOK, Found: fmt.Sprintf(found, args...)}
+}
+
+func fault(found, follows, mend string) finding {
+	return finding{Status: statusFault, Found: found, Follows: follows, Mend: mend}
+}
+
+func warning(found, follows, mend string) finding {
+	return finding{Status: statusWarning, Found: found, Follows: follows, Mend: mend}
+}
+
+// checks is everything that doctor looks at, in the order in which an operator mends it.
+func checks(config string, settings settings, features sandbox.Features) []struct {
+	name string
+	look func() finding
+} {
+	return []struct {
+		name string
+		look func() finding
+	}{
+		{"root", func() finding { return lookRoot() }},
+		{"kernel", func() finding { return lookKernel(features) }},
+		{"cgroups", func() finding { return lookCgroups() }},
+		{"landlock", func() finding { return lookLandlock(features) }},
+		{"seccomp", func() finding { return lookSeccomp(features) }},
+		{"scope filter", func() finding { return lookScope() }},
+		{"front user", func() finding { return lookFrontUser(settings) }},
+		{"agents' group", func() finding { return lookGroup() }},
+		{"slot uids", func() finding { return lookSlotUIDs(settings) }},
+		{"sockets", func() finding { return lookSockets(settings) }},
+		{"directories", func() finding { return lookDirectories(settings) }},
+		{"configuration", func() finding { return ok("%s", config) }},
+		{"accepted gaps", func() finding { return lookAccepted(settings) }},
+		{"engagements", func() finding { return lookEngagements(settings) }},
+		{"resolvers", func() finding { return lookResolvers(settings) }},
+		{"scanners", func() finding { return lookScanners(settings) }},
+		{"audit log", func() finding { return lookAudit(settings) }},
+		{"free space", func() finding { return lookSpace(settings) }},
+	}
+}
+
+func doctorCommand(s *surroundings) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "doctor", Short: "what this machine lacks, what follows, how to mend it", Args: cobra.NoArgs,
+		Long: "Look at the kernel, cgroups, permissions, configuration and scanners. Nothing is changed and nothing\nis sent. Exit status: 0 all is well, 1 a fault (scans are refused or fail), 2 a warning.",
+		RunE: func(*cobra.Command, []string) error {
+			settings, err := loadSettings(s.config)
+			if err != nil {
+				return err
+			}
+			var findings []finding
+			for _, c := range checks(s.config, settings, sandbox.Probe()) {
+				f := c.look()
+				f.Check = c.name
+				findings = append(findings, f)
+			}
+			if err := s.tell(findings, asJSON); err != nil {
+				return err
+			}
+			return worst(findings)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "one JSON array")
+	return c
+}
+
+func (s *surroundings) tell(findings []finding, asJSON bool) error {
+	if asJSON {
+		e := json.NewEncoder(s.stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(findings)
+	}
+	for _, f := range findings {
+		fmt.Fprintf(s.stdout, "%-8s %-14s %s\n", f.Status, f.Check, f.Found)
+		if f.Follows != "" {
+			fmt.Fprintf(s.stdout, "%-8s %-14s follows: %s\n", "", "", f.Follows)
+		}
+		if f.Mend != "" {
+			fmt.Fprintf(s.stdout, "%-8s %-14s mend: %s\n", "", "", f.Mend)
+		}
+	}
+	return nil
+}
+
+func worst(findings []finding) error {
+	has := func(status string) bool {
+		return slices.ContainsFunc(findings, func(f finding) bool { return f.Status == status })
+	}
+	switch {
+	case has(statusFault):
+		return exitError{exitFailed, nil}
+	case has(statusWarning):
+		return exitError{2, nil}
+	}
+	return nil
+}
+
+func lookRoot() finding {
+	if os.Geteuid() == 0 {
+		return ok("runs as root, as the launcher does")
+	}
+	return warning("runs as uid "+strconv.Itoa(os.Geteuid()), "what only root may look at is reported as missing", "sudo secmcpd doctor")
+}
+
+func lookKernel(f sandbox.Features) finding {
+	found := fmt.Sprintf("Linux %d.%d", f.Kernel[0], f.Kernel[1])
+	if f.Kernel[0] < 5 || f.Kernel[0] == 5 && f.Kernel[1] < 14 {
+		return fault(found, "boxes need cgroup.kill and clone into a cgroup (5.14)", "run Debian 12 or newer")
+	}
+	if !f.CloneInto {
+		return fault(found+", clone3 refused", "a box cannot be born into its cgroup", "remove RestrictNamespaces= and filters of clone3 from the launcher's unit or container")
+	}
+	return ok("%s", found)
+}
+
+// lookCgroups looks at the top of the tree: doctor's own cgroup is a login session, the
+// launcher's is delegated to it by systemd.
+func lookCgroups() finding {
+	mount, controllers, err := cgroupRoot()
+	if err != nil {
+		return fault(err.Error(), "nothing limits or reliably kills a scan", "mount cgroup v2 (systemd.unified_cgroup_hierarchy=1 on the kernel's command line)")
+	}
+	var missing []string
+	for _, c := range []string{"memory", "pids", "cpu"} {
+		if !slices.Contains(controllers, c) {
+			missing = append(missing, c)
+		}
+	}
+	if len(missing) > 0 {
+		return fault(fmt.Sprintf("%s has no controller %s", mount, strings.Join(missing, ", ")), "these limits cannot be enforced; scans are refused",
+			"use the unified hierarchy alone (no cgroup v1), or name cgroup-"+strings.Join(missing, ", cgroup-")+" in accept_unenforced")
+	}
+	return ok("%s with %s", mount, strings.Join(controllers, " "))
+}
+
+// cgroupRoot finds where cgroup v2 is mounted, and the controllers of its root.
+func cgroupRoot() (mount string, controllers []string, err error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", nil, err
+	}
+	for line := range strings.Lines(string(b)) {
+		before, after, _ := strings.Cut(line, " - ")
+		if fields := strings.Fields(before); len(fields) > 4 && strings.HasPrefix(after, "cgroup2 ") {
+			list, err := os.ReadFile(filepath.Join(fields[4], "cgroup.controllers"))
+			return fields[4], strings.Fields(string(list)), err
+		}
+	}
+	return "", nil, errors.New("cgroup v2 is not mounted")
+}
+
+func lookLandlock(f sandbox.Features) finding {
+	if f.LandlockABI < 1 {
+		return fault("no Landlock", "files are kept from a scanner by the other layers only; scans are refused", "add landlock to the lsm= list on the kernel's command line")
+	}
+	return ok("ABI %d", f.LandlockABI)
+}
+
+func lookSeccomp(f sandbox.Features) finding {
+	found := fmt.Sprintf("libseccomp %d.%d.%d", f.Libseccomp[0], f.Libseccomp[1], f.Libseccomp[2])
+	if !f.Seccomp {
+		return fault(found+", kernel without filters", "a scanner may make any system call; scans are refused", "run a kernel with CONFIG_SECCOMP_FILTER")
+	}
+	return ok("%s", found)
+}
+
+func lookScope() finding {
+	if os.Geteuid() != 0 {
+		return warning("not looked at without root", "", "sudo secmcpd doctor")
+	}
+	if err := scope.Supported(); err != nil {
+		return fault(err.Error(), "nothing in the kernel keeps a scanner within its targets; scans are refused", "run a kernel with nf_tables (modprobe nf_tables)")
+	}
+	return ok("nf_tables")
+}
+
+func lookFrontUser(s settings) finding {
+	uid, _, err := s.frontIDs()
+	if err != nil {
+		return fault(err.Error(), "the front cannot start", "systemd-sysusers, or set front_user")
+	}
+	if uid == 0 {
+		return fault("the front's user is root", "there would be no wall between the rooms", "set front_user")
+	}
+	return ok("%s, uid %d", s.FrontUser, uid)
+}
+
+const agentsGroup = "secmcpd-agents"
+
+func lookGroup() finding {
+	g, err := user.LookupGroup(agentsGroup)
+	if err != nil {
+		return warning("no group "+agentsGroup, "nobody but root can connect to the packaged socket", "systemd-sysusers")
+	}
+	return ok("%s, gid %s", agentsGroup, g.Gid)
+}
+
+func lookSlotUIDs(s settings) finding {
+	first, last := s.Slots.FirstUID, s.Slots.FirstUID+s.Scans.AtOnce
+	for uid := first; uid <= last; uid++ {
+		if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+			return fault(fmt.Sprintf("uid %d is the user %s", uid, u.Username), "a scanner would be that user", "set slots.first_uid to a free range")
+		}
+	}
+	return ok("%d to %d, nobody's", first, last)
+}
+
+func lookSockets(s settings) finding {
+	for _, want := range []struct {
+		path string
+		mode fs.FileMode
+	}{{defaultSocket, 0o660}, {s.FrontSocket, 0o600}} {
+		info, err := os.Stat(want.path)
+		if err != nil {
+			return fault(plain(err), "agents cannot connect", "systemctl start secmcpd.socket secmcpd-front.socket")
+		}
+		if info.Mode()&fs.ModeSocket == 0 || info.Mode().Perm()&^want.mode != 0 {
+			return fault(fmt.Sprintf("%s is %s", want.path, info.Mode()), "others than the agents' group could connect", "systemctl restart secmcpd.socket secmcpd-front.socket")
+		}
+	}
+	return ok("%s, %s", defaultSocket, s.FrontSocket)
+}
+
+func lookDirectories(s settings) finding {
+	uid, _, err := s.frontIDs()
+	if err != nil {
+		return fault("not looked at: no front user", "", "")
+	}
+	for _, want := range []struct {
+		path string
+		uid  uint32
+		mode fs.FileMode
+	}{{s.StateDir, uid, 0o750}, {s.LauncherStateDir, 0, 0o700}, {s.AuditDir, 0, 0o755}, {s.EngagementsDir, 0, 0o755}} {
+		info, err := os.Stat(want.path)
+		if err != nil {
+			return warning(plain(err), "systemd makes it at the first start; without systemd it has to be there", "systemctl start secmcpd.socket")
+		}
+		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != want.uid || info.Mode().Perm()&^want.mode != 0 {
+			return fault(fmt.Sprintf("%s belongs to uid %d, mode %04o", want.path, owner, info.Mode().Perm()), "what is in it could be changed by others, or not be written",
+				fmt.Sprintf("chown %d %s && chmod %04o %s", want.uid, want.path, want.mode, want.path))
+		}
+	}
+	return ok("%s, %s, %s, %s", s.StateDir, s.LauncherStateDir, s.AuditDir, s.EngagementsDir)
+}
+
+func lookAccepted(s settings) finding {
+	if len(s.AcceptUnenforced) > 0 {
+		return warning(strings.Join(s.AcceptUnenforced, ", "), "scans run where these layers are missing; each result says so", "remove them from accept_unenforced")
+	}
+	return ok("none: a missing layer refuses scans")
+}
+
+func lookEngagements(s settings) finding {
+	engagements, faults, err := launcher.Engagements(s.EngagementsDir, launcher.Lookup())
+	switch {
+	case err != nil:
+		return fault(plain(err), "every scan is refused", "secmcpd check")
+	case len(faults) > 0:
+		return fault(faults.Error(), "the engagements in these files are not in force", "secmcpd check")
+	case len(engagements) == 0:
+		return warning("none in "+s.EngagementsDir, "every scan is refused", "secmcpd engagements new NAME > "+filepath.Join(s.EngagementsDir, "NAME.yaml"))
+	}
+	var names []string
+	for _, e := range engagements {
+		names = append(names, e.Name)
+	}
+	return ok("%s", strings.Join(names, ", "))
+}
+
+func lookResolvers(s settings) finding {
+	resolvers, err := s.resolvers()
+	if err == nil && len(resolvers) == 0 {
+		resolvers, err = launcher.Resolvers()
+	}
+	if err != nil {
+		return warning(err.Error(), "targets by name are refused; addresses work", "set resolvers in secmcpd.yaml")
+	}
+	if i := slices.IndexFunc(resolvers, func(a netip.AddrPort) bool { return a.Addr().IsLoopback() }); i >= 0 {
+		return fault(resolvers[i].String()+" is on loopback", "a box has a loopback of its own: names cannot be resolved", "set resolvers to the servers behind it")
+	}
+	return ok("%s", fmt.Sprint(resolvers))
+}
+
+func lookScanners(s settings) finding {
+	var found []string
+	for _, t := range runners.Tools() {
+		path := s.Scanners[t.Scanner]
+		version, err := scannerVersion(t.Scanner, path)
+		if err != nil {
+			return fault(err.Error(), t.Name+" is refused", "apt-get install "+t.Scanner+", or set scanners."+t.Scanner)
+		}
+		found = append(found, fmt.Sprintf("%s %s (%s)", t.Scanner, version, path))
+	}
+	return ok("%s", strings.Join(found, ", "))
+}
+
+// scannerVersion runs a scanner as nobody, with nothing in its environment. The launcher asks
+// it in a box; doctor changes nothing and makes none.
+func scannerVersion(name, path string) (string, error) {
+	if err := launcher.CheckScanner(path); err != nil {
+		return "", err
+	}
+	ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
+	defer done()
+	cmd := exec.CommandContext(ctx, path, "--version")
+	cmd.Env, cmd.Dir, cmd.WaitDelay = []string{}, "/", time.Second
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("cannot ask %s for its version: %w", path, err)
+	}
+	v, err := runners.ParseVersion(name, out[:min(len(out), 4096)])
+	if err != nil {
+		return "", err
+	}
+	return v.String(), nil
+}
+
+func lookAudit(s settings) finding {
+	summary, err := observability.VerifyAudit(s.AuditDir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return ok("not begun")
+	case errors.Is(err, fs.ErrPermission):
+		return warning("not looked at without root", "", "sudo secmcpd doctor")
+	case err != nil:
+		return fault(err.Error(), "the record of past scans was damaged or changed", "keep a copy, find out who, then move the files away: a new chain begins")
+	}
+	return ok("%s", summary)
+}
+
+func lookSpace(s settings) finding {
+	for _, dir := range []string{s.StateDir, s.LauncherStateDir, s.AuditDir} {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) != nil {
+			continue // told by "directories"
+		}
+		free := int64(st.Bavail) * st.Bsize >> 20
+		if need := int64(s.Limits.OutputMiB) + 64; free < need {
+			return fault(fmt.Sprintf("%d MiB free in %s", free, dir), fmt.Sprintf("a scan needs %d MiB; it is refused", need), "free some space, or lower limits.output_mib and jobs.keep_mib")
+		}
+	}
+	return ok("enough")
+}
+
+// plain is an error without the operation that Go puts first.
+func plain(err error) string {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Path + ": " + path.Err.Error()
+	}
+	return err.Error()
+}

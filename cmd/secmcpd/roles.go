@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/secmcpd/secmcpd/internal/front"
+	"github.com/secmcpd/secmcpd/internal/launcher"
+	"github.com/secmcpd/secmcpd/internal/wire"
+)
+
+// serveCommand is the front: the room that faces agents.
+func serveCommand(s *surroundings) *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "run the front (systemd starts it)", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			settings, err := loadSettings(s.config)
+			if err != nil {
+				return err
+			}
+			listener, err := activated("front")
+			if err != nil {
+				return err
+			}
+			return front.Serve(c.Context(), settings.front(s, listener, nil))
+		},
+	}
+}
+
+// launcherCommand is the privileged room.
+func launcherCommand(s *surroundings) *cobra.Command {
+	return &cobra.Command{
+		Use: "launcher", Short: "run the launcher (systemd starts it)", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			settings, err := loadSettings(s.config)
+			if err != nil {
+				return err
+			}
+			cfg, err := settings.launcher()
+			if err != nil {
+				return err
+			}
+			if cfg.Listener, err = activated("mcp"); err != nil {
+				return err
+			}
+			if err := undumpable(); err != nil {
+				return err
+			}
+			cfg.Log, cfg.Notify = s.logger(), notify
+			return launcher.Serve(c.Context(), cfg)
+		},
+	}
+}
+
+// activated takes the socket of a name from systemd.
+func activated(name string) (*net.UnixListener, error) {
+	named, err := activation.ListenersWithNames()
+	if err != nil {
+		return nil, fmt.Errorf("cannot take sockets: %w", err)
+	}
+	for _, l := range named[name] {
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false) // the path is systemd's
+			return u, nil
+		}
+	}
+	return nil, fmt.Errorf("cannot start by hand: no socket named %q was passed (LISTEN_FDS); systemd starts this role, `secmcpd stdio` needs no systemd", name)
+}
+
+// undumpable keeps other processes of the same user from reading this one's memory.
+func undumpable() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot become undumpable: %w", err)
+	}
+	return nil
+}
+
+// stdioCommand is the daemon without a daemon: it starts as the launcher and forks the front,
+// for one caller, whose standard input and output carry MCP.
+func stdioCommand(s *surroundings) *cobra.Command {
+	var linkFD int
+	var drop bool
+	c := &cobra.Command{
+		Use: "stdio", Short: "serve one agent on standard input and output, without the daemon", Args: cobra.NoArgs,
+		Long: `Serve one agent on standard input and output, without the daemon.
+
+As root this is the whole of secmcpd: the front runs as its own user without capability or network,
+and each scan is boxed as the daemon does it. The caller is the real user who started it.
+
+Without root there is no wall between the rooms, no audit log that its user could not write, and
+no box with a network of its own. Everything is refused then, unless accept_unenforced in the
+configuration names each layer that is missing; every result says so.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			settings, err := loadSettings(s.config)
+			if err != nil {
+				return err
+			}
+			if drop {
+				uid, gid, err := settings.frontIDs()
+				if err != nil {
+					return err
+				}
+				return dropAndExec(uid, gid, []string{"secmcpd", "stdio", "--front", strconv.Itoa(linkFD), "--config", s.config})
+			}
+			if linkFD != 0 {
+				return stdioFront(c.Context(), s, settings, linkFD)
+			}
+			return stdioLauncher(c.Context(), s, settings)
+		},
+	}
+	c.Flags().IntVar(&linkFD, "front", 0, "be the front, with the link in this descriptor")
+	c.Flags().BoolVar(&drop, "drop", false, "become the front's user first")
+	for _, own := range []string{"front", "drop"} {
+		_ = c.Flags().MarkHidden(own) // fails for an unknown flag only
+	}
+	return c
+}
+
+func stdioLauncher(ctx context.Context, s *surroundings, settings settings) error {
+	cfg, err := settings.launcher()
+	if err != nil {
+		return err
+	}
+	if err := undumpable(); err != nil {
+		return err
+	}
+	link, child, err := startFront(s, settings)
+	if err != nil {
+		return err
+	}
+	cfg.Log, cfg.Notify = s.logger(), func(string) {}
+	cfg.Front = link
+	if cfg.Stdio, err = stdioCaller(); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		cfg.FrontUID = ^uint32(0) // nobody: there is no front's user
+		cfg.Gaps = []wire.Gap{{Layer: wire.Wall, Why: "secmcpd stdio runs without root",
+			Follows: "what parses scanners' output runs as the same user as what starts them, and that user can rewrite the audit log"}}
+	}
+	err = launcher.Serve(ctx, cfg)
+	// The front ends by itself when the link does; it is given a moment, then killed.
+	exited := make(chan error, 1)
+	go func() { exited <- child.Wait() }()
+	select {
+	case <-exited:
+	case <-time.After(5 * time.Second):
+		err = errors.Join(err, child.Process.Kill())
+		<-exited
+	}
+	return err
+}
+
+// stdioCaller is who started this program: real uid and groups, before anything is dropped.
+func stdioCaller() (*launcher.Stdio, error) {
+	groups, err := os.Getgroups()
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell the caller's groups: %w", err)
+	}
+	caller := wire.Client{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), PID: int32(os.Getppid())}
+	for _, g := range groups {
+		caller.Groups = append(caller.Groups, uint32(g))
+	}
+	return &launcher.Stdio{In: os.Stdin, Out: os.Stdout, Caller: caller}, nil
+}
+
+// startFront forks the front at the other end of a socket pair. With root it gets its own user,
+// no group, no capability and a network namespace with nothing in it.
+func startFront(s *surroundings, settings settings) (*net.UnixConn, *exec.Cmd, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot start the front: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "link"), os.NewFile(uintptr(fds[1]), "link")
+	defer ours.Close()
+	defer theirs.Close()
+	child := exec.Command("/proc/self/exe", "stdio", "--front", "3", "--config", s.config)
+	child.Args[0] = "secmcpd"
+	if os.Geteuid() == 0 {
+		child.Args = append(child.Args, "--drop")
+	}
+	child.Env = []string{} // nothing of the caller's environment
+	child.Dir = "/"
+	child.Stderr = os.Stderr
+	child.ExtraFiles = []*os.File{theirs}
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if os.Geteuid() == 0 {
+		uid, gid, err := settings.frontIDs()
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := os.MkdirAll(settings.StateDir, 0o750); err != nil {
+			return nil, nil, fmt.Errorf("cannot start the front: %w", err)
+		}
+		if err := os.Chown(settings.StateDir, int(uid), int(gid)); err != nil {
+			return nil, nil, fmt.Errorf("cannot start the front: %w", err)
+		}
+		child.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC
+	}
+	if err := child.Start(); err != nil {
+		return nil, nil, fmt.Errorf("cannot start the front: %w", err)
+	}
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("cannot start the front: %w", err), child.Process.Kill(), child.Wait())
+	}
+	return conn.(*net.UnixConn), child, nil
+}
+
+// stdioFront is the forked half.
+func stdioFront(ctx context.Context, s *surroundings, settings settings, fd int) error {
+	f := os.NewFile(uintptr(fd), "link")
+	if f == nil {
+		return errors.New("cannot serve: no link from descriptor " + strconv.Itoa(fd))
+	}
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return fmt.Errorf("cannot serve: %w", err)
+	}
+	link, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("cannot serve: the link is no Unix socket")
+	}
+	return front.Serve(ctx, settings.front(s, nil, link))
+}

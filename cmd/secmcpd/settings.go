@@ -1,0 +1,312 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/secmcpd/secmcpd/internal/front"
+	"github.com/secmcpd/secmcpd/internal/launcher"
+	"github.com/secmcpd/secmcpd/internal/store"
+	"github.com/secmcpd/secmcpd/internal/strict"
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners"
+	"github.com/secmcpd/secmcpd/sandbox"
+)
+
+// settings is the configuration as it is written in secmcpd.yaml and conf.d/. Each file says
+// only what differs; a later file wins, key by key. The zero of a key is never a default:
+// defaults come from defaultSettings, which the manual prints.
+type settings struct {
+	FrontUser        string            `yaml:"front_user"`         // name or number of the front's user
+	FrontSocket      string            `yaml:"front_socket"`       // where the launcher finds the front
+	StateDir         string            `yaml:"state_dir"`          // the front's: jobs and results
+	LauncherStateDir string            `yaml:"launcher_state_dir"` // the launcher's: records of running scans
+	AuditDir         string            `yaml:"audit_dir"`
+	EngagementsDir   string            `yaml:"engagements_dir"`
+	AcceptUnenforced []string          `yaml:"accept_unenforced"` // layers of protection that may be missing
+	Resolvers        []string          `yaml:"resolvers"`         // ADDRESS or ADDRESS:PORT; empty: the machine's own
+	Scanners         map[string]string `yaml:"scanners"`          // name to absolute path
+	Scans            scanSettings      `yaml:"scans"`
+	Slots            slotSettings      `yaml:"slots"`
+	Limits           limitSettings     `yaml:"limits"`
+	Jobs             jobSettings       `yaml:"jobs"`
+}
+
+type scanSettings struct {
+	AtOnce int `yaml:"at_once"` // 1 to 64
+	Queued int `yaml:"queued"`  // 0 to 1024
+}
+
+type slotSettings struct {
+	FirstUID int          `yaml:"first_uid"` // at_once+1 uids from here belong to boxes
+	IPv4     netip.Prefix `yaml:"ipv4"`      // the range of the slots' links
+	IPv6     netip.Prefix `yaml:"ipv6"`
+}
+
+type limitSettings struct {
+	MemoryMiB  int           `yaml:"memory_mib"`
+	Processes  int           `yaml:"processes"`
+	CPUPercent int           `yaml:"cpu_percent"` // of one processor
+	CPUTime    time.Duration `yaml:"cpu_time"`
+	OutputMiB  int           `yaml:"output_mib"`
+	TmpMiB     int           `yaml:"tmp_mib"`
+	OpenFiles  int           `yaml:"open_files"`
+}
+
+type jobSettings struct {
+	Keep    int           `yaml:"keep"`     // finished jobs
+	KeepMiB int           `yaml:"keep_mib"` // their artefacts
+	KeepFor time.Duration `yaml:"keep_for"`
+}
+
+func defaultSettings() settings {
+	return settings{
+		FrontUser:        "secmcpd",
+		FrontSocket:      "/run/secmcpd/front.sock",
+		StateDir:         "/var/lib/secmcpd",
+		LauncherStateDir: "/var/lib/secmcpd-launcher",
+		AuditDir:         "/var/log/secmcpd",
+		EngagementsDir:   "/etc/secmcpd/engagements.d",
+		Scanners:         map[string]string{"nmap": "/usr/bin/nmap"},
+		Scans:            scanSettings{AtOnce: 4, Queued: 64},
+		// 66000 lies between the users of the distributions (below 65536) and the ranges of
+		// containers (from 100000).
+		Slots: slotSettings{FirstUID: 66000, IPv4: netip.MustParsePrefix("10.254.200.0/22"), IPv6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")},
+		Limits: limitSettings{MemoryMiB: 512, Processes: 32, CPUPercent: 100, CPUTime: time.Hour, OutputMiB: 64, TmpMiB: 16,
+			OpenFiles: 512},
+		Jobs: jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour},
+	}
+}
+
+// maxSettingsFile bounds one file, maxSettingsFiles their number.
+const (
+	maxSettingsFile  = 1 << 20
+	maxSettingsFiles = 64
+)
+
+// loadSettings reads secmcpd.yaml and conf.d/*.yaml beside it. Every fault of every file comes
+// back at once.
+func loadSettings(path string) (settings, error) {
+	s := defaultSettings()
+	files, err := settingsFiles(path)
+	if err != nil {
+		return s, exitError{exitConfig, err}
+	}
+	var faults strict.Faults
+	var read []*strict.Lines
+	for _, file := range files {
+		data, err := readBounded(file, maxSettingsFile)
+		if err != nil {
+			return s, exitError{exitConfig, fmt.Errorf("cannot read the configuration: %w", err)}
+		}
+		lines, wrong := strict.Decode(file, data, &s)
+		faults = append(faults, wrong...)
+		read = append(read, lines)
+	}
+	if len(faults) == 0 {
+		faults = s.check(whence(path, read))
+	}
+	if len(faults) > 0 {
+		return s, exitError{exitConfig, faults}
+	}
+	return s, nil
+}
+
+// faultAt makes a fault of meaning in the file that has the field last, or in the first.
+type faultAt func(field, got, allowed, hint string) strict.Fault
+
+func whence(path string, read []*strict.Lines) faultAt {
+	return func(field, got, allowed, hint string) strict.Fault {
+		for _, lines := range slices.Backward(read) {
+			if lines.Has(field) {
+				return lines.Fault(field, got, allowed, hint)
+			}
+		}
+		return strict.Fault{File: path, Line: 1, Field: field, Got: got, Allowed: allowed, Hint: hint}
+	}
+}
+
+func settingsFiles(path string) ([]string, error) {
+	files := []string{path}
+	dir := filepath.Join(filepath.Dir(path), "conf.d")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	for _, e := range entries {
+		if e.Type()&fs.ModeDir == 0 && strings.HasSuffix(e.Name(), ".yaml") && !strings.HasPrefix(e.Name(), ".") {
+			files = append(files, filepath.Join(dir, e.Name()))
+		}
+	}
+	if len(files) > maxSettingsFiles {
+		return nil, fmt.Errorf("cannot read the configuration: %d files, at most %d are read", len(files), maxSettingsFiles)
+	}
+	return files, nil
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s is larger than %d bytes", path, limit)
+	}
+	return data, err
+}
+
+// check says what is wrong with the meaning of well-formed settings.
+func (s *settings) check(at faultAt) (faults strict.Faults) {
+	wrong := func(field string, got any, allowed, hint string) {
+		faults = append(faults, at(field, strict.Quote(fmt.Sprint(got)), allowed, hint))
+	}
+	for _, b := range []struct {
+		field         string
+		got, low, top int64
+	}{
+		{"scans.at_once", int64(s.Scans.AtOnce), 1, 64},
+		{"scans.queued", int64(s.Scans.Queued), 0, 1024},
+		{"slots.first_uid", int64(s.Slots.FirstUID), 1, 1<<31 - 100},
+		{"limits.memory_mib", int64(s.Limits.MemoryMiB), 32, 1 << 20},
+		{"limits.processes", int64(s.Limits.Processes), 8, 4096},
+		{"limits.cpu_percent", int64(s.Limits.CPUPercent), 1, 100 * 1024},
+		{"limits.output_mib", int64(s.Limits.OutputMiB), 1, 16 << 10},
+		{"limits.tmp_mib", int64(s.Limits.TmpMiB), 1, 16 << 10},
+		{"limits.open_files", int64(s.Limits.OpenFiles), 64, 65536},
+		{"jobs.keep", int64(s.Jobs.Keep), 1, 1000000},
+		{"jobs.keep_mib", int64(s.Jobs.KeepMiB), 16, 1 << 30},
+	} {
+		if b.got < b.low || b.got > b.top {
+			wrong(b.field, b.got, fmt.Sprintf("%d to %d", b.low, b.top), "")
+		}
+	}
+	for field, d := range map[string]time.Duration{"limits.cpu_time": s.Limits.CPUTime, "jobs.keep_for": s.Jobs.KeepFor} {
+		if d < time.Minute || d > 10*365*24*time.Hour {
+			wrong(field, d, "1m to 87600h", "")
+		}
+	}
+	for field, p := range map[string]string{"front_socket": s.FrontSocket, "state_dir": s.StateDir, "launcher_state_dir": s.LauncherStateDir,
+		"audit_dir": s.AuditDir, "engagements_dir": s.EngagementsDir} {
+		if !filepath.IsAbs(p) || filepath.Clean(p) != p {
+			wrong(field, p, "an absolute path", "")
+		}
+	}
+	for name, p := range s.Scanners {
+		field := strict.Key("scanners", name)
+		if !slices.Contains(knownScanners(), name) {
+			wrong(field, name, strings.Join(knownScanners(), ", "), "")
+		} else if !filepath.IsAbs(p) {
+			wrong(field, p, "an absolute path", "`command -v "+name+"` prints it")
+		}
+	}
+	for i, layer := range s.AcceptUnenforced {
+		if known := knownLayers(); !slices.Contains(known, layer) {
+			hint := ""
+			if near := strict.Nearest(layer, known); near != "" {
+				hint = "did you mean " + strict.Quote(near) + "?"
+			}
+			wrong(strict.Index("accept_unenforced", i), layer, strings.Join(known, ", "), hint)
+		}
+	}
+	if p := s.Slots.IPv4; !p.Addr().Is4() || p.Bits() > 24 {
+		wrong("slots.ipv4", p, "an IPv4 prefix of length 24 or less", "")
+	}
+	if p := s.Slots.IPv6; !p.Addr().Is6() || p.Bits() > 112 {
+		wrong("slots.ipv6", p, "an IPv6 prefix of length 112 or less", "")
+	}
+	if _, err := s.resolvers(); err != nil {
+		wrong("resolvers", err, "ADDRESS or ADDRESS:PORT", "")
+	}
+	slices.SortFunc(faults, func(a, b strict.Fault) int { return strings.Compare(a.String(), b.String()) })
+	return faults
+}
+
+func knownLayers() []string {
+	return append(slices.Clone(sandbox.Layers), wire.RoomLayers...)
+}
+
+func knownScanners() []string {
+	var names []string
+	for _, t := range runners.Tools() {
+		names = append(names, t.Scanner)
+	}
+	return names
+}
+
+func (s *settings) resolvers() ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	for _, text := range s.Resolvers {
+		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+			out = append(out, netip.AddrPortFrom(a, 53))
+			continue
+		}
+		a, err := netip.ParseAddrPort(text)
+		if err != nil || a.Addr().Zone() != "" {
+			return nil, fmt.Errorf("%q is no address of a name server", text)
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// frontIDs finds the front's user: a number stands for itself (and for the group of that
+// number), so that the daemon runs where no user was created.
+func (s *settings) frontIDs() (uid, gid uint32, err error) {
+	if n, err := strconv.ParseUint(s.FrontUser, 10, 32); err == nil {
+		return uint32(n), uint32(n), nil
+	}
+	u, err := user.Lookup(s.FrontUser)
+	if err != nil {
+		return 0, 0, exitError{exitConfig, fmt.Errorf("front_user: %w (the package creates it; a number works without)", err)}
+	}
+	id, err := strconv.ParseUint(u.Uid, 10, 32)
+	group, gerr := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil || gerr != nil {
+		return 0, 0, exitError{exitConfig, fmt.Errorf("front_user: %q has no numeric id", s.FrontUser)}
+	}
+	return uint32(id), uint32(group), nil
+}
+
+// launcher turns settings into what the launcher is told.
+func (s *settings) launcher() (launcher.Config, error) {
+	uid, _, err := s.frontIDs()
+	if err != nil {
+		return launcher.Config{}, err
+	}
+	resolvers, err := s.resolvers()
+	if err != nil {
+		return launcher.Config{}, err
+	}
+	l := s.Limits
+	return launcher.Config{
+		FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir,
+		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued,
+		FirstSlotUID: uint32(s.Slots.FirstUID), SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
+		Resolvers: resolvers, Scanners: s.Scanners, Accept: s.AcceptUnenforced,
+		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime,
+			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},
+	}, nil
+}
+
+// front turns settings into what the front is told.
+func (s *settings) front(from *surroundings, listener *net.UnixListener, link *net.UnixConn) front.Config {
+	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Version: version, Log: from.logger(), Notify: notify,
+		Grace: 10 * time.Second,
+		Keep:  store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor}}
+	if link != nil {
+		cfg.Notify = func(string) {}
+	}
+	return cfg
+}

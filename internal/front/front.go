@@ -1,0 +1,148 @@
+// Package front is the room that faces agents. It has no privilege: it parses what agents and
+// scanned hosts say, keeps jobs and results, and asks the launcher for everything else.
+//
+//	launcher ── link.go ──► sessions.go (one per client) ──► tools.go ──► jobs.go ──► reply.go
+//	                  └──► jobs.go: records and outputs of running scans ──► store
+package front
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/secmcpd/secmcpd/internal/store"
+	"github.com/secmcpd/secmcpd/internal/wire"
+)
+
+// Config is what the front is told at its start.
+type Config struct {
+	Listener *net.UnixListener // where the launcher connects; nil in stdio
+	Link     *net.UnixConn     // stdio: the launcher is the parent
+	StateDir string
+	Keep     store.Limits
+	Version  string
+	Log      *slog.Logger
+	Notify   func(state string) // sd_notify
+	// Grace is how long jobs of a launcher that is gone wait for the next one to speak of
+	// them, before they are committed as interrupted.
+	Grace time.Duration
+}
+
+// front is the room while it runs.
+type front struct {
+	cfg    Config
+	log    *slog.Logger
+	store  *store.Store
+	server *mcp.Server
+	gaps   []wire.Gap // what it could not enforce about itself
+
+	ctx     context.Context // ends with Serve
+	running sync.WaitGroup  // sessions and jobs; added to under mu while not closing
+
+	mu       sync.Mutex
+	closing  bool
+	link     *link // nil: no launcher
+	jobs     map[string]*job
+	sessions map[uint64]*session
+}
+
+// Serve runs the front until ctx ends or, in stdio, until the launcher is gone.
+func Serve(ctx context.Context, cfg Config) error {
+	gaps, err := selfCheck()
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, jobs: map[string]*job{}, sessions: map[uint64]*session{}}
+	if f.server, err = newServer(f); err != nil {
+		return err
+	}
+	if err := f.remember(ctx); err != nil {
+		return err
+	}
+	return f.serve(stop)
+}
+
+func (f *front) serve(stop func()) error {
+	g, ctx := errgroup.WithContext(f.ctx)
+	if f.cfg.Link != nil {
+		g.Go(func() error {
+			defer stop()
+			return f.follow(f.cfg.Link)
+		})
+	} else {
+		g.Go(func() error { return f.accept(ctx) })
+	}
+	g.Go(func() error { return f.house(ctx) })
+	f.cfg.Notify("READY=1")
+	err := g.Wait()
+	f.cfg.Notify("STOPPING=1")
+	f.mu.Lock()
+	f.closing = true
+	f.mu.Unlock()
+	f.closeSessions()
+	f.running.Wait()
+	return err
+}
+
+// spawn starts a goroutine that Serve waits for; false: the front is closing.
+func (f *front) spawn(do func()) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closing {
+		return false
+	}
+	f.running.Go(do)
+	return true
+}
+
+// remember takes up the jobs that were under way when the front last ended. The launcher will
+// speak of them, or they are interrupted.
+func (f *front) remember(ctx context.Context) error {
+	rows, err := f.store.Unfinished(ctx)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		f.jobs[row.ID] = newJob(row)
+	}
+	if len(rows) > 0 {
+		f.awaitLauncher()
+	}
+	return nil
+}
+
+// house keeps the store within its limits.
+func (f *front) house(ctx context.Context) error {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		if n, err := f.store.Prune(ctx, f.cfg.Keep, time.Now()); err != nil && ctx.Err() == nil {
+			f.log.Error("cannot remove old jobs", "why", err)
+		} else if n > 0 {
+			f.log.Info("old jobs removed", "count", n)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+var errClosing = errors.New("the front is being stopped")
+
+func (f *front) String() string { return fmt.Sprintf("front in %s", f.cfg.StateDir) }

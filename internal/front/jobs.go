@@ -1,0 +1,320 @@
+package front
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/secmcpd/secmcpd/internal/store"
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners/report"
+)
+
+// job is a scan under way, from its creation until its end is committed.
+type job struct {
+	mu       sync.Mutex
+	row      store.Job
+	asking   bool // the launcher has not answered yet whether it accepts it
+	link     *link
+	record   wire.Job
+	files    map[string]*os.File // the launcher's outputs, read-only
+	reading  bool                // a goroutine reads the report and will commit
+	progress report.Progress
+	changed  chan struct{} // closed and replaced at each change
+	over     chan struct{} // closed when record.Outcome is set
+	done     chan struct{} // closed when the end is committed
+}
+
+func newJob(row store.Job) *job {
+	return &job{row: row, files: map[string]*os.File{}, changed: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
+}
+
+func (j *job) isAsking() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.asking
+}
+
+// newJobID is unguessable: 130 bits in 26 letters.
+func newJobID() string {
+	var b [17]byte
+	rand.Read(b[:]) // never fails (crypto/rand)
+	return strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))[:wire.JobIDLength]
+}
+
+// begin makes a job durable and asks the launcher for it. A refusal ends the job with it.
+func (f *front) begin(ctx context.Context, s *session, row store.Job, value []byte) (*job, *wire.Refusal) {
+	j := newJob(row)
+	j.asking = true
+	if err := f.store.Create(ctx, row); err != nil {
+		f.log.Error("cannot keep a job", "why", err)
+		return nil, storeRefusal(err)
+	}
+	f.mu.Lock()
+	f.jobs[row.ID] = j
+	f.mu.Unlock()
+	// The client may vanish meanwhile; whether the job was accepted must be known all the same.
+	reply, err := f.ask(context.WithoutCancel(ctx), func(seq uint64) wire.Message {
+		return wire.Message{Start: &wire.Start{Seq: seq, Handle: s.client.Handle, Job: row.ID, Value: value}}
+	})
+	j.mu.Lock()
+	j.asking = false
+	j.mu.Unlock()
+	switch {
+	case err != nil && f.launcher() != nil && f.launcher() == s.link:
+		// It may have been accepted: the record will tell.
+		return j, nil
+	case err != nil:
+		r := &wire.Refusal{Code: "launcher_unreachable", Reason: "the privileged half of the daemon does not answer", Hint: "ask again in a few seconds", Retryable: true}
+		f.finish(j, wire.Outcome{Reason: wire.Refused, Refused: r, Ended: time.Now()})
+		return j, r
+	case reply.Refused != nil:
+		f.finish(j, wire.Outcome{Reason: wire.Refused, Refused: reply.Refused, Ended: time.Now()})
+		return j, reply.Refused
+	}
+	return j, nil
+}
+
+func storeRefusal(err error) *wire.Refusal {
+	if errors.Is(err, store.ErrDiskFull) {
+		return &wire.Refusal{Code: "disk_full", Reason: "there is no space to keep the job, so it is not started",
+			Hint: "the operator frees space or lowers jobs.keep_mib", Retryable: true}
+	}
+	return &wire.Refusal{Code: "store_unavailable", Reason: "the job cannot be kept, so it is not started", Retryable: true}
+}
+
+// learn takes a record from the launcher, with the descriptors of its outputs the first time.
+func (f *front) learn(l *link, record wire.Job, files []*os.File) {
+	f.mu.Lock()
+	j := f.jobs[record.ID]
+	f.mu.Unlock()
+	if j == nil {
+		// Committed before, and the acknowledgement was lost; or a store that was taken away.
+		closeAll(files)
+		if record.State == wire.Ended {
+			f.tell(l, wire.Message{Ack: &wire.Ack{Job: record.ID}})
+		}
+		return
+	}
+	j.mu.Lock()
+	j.link = l
+	for i, file := range files {
+		if i >= len(record.Files) || j.files[record.Files[i]] != nil {
+			file.Close() // the same file by another descriptor: the first is being read
+			continue
+		}
+		j.files[record.Files[i]] = file
+	}
+	ended := record.Outcome
+	record.Outcome = j.record.Outcome
+	j.record = record
+	j.change()
+	started := record.State != wire.Queued && !j.row.State.Finished() && j.row.State != store.Running
+	if started {
+		j.row.State, j.row.Started, j.row.Engagement = store.Running, record.Started, record.Verdict.Engagement
+	}
+	row := j.row
+	j.mu.Unlock()
+	if started && ended == nil {
+		row.Record = encode(record)
+		if err := f.store.Update(f.ctx, row); err != nil {
+			f.log.Error("cannot keep a job's start", "job", row.ID, "why", err) // its end will be kept
+		}
+	}
+	if ended != nil {
+		f.finish(j, *ended)
+	} else if record.State == wire.Running {
+		f.read(j)
+	}
+}
+
+// change wakes whoever waits for news of the job. It needs j.mu.
+func (j *job) change() {
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+// finish sets how a job ended, once, and sees to it that this is committed.
+func (f *front) finish(j *job, o wire.Outcome) {
+	j.mu.Lock()
+	if j.record.Outcome == nil {
+		j.record.Outcome = &o
+		j.record.State = wire.Ended
+		close(j.over)
+		j.change()
+	}
+	j.mu.Unlock()
+	f.read(j)
+}
+
+// read starts the one goroutine that reads a job's report as it grows and commits its end.
+func (f *front) read(j *job) {
+	j.mu.Lock()
+	start := !j.reading
+	j.reading = true
+	j.mu.Unlock()
+	if start {
+		f.spawn(func() { f.conclude(j) })
+	}
+}
+
+func (f *front) conclude(j *job) {
+	r, err := j.parse()
+	if err != nil {
+		f.log.Error("cannot read a report", "job", j.row.ID, "why", fmt.Sprintf("%T", err)) // the text may quote the scanner
+	}
+	select {
+	case <-j.over:
+	case <-f.ctx.Done():
+		return // taken up again at the next start
+	}
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
+		err := f.commit(j, r)
+		if err == nil {
+			break
+		}
+		f.log.Error("cannot keep a result; trying again", "job", j.row.ID, "why", err)
+		select {
+		case <-time.After(wait):
+		case <-f.ctx.Done():
+			return
+		}
+	}
+	f.mu.Lock()
+	delete(f.jobs, j.row.ID)
+	l := f.link
+	f.mu.Unlock()
+	j.mu.Lock()
+	for _, file := range j.files {
+		file.Close()
+	}
+	close(j.done)
+	j.change()
+	j.mu.Unlock()
+	f.tell(l, wire.Message{Ack: &wire.Ack{Job: j.row.ID}})
+}
+
+// parse reads the scanner's report until the job is over. Whatever is whole by then counts.
+func (j *job) parse() (report.Report, error) {
+	j.mu.Lock()
+	stdout := j.files["stdout"]
+	j.mu.Unlock()
+	if stdout == nil {
+		return report.Report{}, nil
+	}
+	return report.ParseNmap(&tail{file: stdout, over: j.over}, func(p report.Progress) {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.progress = p
+		j.change()
+	})
+}
+
+// tail reads a file that grows until it is over.
+type tail struct {
+	file   *os.File
+	offset int64
+	over   chan struct{}
+}
+
+// tailInterval is how often a growing file is looked at. The launcher owns the file and the
+// front may only read it: there is nobody who could wake it.
+const tailInterval = 100 * time.Millisecond
+
+func (t *tail) Read(b []byte) (int, error) {
+	for {
+		over := false
+		select {
+		case <-t.over:
+			over = true // before the last look, not after it
+		default:
+		}
+		n, err := t.file.ReadAt(b, t.offset)
+		t.offset += int64(n)
+		if n > 0 {
+			return n, nil
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
+		}
+		if over {
+			return 0, io.EOF
+		}
+		select {
+		case <-t.over:
+		case <-time.After(tailInterval):
+		}
+	}
+}
+
+const maxArtefact = 64 << 20
+
+// commit keeps the end of a job: artefacts first, then the row that speaks of them.
+func (f *front) commit(j *job, r report.Report) error {
+	j.mu.Lock()
+	row, record, files := j.row, j.record, j.files
+	j.mu.Unlock()
+	for file, name := range map[string]string{"stdout": "nmap.xml", "stderr": "stderr.txt", "argv": "argv.json", "spec": "spec.txt"} {
+		if files[file] == nil {
+			continue
+		}
+		if _, err := f.store.Save(row.ID, name, io.NewSectionReader(files[file], 0, 1<<62), maxArtefact); err != nil {
+			return err
+		}
+	}
+	row.State = stateOf(record, r)
+	row.Ended = record.Outcome.Ended
+	row.Started = record.Started
+	if record.Verdict.Engagement != "" {
+		row.Engagement = record.Verdict.Engagement
+	}
+	row.Record = encode(record)
+	row.Summary = encode(summarise(record, r))
+	row.Result = encode(r)
+	if err := f.store.Update(context.WithoutCancel(f.ctx), row); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	j.row = row
+	j.mu.Unlock()
+	return nil
+}
+
+// stateOf says in one word how a job ended. Only a scanner that ended by itself, well, and with
+// a whole report has completed.
+func stateOf(record wire.Job, r report.Report) store.State {
+	o := record.Outcome
+	switch o.Reason {
+	case wire.Exited:
+		if o.Code == 0 && r.Finished {
+			return store.Completed
+		}
+		return store.Failed
+	case wire.Cancelled:
+		return store.Cancelled
+	case wire.Timeout, wire.Output, wire.Memory, wire.Pids, wire.CPU, wire.Withdrawn:
+		return store.Partial
+	case wire.Refused:
+		return store.Refused
+	case wire.Shutdown, wire.Interrupted:
+		return store.Interrupted
+	}
+	return store.Failed // launch, violation, signalled
+}
+
+// encode is for our own types, which always encode.
+func encode(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("front: %T: %v", v, err))
+	}
+	return b
+}

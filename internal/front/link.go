@@ -1,0 +1,284 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+)
+
+// requestTimeout bounds one request to the launcher. It may have to hash a scanner and ask it
+// for its version; a scan itself is not waited for.
+const requestTimeout = 60 * time.Second
+
+// helloTimeout bounds the launcher's first word.
+const helloTimeout = 10 * time.Second
+
+// link is a connection from a launcher.
+type link struct {
+	conn     *wire.Conn
+	instance string
+	gaps     []wire.Gap // what the launcher said about the machine
+	ended    chan struct{}
+
+	mu      sync.Mutex
+	seq     uint64
+	waiting map[uint64]chan wire.Reply
+	listed  map[string]bool // jobs that it spoke of; nil once synced
+}
+
+var errUnreachable = errors.New("the launcher cannot be reached")
+
+// accept takes the launcher's connections until ctx ends. The newest one counts: there is one
+// launcher, and one that connects again has lost the old connection.
+func (f *front) accept(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() { _ = f.cfg.Listener.SetDeadline(time.Unix(1, 0)) })()
+	for {
+		conn, err := f.cfg.Listener.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot accept: %w", err)
+		}
+		if err := fromLauncher(conn); err != nil {
+			f.log.Error("connection refused", "why", err)
+			conn.Close()
+			continue
+		}
+		if !f.spawn(func() {
+			if err := f.follow(conn); err != nil {
+				f.log.Error("launcher lost", "why", err)
+			}
+		}) {
+			conn.Close()
+			return nil
+		}
+	}
+}
+
+// fromLauncher refuses whoever is not root. The socket's mode says so already.
+func fromLauncher(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(err, credErr); err != nil {
+		return fmt.Errorf("cannot tell who connects: %w", err)
+	}
+	if cred.Uid != 0 {
+		return fmt.Errorf("uid %d is not the launcher", cred.Uid)
+	}
+	return nil
+}
+
+// follow serves one connection from the launcher until it ends.
+func (f *front) follow(uc *net.UnixConn) error {
+	conn := wire.NewFront(uc)
+	defer conn.Close()
+	defer context.AfterFunc(f.ctx, func() { conn.Close() })()
+	if err := uc.SetReadDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return err
+	}
+	m, _, err := conn.Receive()
+	if err != nil {
+		return err
+	}
+	if m.Hello == nil || m.Hello.Version != wire.Version {
+		return fmt.Errorf("the launcher does not speak version %d of the protocol: restart both units", wire.Version)
+	}
+	if err := errors.Join(uc.SetReadDeadline(time.Time{}), conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version, Gaps: f.gaps}})); err != nil {
+		return err
+	}
+	l := &link{conn: conn, instance: m.Hello.Instance, gaps: m.Hello.Gaps, ended: make(chan struct{}),
+		waiting: map[uint64]chan wire.Reply{}, listed: map[string]bool{}}
+	f.take(l)
+	defer f.lose(l)
+	for {
+		m, files, err := conn.Receive()
+		if errors.Is(err, io.EOF) || (err != nil && f.ctx.Err() != nil) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := f.dispatch(l, m, files); err != nil {
+			return err
+		}
+	}
+}
+
+// dispatch hands a message on. Its descriptors are the receiver's from then on.
+func (f *front) dispatch(l *link, m wire.Message, files []*os.File) error {
+	switch {
+	case m.Client != nil:
+		f.open(l, *m.Client, files)
+		return nil
+	case m.Job != nil:
+		l.spokeOf(m.Job.ID)
+		f.learn(l, *m.Job, files)
+		return nil
+	}
+	closeAll(files)
+	switch {
+	case m.Gone != nil:
+		f.hangUp(m.Gone.Handle)
+	case m.Reply != nil:
+		l.deliver(*m.Reply)
+	case m.Synced != nil:
+		f.reconcile(l)
+	default:
+		return errors.New("the launcher sent a message that only the front sends")
+	}
+	return nil
+}
+
+func closeAll(files []*os.File) {
+	for _, file := range files {
+		file.Close()
+	}
+}
+
+// take makes l the connection in use.
+func (f *front) take(l *link) {
+	f.mu.Lock()
+	old := f.link
+	f.link = l
+	f.mu.Unlock()
+	if old != nil {
+		old.conn.Close()
+	}
+}
+
+// lose ends what depended on a connection: requests under way, and sessions, whose handles were
+// its launcher's. Jobs wait for the next one.
+func (f *front) lose(l *link) {
+	close(l.ended)
+	f.mu.Lock()
+	if f.link == l {
+		f.link = nil
+	}
+	f.mu.Unlock()
+	f.closeSessionsOf(l)
+	f.awaitLauncher()
+}
+
+// awaitLauncher gives the jobs under way until the end of the grace to be spoken of by a
+// launcher. A launcher that died took its boxes with it, so what is not spoken of is over.
+func (f *front) awaitLauncher() {
+	f.spawn(func() {
+		select {
+		case <-time.After(f.cfg.Grace):
+		case <-f.ctx.Done():
+			return // what is under way is taken up again at the next start
+		}
+		if f.launcher() == nil {
+			f.interrupt(nil)
+		}
+	})
+}
+
+// reconcile ends the jobs that the launcher did not speak of.
+func (f *front) reconcile(l *link) {
+	l.mu.Lock()
+	listed := l.listed
+	l.listed = nil
+	l.mu.Unlock()
+	f.interrupt(listed)
+}
+
+// interrupt ends every job under way but those listed, and those that are only just being
+// asked for.
+func (f *front) interrupt(listed map[string]bool) {
+	f.mu.Lock()
+	var lost []*job
+	for id, j := range f.jobs {
+		if !listed[id] && !j.isAsking() {
+			lost = append(lost, j)
+		}
+	}
+	f.mu.Unlock()
+	for _, j := range lost {
+		f.finish(j, wire.Outcome{Reason: wire.Interrupted, Ended: time.Now(), Detail: "the launcher died or never started it"})
+	}
+}
+
+func (f *front) launcher() *link {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.link
+}
+
+func (l *link) spokeOf(job string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.listed != nil {
+		l.listed[job] = true
+	}
+}
+
+func (l *link) deliver(r wire.Reply) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if waiting := l.waiting[r.Seq]; waiting != nil {
+		waiting <- r // buffered, and only one reply is waited for
+		delete(l.waiting, r.Seq)
+	}
+}
+
+// ask sends a request to the launcher and waits for its answer. make gets the sequence number.
+func (f *front) ask(ctx context.Context, make_ func(seq uint64) wire.Message) (wire.Reply, error) {
+	l := f.launcher()
+	if l == nil {
+		return wire.Reply{}, errUnreachable
+	}
+	answer := make(chan wire.Reply, 1)
+	l.mu.Lock()
+	l.seq++
+	seq := l.seq
+	l.waiting[seq] = answer
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		delete(l.waiting, seq)
+		l.mu.Unlock()
+	}()
+	if err := l.conn.Send(make_(seq)); err != nil {
+		l.conn.Close()
+		return wire.Reply{}, errors.Join(errUnreachable, err)
+	}
+	timeout := time.NewTimer(requestTimeout)
+	defer timeout.Stop()
+	select {
+	case r := <-answer:
+		return r, nil
+	case <-l.ended:
+		return wire.Reply{}, errUnreachable
+	case <-timeout.C:
+		return wire.Reply{}, fmt.Errorf("%w: no answer within %s", errUnreachable, requestTimeout)
+	case <-ctx.Done():
+		return wire.Reply{}, ctx.Err()
+	}
+}
+
+// tell sends something that has no answer.
+func (f *front) tell(l *link, m wire.Message) {
+	if l == nil {
+		return
+	}
+	if err := l.conn.Send(m); err != nil {
+		f.log.Warn("cannot tell the launcher", "why", err)
+		l.conn.Close()
+	}
+}

@@ -1,0 +1,240 @@
+package launcher
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/policy"
+	"github.com/secmcpd/secmcpd/runners"
+	"github.com/secmcpd/secmcpd/sandbox"
+)
+
+// preview says what start would do. Nothing is run, no name is asked for.
+func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed, *wire.Refusal) {
+	caller, ok := l.caller(m.Handle)
+	if !ok {
+		return nil, gone()
+	}
+	call, refused := decodeCall(m.Value)
+	if refused != nil {
+		return nil, refused
+	}
+	plan := call.Plan()
+	request := asked(plan, call.Tool)
+	v := policy.Precheck(l.judged(), onPolicy(caller), request, time.Now())
+	p := &wire.Previewed{Verdict: onWire(v), NotEnforced: l.gaps()}
+	p.Verdict.Unresolved = firstOf(names(request), wire.MaxList)
+	if v.Outcome != policy.Allow {
+		p.Refused = refusal(v)
+	} else if missing := l.missing(); len(missing) > 0 {
+		p.Refused = unenforced(missing)
+	}
+	tool, err := l.scanners.get(ctx, scannerOf(call.Tool))
+	if err != nil {
+		p.Scanner = wire.Scanner{Tool: call.Tool, Problem: clip(err.Error())}
+		return p, nil
+	}
+	p.Scanner = tool.onWire(call.Tool)
+	if v.Outcome == policy.Allow && len(v.Addresses()) > 0 {
+		command, err := call.Command(tool.version, v.Addresses(), excluded(v))
+		if err != nil {
+			return nil, &wire.Refusal{Code: "bad_value", Reason: clip(err.Error())}
+		}
+		p.Argv, p.ArgvCount = firstOf(command.Argv, wire.MaxList), len(command.Argv)
+		p.Packets, p.ExpectedS = command.Packets, int64((command.Time+time.Second-1)/time.Second)
+	}
+	return p, nil
+}
+
+// capabilities says what a caller may do here. It sees the engagements that name it, no others.
+func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabilities, *wire.Refusal) {
+	caller, ok := l.caller(m.Handle)
+	if !ok {
+		return nil, gone()
+	}
+	p := l.judged()
+	now := time.Now()
+	c := &wire.Capabilities{Slots: l.cfg.Slots, NotEnforced: l.gaps()}
+	for _, e := range p.Engagements {
+		if !e.Names(onPolicy(caller)) || len(c.Engagements) == wire.MaxList {
+			continue
+		}
+		c.Engagements = append(c.Engagements, view(e, now))
+	}
+	for _, t := range runners.Tools() {
+		found, err := l.scanners.get(ctx, t.Scanner)
+		if err != nil {
+			c.Scanners = append(c.Scanners, wire.Scanner{Tool: t.Name, Problem: clip(err.Error())})
+			continue
+		}
+		c.Scanners = append(c.Scanners, found.onWire(t.Name))
+	}
+	for _, j := range l.all() {
+		switch j.snapshot().State {
+		case wire.Running:
+			c.Running++
+		case wire.Queued:
+			c.Queued++
+		}
+	}
+	return c, nil
+}
+
+// gaps is everything that is not enforced here: by the front, by the machine, by the network.
+func (l *Launcher) gaps() []wire.Gap {
+	l.link.mu.Lock()
+	front := slices.Clone(l.link.gaps)
+	l.link.mu.Unlock()
+	return mergeGaps(front, l.machineGaps())
+}
+
+func (l *Launcher) machineGaps() []wire.Gap {
+	// Of all boxes a raw one wishes for every layer.
+	_, gaps := sandbox.Fit(sandbox.Spec{Box: "nmap-raw", Raw: true}, l.boxes.Features())
+	out := onWireGaps(gaps)
+	if l.netGap != nil {
+		out = append(out, *l.netGap)
+	}
+	return mergeGaps(out, l.cfg.Gaps)
+}
+
+// missing is what is not enforced and not accepted either.
+func (l *Launcher) missing() []wire.Gap {
+	var out []wire.Gap
+	for _, g := range l.gaps() {
+		if !slices.Contains(l.cfg.Accept, g.Layer) {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// unenforced refuses a scan for lack of protection.
+func unenforced(missing []wire.Gap) *wire.Refusal {
+	r := &wire.Refusal{Code: "not_enforced", Reason: "this machine cannot enforce what a scan needs",
+		Hint: "the operator mends it (`secmcpd doctor` says how) or accepts it by name in accept_unenforced"}
+	var layers []string
+	for _, g := range missing {
+		layers = append(layers, g.Layer)
+		r.Allowed = append(r.Allowed, g.Layer+": "+g.Why)
+	}
+	r.Got = strings.Join(layers, ", ")
+	return r
+}
+
+// asking limits how many names each caller may have resolved: a burst of namesBurst, then
+// namesPerMinute. Its table is bounded by forgetting everybody when it is full, which only ever
+// gives somebody a fresh burst.
+type asking struct {
+	mu     sync.Mutex
+	byUser map[uint32]*rate.Limiter
+}
+
+const (
+	namesBurst     = 256
+	namesPerMinute = 60
+	maxAskers      = 1024
+)
+
+func (a *asking) allow(uid uint32, names int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byUser == nil || len(a.byUser) >= maxAskers {
+		a.byUser = map[uint32]*rate.Limiter{}
+	}
+	if a.byUser[uid] == nil {
+		a.byUser[uid] = rate.NewLimiter(rate.Every(time.Minute/namesPerMinute), namesBurst)
+	}
+	return a.byUser[uid].AllowN(time.Now(), names)
+}
+
+// entry is what the audit log says of a job at one moment.
+func (j *job) entry(event observability.Event) observability.Record {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	r := j.record
+	e := observability.Record{Event: event, Job: r.ID, Tool: r.Tool, Profile: j.plan.Profile,
+		Caller: &observability.Caller{UID: j.caller.UID, GID: j.caller.GID, PID: j.caller.PID}}
+	switch event {
+	case observability.Asked:
+		for _, t := range j.plan.Targets {
+			e.Targets = append(e.Targets, t.Text)
+		}
+		e.TargetCount, e.Engagement = len(e.Targets), j.plan.Engagement
+		return e
+	case observability.Decided, observability.Launched:
+		e.Addresses, e.Prefixes = r.Verdict.Addresses, len(j.verdict.Addresses())
+	}
+	e.Engagement, e.Revision, e.Rule = r.Verdict.Engagement, r.Verdict.Revision, r.Verdict.Rule
+	if event == observability.Decided {
+		return e
+	}
+	e.Argv, e.Words = j.argv, len(j.argv)
+	e.Scanner, e.Version, e.SHA256 = r.Scanner.Path, r.Scanner.Version, r.Scanner.SHA256
+	e.Limits = j.limits
+	for _, g := range r.NotEnforced {
+		e.NotEnforced = append(e.NotEnforced, g.Layer)
+	}
+	if o := r.Outcome; o != nil {
+		e.Outcome, e.Signal, e.Stage, e.Reason = o.Reason, o.Signal, o.Stage, o.Detail
+		if o.Reason == wire.Exited {
+			e.ExitCode = &o.Code
+		}
+		if o.Refused != nil {
+			e.Code, e.Reason = o.Refused.Code, o.Refused.Reason
+		}
+		e.Usage = &observability.Usage{WallMS: o.Usage.WallMS, CPUMS: o.Usage.CPUMS, Memory: o.Usage.MemoryPeak, Output: o.Usage.Output,
+			Sent: o.Usage.SentPackets, Dropped: o.Usage.Dropped}
+	}
+	return e
+}
+
+// denied is the audit record of a denial by policy, refusedBy of any other refusal.
+func (j *job) denied(v policy.Verdict) observability.Record {
+	e := j.refusedBy(refusal(v))
+	e.Engagement, e.Revision, e.Rule = v.Engagement, v.Revision, v.Rule
+	return e
+}
+
+func (j *job) refusedBy(r *wire.Refusal) observability.Record {
+	e := j.entry(observability.Asked)
+	e.Event, e.Code, e.Reason = observability.Denied, r.Code, r.Reason
+	return e
+}
+
+// noted audits a refusal and passes it on.
+func (l *Launcher) noted(j *job, r *wire.Refusal) *wire.Refusal {
+	l.note(j.refusedBy(r))
+	return r
+}
+
+func view(e policy.Engagement, now time.Time) wire.EngagementView {
+	_, closed := e.Open(now)
+	return wire.EngagementView{Name: e.Name, Description: e.Description, Targets: firstOf(e.Targets(), wire.MaxList), Tools: e.Tools(),
+		Intrusive: string(e.Intrusive), Addresses: e.Limits.Addresses, Rate: e.Limits.Rate, LimitS: int64(e.Limits.Duration / time.Second),
+		Expires: e.Expires, Open: closed == "", Closed: closed}
+}
+
+// note writes an audit record that nothing can be refused for any more: what it tells has
+// happened. A failure is shouted; the log itself recovers.
+func (l *Launcher) note(r observability.Record) {
+	if err := l.audit.Append(r); err != nil {
+		l.log.Error("cannot write the audit log", "event", r.Event, "job", r.Job, "why", err)
+	}
+}
+
+func scannerOf(tool string) string {
+	for _, t := range runners.Tools() {
+		if t.Name == tool {
+			return t.Scanner
+		}
+	}
+	return ""
+}

@@ -1,0 +1,134 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/policy"
+	"github.com/secmcpd/secmcpd/runners"
+)
+
+// Why a running job is ended. The box itself only knows that its context was cancelled.
+var (
+	errCancelled = errors.New(wire.Cancelled)
+	errWithdrawn = errors.New(wire.Withdrawn)
+	errShutdown  = errors.New(wire.Shutdown)
+)
+
+// job is one requested scan, from acceptance until the front has acknowledged its end.
+type job struct {
+	caller  wire.Client // as it was when the scan was asked for
+	call    runners.Call
+	plan    runners.Plan
+	request policy.Request // what is judged, again and again; names get their answers once
+
+	mu      sync.Mutex
+	record  wire.Job
+	verdict policy.Verdict // the last one
+	argv    []string       // from the launch on
+	limits  *observability.Limits
+	end     context.CancelCauseFunc
+}
+
+func (j *job) decided() policy.Verdict {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.verdict
+}
+
+func (j *job) snapshot() wire.Job {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.record
+}
+
+// asked translates what the runner read into what policy judges.
+func asked(p runners.Plan, tool string) policy.Request {
+	r := policy.Request{Tool: tool, Profile: p.Profile, Engagement: p.Engagement, Ports: p.Ports, Rate: p.Rate,
+		Duration: p.Limit, Intrusive: p.Intrusive}
+	for _, t := range p.Targets {
+		r.Targets = append(r.Targets, policy.Target{Text: t.Text, Prefix: t.Prefix, Name: t.Name})
+	}
+	return r
+}
+
+// pin gives the names of a request their answers: what is judged from now on is what is passed
+// to the scanner, whatever the name server says later.
+func pin(r policy.Request, a answers) (policy.Request, *wire.Refusal) {
+	targets := make([]policy.Target, len(r.Targets))
+	for i, t := range r.Targets {
+		if t.Name != "" {
+			if code := a.failed[t.Name]; code != "" || len(a.addresses[t.Name]) == 0 {
+				return r, &wire.Refusal{Code: "name_unresolved", Field: fmt.Sprintf("targets[%d]", i), Got: t.Text,
+					Reason: "the name server gave no address (" + code + ")",
+					Hint:   "give the address, or ask the operator whether the name is known to the configured resolvers", Retryable: code == "timeout"}
+			}
+			t.Answers = append([]netip.Addr(nil), a.addresses[t.Name]...)
+		}
+		targets[i] = t
+	}
+	r.Targets = targets
+	return r, nil
+}
+
+func names(r policy.Request) []string {
+	var out []string
+	for _, t := range r.Targets {
+		if t.Name != "" && len(t.Answers) == 0 {
+			out = append(out, t.Name)
+		}
+	}
+	return out
+}
+
+func onPolicy(c wire.Client) policy.Caller {
+	return policy.Caller{UID: c.UID, GID: c.GID, Groups: c.Groups, PID: c.PID}
+}
+
+// refusal says a denial to the caller.
+func refusal(v policy.Verdict) *wire.Refusal {
+	return &wire.Refusal{Code: v.Code, Field: v.Field, Got: v.Got, Allowed: firstOf(v.Allowed, wire.MaxList), Reason: v.Reason,
+		Hint: v.Hint, Rule: rule(v), Retryable: v.Code == "outside_hours" || v.Code == "engagement_suspended"}
+}
+
+// rule names an engagement's rule so that the operator finds it.
+func rule(v policy.Verdict) string {
+	if v.Engagement == "" {
+		return v.Rule
+	}
+	return v.Engagement + ": " + v.Rule
+}
+
+// onWire shows a verdict to the front, its lists bounded.
+func onWire(v policy.Verdict) wire.Verdict {
+	out := wire.Verdict{Outcome: string(v.Outcome), Engagement: v.Engagement, Revision: v.Revision, Rule: v.Rule, Reason: v.Reason,
+		Rate: v.Limits.Rate, LimitS: int64(v.Limits.Duration / time.Second), Until: v.Until}
+	for _, p := range v.Addresses() {
+		out.AddressCount += count(p)
+		if len(out.Addresses) < wire.MaxList {
+			out.Addresses = append(out.Addresses, p.String())
+		}
+	}
+	for _, t := range v.Targets {
+		for _, e := range t.Excluded {
+			out.ExcludedCount += count(e.Prefix)
+			if len(out.Excluded) < wire.MaxList {
+				out.Excluded = append(out.Excluded, wire.Exclusion{Prefix: e.Prefix.String(), Rule: e.Rule})
+			}
+		}
+	}
+	return out
+}
+
+// count is the number of addresses of a prefix, at most 2^63.
+func count(p netip.Prefix) uint64 {
+	return 1 << min(p.Addr().BitLen()-p.Bits(), 63)
+}
+
+func firstOf[T any](s []T, n int) []T { return s[:min(len(s), n)] }

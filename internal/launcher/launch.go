@@ -1,0 +1,327 @@
+package launcher
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/policy"
+	"github.com/secmcpd/secmcpd/runners"
+	"github.com/secmcpd/secmcpd/sandbox"
+	"github.com/secmcpd/secmcpd/sandbox/scope"
+)
+
+// launch runs a judged job in its box. Every failure names its stage; what was made before it
+// is undone by the defer beside it.
+func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
+	tool, err := l.scanners.get(ctx, scannerOf(j.call.Tool))
+	if err != nil {
+		return l.failed("scanner", err)
+	}
+	v := j.decided()
+	wall, outOfTime := deadline(v, j.plan.Limit, time.Now())
+	command, err := j.call.Bounded(v.Limits.Rate, wall).Command(tool.version, v.Addresses(), excluded(v))
+	if err != nil {
+		return l.failed("command", err)
+	}
+
+	network, err := l.slot(slot, v.Addresses(), j.plan.IPv6)
+	if err != nil {
+		return l.failed("scope", err)
+	}
+	defer l.leave(network)
+	spec := boxFor(command, tool.file, l.cell(j.record.ID, slot, network, wall), l.cfg.Limits)
+
+	files, err := l.outputs(j.record.ID, command, spec)
+	if err != nil {
+		return l.failed("outputs", err)
+	}
+	defer files.Stdout.Close()
+	defer files.Stderr.Close()
+
+	if err := l.launching(j, tool, command, spec, wall); err != nil {
+		return l.failed("audit", err)
+	}
+	result := l.boxes.Run(ctx, spec, files)
+	return l.outcome(ctx, j, result, network, outOfTime)
+}
+
+// deadline is the least of the job's limit and the end of the engagement's hours or term, with
+// the reason that a job gets which reaches it.
+func deadline(v policy.Verdict, asked time.Duration, now time.Time) (time.Duration, string) {
+	wall := v.Limits.Duration
+	if asked > 0 {
+		wall = min(wall, asked)
+	}
+	if !v.Until.IsZero() && v.Until.Sub(now) < wall {
+		return max(v.Until.Sub(now), time.Millisecond), wire.Withdrawn
+	}
+	return wall, wire.Timeout
+}
+
+// slot joins a box to the network behind the kernel's filter. nil, nil: this launcher runs
+// without it, which Accept allowed.
+func (l *Launcher) slot(index int, allow []netip.Prefix, ipv6 bool) (*scope.Slot, error) {
+	if l.net == nil {
+		return nil, nil
+	}
+	return l.net.Slot(index, allow, ipv6)
+}
+
+// cell is the place of a box: what belongs to its slot and to nobody else meanwhile.
+func (l *Launcher) cell(job string, slot int, network *scope.Slot, wall time.Duration) cell {
+	c := cell{job: job, uid: l.cfg.FirstSlotUID + uint32(slot), netns: netnsOf(network), wall: wall}
+	if network == nil {
+		c.without = []string{sandbox.Scope}
+	}
+	return c
+}
+
+func netnsOf(s *scope.Slot) *os.File {
+	if s == nil {
+		return nil
+	}
+	return s.NetNS()
+}
+
+func (l *Launcher) leave(s *scope.Slot) {
+	if s == nil {
+		return
+	}
+	if err := s.Close(); err != nil {
+		l.log.Error("cannot take a slot's network down", "why", err)
+	}
+}
+
+// outputs makes the job's files: the scanner's two, and beside them what is launched.
+func (l *Launcher) outputs(id string, c runners.Command, spec sandbox.Spec) (sandbox.Files, error) {
+	free, err := l.records.free()
+	if err != nil {
+		return sandbox.Files{}, err
+	}
+	if need := uint64(spec.Limits.Output) + minFree; free < need {
+		return sandbox.Files{}, fmt.Errorf("%d MiB free where outputs are kept, %d MiB needed", free>>20, need>>20)
+	}
+	argv, err := json.MarshalIndent(c.Argv, "", "  ")
+	if err != nil {
+		return sandbox.Files{}, err
+	}
+	if err := errors.Join(l.records.note(id, fileArgv, argv), l.records.note(id, fileSpec, []byte(spec.String()))); err != nil {
+		return sandbox.Files{}, err
+	}
+	stdout, err := l.records.output(id, fileStdout)
+	if err != nil {
+		return sandbox.Files{}, err
+	}
+	stderr, err := l.records.output(id, fileStderr)
+	if err != nil {
+		stdout.Close()
+		return sandbox.Files{}, err
+	}
+	return sandbox.Files{Stdout: stdout, Stderr: stderr}, nil
+}
+
+// minFree is kept free on the file system of the outputs, in bytes.
+const minFree = 16 << 20
+
+// launching makes the launch known before it happens: audit, record, front, in this order. It
+// fails closed.
+func (l *Launcher) launching(j *job, s *scanner, c runners.Command, spec sandbox.Spec, wall time.Duration) error {
+	now := time.Now()
+	j.mu.Lock()
+	j.argv = c.Argv
+	j.limits = onAudit(spec.Limits, j.verdict.Limits.Rate)
+	j.record.State = wire.Running
+	j.record.Scanner = s.onWire(j.call.Tool)
+	j.record.Packets, j.record.ExpectedS = c.Packets, int64((c.Time+time.Second-1)/time.Second)
+	j.record.Started, j.record.Deadline = now, now.Add(wall)
+	j.record.NotEnforced = l.gaps()
+	record := j.record
+	j.mu.Unlock()
+	if err := l.audit.Append(j.entry(observability.Launched)); err != nil {
+		return err
+	}
+	if err := l.records.write(record); err != nil {
+		return err
+	}
+	l.show(j)
+	return nil
+}
+
+// outcome translates how a box ended.
+func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, network *scope.Slot, outOfTime string) wire.Outcome {
+	o := wire.Outcome{Reason: string(r.Reason), Code: r.Code, Signal: r.Signal, Stage: r.Stage, Usage: onWireUsage(r.Usage)}
+	switch o.Reason {
+	case wire.Cancelled:
+		o.Reason = endedBy(context.Cause(ctx))
+	case wire.Timeout:
+		o.Reason = outOfTime
+	case wire.Launch:
+		l.log.Error("cannot launch", "job", j.record.ID, "stage", r.Stage, "why", r.Err)
+		o.Detail = clip(fmt.Sprint(r.Err))
+	case wire.Violation:
+		l.log.Error("a scanner made a call that no scanner makes; its box killed it", "job", j.record.ID)
+		l.note(j.entry(observability.Violation))
+	}
+	if network != nil {
+		if c, err := network.Counters(); err == nil {
+			o.Usage.SentPackets, o.Usage.Dropped = c.Sent, c.Dropped
+		} else {
+			l.log.Error("cannot read a slot's counters", "job", j.record.ID, "why", err)
+		}
+	}
+	j.mu.Lock()
+	j.record.NotEnforced = mergeGaps(j.record.NotEnforced, onWireGaps(r.NotEnforced))
+	j.mu.Unlock()
+	return o
+}
+
+// failed is a launch that did not come to a box.
+func (l *Launcher) failed(stage string, err error) wire.Outcome {
+	l.log.Error("cannot launch", "stage", stage, "why", err)
+	return wire.Outcome{Reason: wire.Launch, Stage: stage, Detail: clip(err.Error())}
+}
+
+// clip bounds our own words where they travel.
+func clip(s string) string {
+	if len(s) > 512 {
+		return s[:512] + "…"
+	}
+	return s
+}
+
+func onAudit(l sandbox.Limits, rate int) *observability.Limits {
+	return &observability.Limits{WallS: int64(l.Wall / time.Second), MemoryMiB: l.Memory >> 20, Pids: l.Pids, CPUPercent: l.CPUPercent,
+		CPUS: int64(l.CPU / time.Second), OutputMiB: l.Output >> 20, Rate: rate}
+}
+
+// memoryFile is a file that only this process and its box have.
+func memoryFile(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a file in memory: %w", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// runVersion asks a scanner for its version in a box of its own.
+func (l *Launcher) runVersion(ctx context.Context, name string, exe *os.File) ([]byte, error) {
+	return l.runSmall(ctx, func(job string, uid uint32) (sandbox.Spec, func(), error) {
+		in := cell{job: job, uid: uid, wall: versionTimeout}
+		return boxForVersion(exe, name, in, l.cfg.Limits), func() {}, nil
+	})
+}
+
+// runResolver asks one name server for names in a box whose scope is that server.
+func (l *Launcher) runResolver(ctx context.Context, server netip.AddrPort, names []string, ipv6 bool) ([]byte, error) {
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, fmt.Errorf("cannot open this program: %w", err)
+	}
+	defer exe.Close()
+	family := "4"
+	if ipv6 {
+		family = "6"
+	}
+	argv := append([]string{"secmcpd", "resolve", family, server.String()}, names...)
+	return l.runSmall(ctx, func(job string, uid uint32) (sandbox.Spec, func(), error) {
+		network, err := l.slot(l.cfg.Slots, []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())}, server.Addr().Is6())
+		if err != nil {
+			return sandbox.Spec{}, nil, err
+		}
+		in := l.cell(job, l.cfg.Slots, network, resolveTimeout)
+		return boxForResolver(exe, argv, hostsFile(), in, l.cfg.Limits), func() { l.leave(network) }, nil
+	})
+}
+
+const (
+	resolveTimeout = 15 * time.Second
+	versionTimeout = 10 * time.Second
+)
+
+// runSmall runs one of our own small boxes, one at a time, in the slot after the scans', and
+// returns what it wrote.
+func (l *Launcher) runSmall(ctx context.Context, wish func(job string, uid uint32) (sandbox.Spec, func(), error)) ([]byte, error) {
+	select {
+	case l.small <- struct{}{}:
+		defer func() { <-l.small }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	out, err := memoryFile("stdout")
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	errs, err := memoryFile("stderr")
+	if err != nil {
+		return nil, err
+	}
+	defer errs.Close()
+	l.smallSeq++
+	spec, undo, err := wish("small-"+strconv.FormatUint(l.smallSeq, 10), l.cfg.FirstSlotUID+uint32(l.cfg.Slots))
+	if err != nil {
+		return nil, err
+	}
+	defer undo()
+	r := l.boxes.Run(ctx, spec, sandbox.Files{Stdout: out, Stderr: errs})
+	if string(r.Reason) != wire.Exited || r.Code != 0 {
+		return nil, fmt.Errorf("its box ended: %s, status %d, stage %q: %w", r.Reason, r.Code, r.Stage, errors.Join(r.Err, errSmall))
+	}
+	b := make([]byte, spec.Limits.Output)
+	n, err := out.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return b[:n], nil
+}
+
+var errSmall = errors.New("no answer")
+
+func excluded(v policy.Verdict) []netip.Prefix {
+	var out []netip.Prefix
+	for _, t := range v.Targets {
+		for _, e := range t.Excluded {
+			out = append(out, e.Prefix)
+		}
+	}
+	return out
+}
+
+func onWireUsage(u sandbox.Usage) wire.Usage {
+	return wire.Usage{WallMS: u.Wall.Milliseconds(), CPUMS: u.CPU.Milliseconds(), MemoryPeak: uint64(max(u.Memory, 0)), PidsRefused: uint64(max(u.PidsRefused, 0)), Output: u.Output}
+}
+
+func onWireGaps(gaps []sandbox.Gap) []wire.Gap {
+	var out []wire.Gap
+	for _, g := range gaps {
+		out = append(out, wire.Gap(g))
+	}
+	return out
+}
+
+// mergeGaps is the union by layer, in order of layer.
+func mergeGaps(lists ...[]wire.Gap) []wire.Gap {
+	var out []wire.Gap
+	for _, list := range lists {
+		for _, g := range list {
+			if !slices.ContainsFunc(out, func(have wire.Gap) bool { return have.Layer == g.Layer }) {
+				out = append(out, g)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b wire.Gap) int { return strings.Compare(a.Layer, b.Layer) })
+	return out
+}

@@ -1,0 +1,343 @@
+// Package launcher is the privileged room: it accepts clients, decides by the engagements, and
+// owns audit, gate, outputs and boxes. It never reads a byte that an agent or a scanner wrote;
+// what the front sends it is small, typed, bounded, and judged again.
+package launcher
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/policy"
+	"github.com/secmcpd/secmcpd/sandbox"
+	"github.com/secmcpd/secmcpd/sandbox/scope"
+)
+
+// Config is what the launcher is told at its start. It has no defaults: main gives them.
+type Config struct {
+	Listener    *net.UnixListener // mcp.sock; nil in stdio
+	FrontSocket string            // path of the front's socket
+	Front       *net.UnixConn     // stdio: the front is a child, already connected
+	Stdio       *Stdio            // stdio: the one caller
+
+	StateDir       string // the launcher's own, 0700
+	AuditDir       string
+	EngagementsDir string
+
+	FrontUID     uint32            // never a caller
+	Slots        int               // scans at once
+	Queue        int               // scans that may wait
+	FirstSlotUID uint32            // Slots+1 uids from here belong to boxes
+	SlotsV4      netip.Prefix      // addresses of the slots' links
+	SlotsV6      netip.Prefix      //
+	Resolvers    []netip.AddrPort  // empty: the machine's own
+	Scanners     map[string]string // name to path
+	Limits       Limits
+	Accept       []string   // layers that may be missing
+	Gaps         []wire.Gap // what main could not give (stdio without root)
+
+	Log    *slog.Logger
+	Notify func(state string) // sd_notify
+}
+
+// Limits bound each scan's box.
+type Limits struct {
+	Memory     int64         // bytes
+	Pids       int           // processes and threads
+	CPUPercent int           // of one processor
+	CPUTime    time.Duration // in all
+	Output     int64         // bytes of standard output and error together
+	Tmp        int64         // bytes of /tmp
+	OpenFiles  int
+}
+
+// Stdio is the one caller of `secmcpd stdio`.
+type Stdio struct {
+	In, Out *os.File
+	Caller  wire.Client
+}
+
+func (c *Config) stdio() bool { return c.Stdio != nil }
+
+// isSlotUID reports whether a uid belongs to a box; the last one is the resolver's.
+func (c *Config) isSlotUID(uid uint32) bool {
+	return uid >= c.FirstSlotUID && uid-c.FirstSlotUID <= uint32(c.Slots)
+}
+
+func (c *Config) dialFront(ctx context.Context) (*net.UnixConn, error) {
+	if c.Front != nil {
+		return c.Front, nil
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unixpacket", c.FrontSocket)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the front: %w", err)
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+// Launcher is the privileged room while it runs.
+type Launcher struct {
+	cfg      Config
+	log      *slog.Logger
+	instance string
+	audit    *observability.Audit
+	records  *records
+	rules    rules
+	gate     *policy.Gate
+	boxes    *sandbox.Sandbox
+	net      *scope.Net // nil: netGap says why
+	netGap   *wire.Gap
+	scanners scanners
+	asking   asking // names per caller
+	hangups  *hangups
+	wanted   chan struct{} // a front is needed
+	stop     func()        // ends serve
+	link     link
+	small    chan struct{} // one of our own small boxes at a time
+	smallSeq uint64        // guarded by small
+
+	mu         sync.Mutex
+	clients    map[uint64]*client
+	jobs       map[string]*job
+	lastHandle uint64
+	ending     bool
+	running    sync.WaitGroup // jobs under way; added to under mu, while not ending
+}
+
+// Serve runs the launcher until ctx ends, then ends its jobs, tells the front and returns.
+func Serve(ctx context.Context, cfg Config) error {
+	l, err := open(cfg)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	if err := l.audit.Append(observability.Record{Event: observability.Started}); err != nil {
+		return err
+	}
+	if err := l.recover(); err != nil {
+		return err
+	}
+	if err := l.learnMachine(); err != nil {
+		return err
+	}
+	l.judged() // reads the engagements for the first time
+	err = l.serve(ctx)
+	return errors.Join(err, l.audit.Append(observability.Record{Event: observability.Stopped}))
+}
+
+// serve runs the tasks of the launcher. They end in order: no new client, then the jobs, then
+// the front hears of it, then the rest.
+func (l *Launcher) serve(ctx context.Context) error {
+	rest, endRest := context.WithCancel(context.WithoutCancel(ctx))
+	defer endRest()
+	ctx, l.stop = context.WithCancel(ctx)
+	defer l.stop()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.hangups.run(l.disconnect) })
+	g.Go(func() error { return l.followRules(ctx) })
+	g.Go(func() error { return l.followMachine(ctx) })
+	g.Go(func() error { return l.keepLinked(rest) })
+	g.Go(func() error { return l.accept(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		l.cfg.Notify("STOPPING=1")
+		l.endAll()
+		l.farewell()
+		endRest()
+		l.hangups.close()
+		return nil
+	})
+	l.cfg.Notify("READY=1")
+	l.want()
+	return g.Wait()
+}
+
+// open makes what the launcher stands on. Whatever a predecessor left (boxes, links, filters)
+// is removed before anything new is made.
+func open(cfg Config) (_ *Launcher, err error) {
+	l := &Launcher{cfg: cfg, log: cfg.Log, instance: newInstance(), lastHandle: randomHandle(),
+		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(), print: "never read"},
+		gate:    policy.NewGate(cfg.Slots, cfg.Queue),
+		clients: map[uint64]*client{}, jobs: map[string]*job{},
+		wanted: make(chan struct{}, 1), small: make(chan struct{}, 1)}
+	l.scanners = scanners{paths: cfg.Scanners, found: map[string]*scanner{}, version: l.runVersion}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if l.audit, err = observability.OpenAudit(cfg.AuditDir, time.Now); err != nil {
+		return nil, err
+	}
+	if l.records, err = openRecords(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	if l.boxes, err = sandbox.Open(sandbox.Config{Accept: ofTheBox(cfg.Accept)}); err != nil {
+		return nil, err
+	}
+	if err = l.boxes.Reclaim(); err != nil {
+		return nil, err
+	}
+	l.openNet()
+	if l.hangups, err = newHangups(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// ofTheBox are the layers among those accepted that the box knows; others are the rooms'.
+func ofTheBox(accept []string) (layers []string) {
+	for _, layer := range accept {
+		if slices.Contains(sandbox.Layers, layer) {
+			layers = append(layers, layer)
+		}
+	}
+	return layers
+}
+
+// openNet prepares the slots' network. Without it scans are refused, unless the layer's absence
+// is accepted; the daemon itself stays up to say so.
+func (l *Launcher) openNet() {
+	err := scope.Reclaim()
+	if err == nil {
+		l.net, err = scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6})
+	}
+	if err != nil {
+		l.log.Error("the kernel's scope filter is not in force", "why", err)
+		l.netGap = &wire.Gap{Layer: sandbox.Scope, Why: clip(err.Error()),
+			Follows: "nothing in the kernel keeps a scanner within its targets"}
+	}
+}
+
+func (l *Launcher) close() {
+	if l.net != nil {
+		if err := l.net.Close(); err != nil {
+			l.log.Error("cannot take the slots' network down", "why", err)
+		}
+	}
+	if l.boxes != nil {
+		if err := l.boxes.Close(); err != nil {
+			l.log.Error("cannot close the sandbox", "why", err)
+		}
+	}
+	if l.audit != nil {
+		if err := l.audit.Close(); err != nil {
+			l.log.Error("cannot close the audit log", "why", err)
+		}
+	}
+}
+
+// recover reads the records of a predecessor. What was under way when it died is interrupted:
+// its boxes died with it, its output is where it was.
+func (l *Launcher) recover() error {
+	kept, removed, err := l.records.load()
+	if err != nil {
+		return err
+	}
+	for _, id := range removed {
+		l.log.Warn("a record that was cut off is removed", "job", fmt.Sprintf("%.40q", id))
+	}
+	for _, r := range kept {
+		j := &job{record: r, caller: wire.Client{UID: r.UID}}
+		l.jobs[r.ID] = j
+		if r.State == wire.Ended {
+			continue
+		}
+		j.record.State, j.record.Outcome = wire.Ended, &wire.Outcome{Reason: wire.Interrupted, Ended: time.Now(),
+			Detail: "the launcher died; its boxes died with it"}
+		if err := l.audit.Append(j.entry(observability.Interrupted)); err != nil {
+			return err
+		}
+		if err := l.records.write(j.record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endAll ends every job and waits until nothing of it runs.
+func (l *Launcher) endAll() {
+	l.mu.Lock()
+	l.ending = true
+	l.mu.Unlock()
+	for _, j := range l.all() {
+		j.stop(errShutdown)
+	}
+	l.running.Wait()
+}
+
+func (l *Launcher) isEnding() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ending
+}
+
+// farewellTime is how long the front is given to take what has ended. What it does not take is
+// kept in the records.
+const farewellTime = 3 * time.Second
+
+func (l *Launcher) farewell() {
+	for until := time.Now().Add(farewellTime); time.Now().Before(until) && l.linked() && len(l.all()) > 0; {
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (l *Launcher) all() []*job {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]*job, 0, len(l.jobs))
+	for _, j := range l.jobs {
+		out = append(out, j)
+	}
+	return out
+}
+
+func (l *Launcher) knows(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.jobs[id] != nil
+}
+
+// learnMachine tells policy what this machine's own addresses are: nothing lifts those.
+func (l *Launcher) learnMachine() error {
+	own, broadcast, bridges, err := scope.Machine()
+	if err != nil {
+		return fmt.Errorf("cannot tell this machine's own addresses: %w", err)
+	}
+	l.rules.machine(policy.Machine{Own: own, Broadcast: broadcast, Bridges: bridges, Slots: []netip.Prefix{l.cfg.SlotsV4, l.cfg.SlotsV6}})
+	return nil
+}
+
+func (l *Launcher) followMachine(ctx context.Context) error {
+	return scope.Watch(ctx, func() {
+		if err := l.learnMachine(); err != nil {
+			l.log.Error("the machine's addresses are no longer followed", "why", err)
+			return
+		}
+		l.rejudge()
+	})
+}
+
+func newInstance() string { return rand.Text() }
+
+// randomHandle starts the handles of this life at a random place, so that a handle of an
+// earlier life is not by accident one of this one.
+func randomHandle() uint64 {
+	var b [8]byte
+	rand.Read(b[:]) // never fails (crypto/rand)
+	return binary.BigEndian.Uint64(b[:]) >> 2
+}

@@ -1,0 +1,295 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+)
+
+const (
+	// helloTimeout bounds the first exchange with the front; systemd may be starting it.
+	helloTimeout = 20 * time.Second
+	// maxRequests bounds the requests of the front that are under way at once.
+	maxRequests = 64
+)
+
+// link is the connection to the front, one at a time. Its mutex orders what is sent: a job's
+// record is always sent as it is at that moment, so a later message is never an older truth.
+type link struct {
+	mu    sync.Mutex
+	conn  *wire.Conn      // nil: the front is not there
+	shown map[string]bool // jobs whose descriptors this connection has had
+	gaps  []wire.Gap      // what the front could not enforce about itself
+}
+
+// keepLinked holds a connection to the front for as long as there is something to say to it: a
+// client, or a record that has not been acknowledged.
+func (l *Launcher) keepLinked(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.wanted:
+		}
+		for attempt := 0; l.needsFront() && ctx.Err() == nil; attempt++ {
+			err := l.linkOnce(ctx)
+			if l.cfg.stdio() {
+				return err // its front is a child that is not started twice
+			}
+			if err != nil && ctx.Err() == nil {
+				l.log.Warn("front lost", "why", err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(min(time.Duration(attempt)*100*time.Millisecond, 2*time.Second)):
+			}
+		}
+	}
+}
+
+// want wakes keepLinked.
+func (l *Launcher) want() {
+	select {
+	case l.wanted <- struct{}{}:
+	default:
+	}
+}
+
+func (l *Launcher) linked() bool {
+	l.link.mu.Lock()
+	defer l.link.mu.Unlock()
+	return l.link.conn != nil
+}
+
+func (l *Launcher) needsFront() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.clients)+len(l.jobs) > 0
+}
+
+// linkOnce dials the front, tells it all that is known, and serves it until one side ends.
+func (l *Launcher) linkOnce(ctx context.Context) error {
+	uc, err := l.cfg.dialFront(ctx)
+	if err != nil {
+		return err
+	}
+	conn := wire.NewLauncher(uc)
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+
+	gaps, err := l.greet(uc, conn)
+	if err != nil {
+		return err
+	}
+	defer l.drop(conn)
+	if err := l.bring(conn, gaps); err != nil {
+		return err
+	}
+	err = l.serveFront(ctx, conn)
+	if errors.Is(err, io.EOF) || ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (l *Launcher) greet(uc *net.UnixConn, conn *wire.Conn) ([]wire.Gap, error) {
+	if err := uc.SetReadDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return nil, err
+	}
+	hello := wire.Hello{Version: wire.Version, Instance: l.instance, Gaps: l.machineGaps()}
+	if err := conn.Send(wire.Message{Hello: &hello}); err != nil {
+		return nil, err
+	}
+	m, _, err := conn.Receive()
+	if err != nil {
+		return nil, fmt.Errorf("cannot greet the front: %w", err)
+	}
+	if m.Hello == nil || m.Hello.Version != wire.Version {
+		return nil, fmt.Errorf("the front does not speak version %d of the protocol: restart both units", wire.Version)
+	}
+	return m.Hello.Gaps, uc.SetReadDeadline(time.Time{})
+}
+
+// bring sends every record and every client, then lets events through. Clients that were there
+// before belong to the front that is gone: they were disconnected by drop.
+func (l *Launcher) bring(conn *wire.Conn, gaps []wire.Gap) error {
+	l.link.mu.Lock()
+	defer l.link.mu.Unlock()
+	l.link.conn, l.link.shown, l.link.gaps = conn, map[string]bool{}, gaps
+	l.mu.Lock()
+	var jobs []*job
+	for _, j := range l.jobs {
+		jobs = append(jobs, j)
+	}
+	var clients []*client
+	for _, c := range l.clients {
+		clients = append(clients, c)
+	}
+	l.mu.Unlock()
+	for _, j := range jobs {
+		if err := l.showLocked(j); err != nil {
+			return err
+		}
+	}
+	if err := conn.Send(wire.Message{Synced: &wire.Synced{}}); err != nil {
+		return err
+	}
+	for _, c := range clients {
+		if err := l.introduceLocked(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drop forgets a connection that has ended, and with it the handles that it knew: the front
+// held the sessions, and a caller that reconnects gets a new one.
+func (l *Launcher) drop(conn *wire.Conn) {
+	l.link.mu.Lock()
+	if l.link.conn == conn {
+		l.link.conn, l.link.shown = nil, nil
+	}
+	l.mu.Lock()
+	var handles []uint64
+	for h, c := range l.clients {
+		if c.introduced {
+			handles = append(handles, h)
+		}
+	}
+	l.mu.Unlock()
+	l.link.mu.Unlock()
+	for _, h := range handles {
+		l.disconnect(h)
+	}
+}
+
+// serveFront answers requests until the connection ends.
+func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
+	slots := make(chan struct{}, maxRequests)
+	var requests sync.WaitGroup
+	defer requests.Wait()
+	for {
+		m, _, err := conn.Receive()
+		if err != nil {
+			return err
+		}
+		if m.Ack != nil {
+			l.acknowledge(m.Ack.Job)
+			continue
+		}
+		if m.Leave != nil {
+			l.disconnect(m.Leave.Handle)
+			continue
+		}
+		answer, err := l.request(ctx, m)
+		if err != nil {
+			return err
+		}
+		slots <- struct{}{}
+		requests.Go(func() {
+			defer func() { <-slots }()
+			reply := answer()
+			if err := conn.Send(wire.Message{Reply: &reply}); err != nil {
+				l.log.Warn("cannot answer the front", "why", err)
+				conn.Close()
+			}
+		})
+	}
+}
+
+// request picks what answers a message. Only these kinds may come from the front.
+func (l *Launcher) request(ctx context.Context, m wire.Message) (func() wire.Reply, error) {
+	switch {
+	case m.Start != nil:
+		return func() wire.Reply { return wire.Reply{Seq: m.Start.Seq, Refused: l.start(ctx, *m.Start)} }, nil
+	case m.Cancel != nil:
+		return func() wire.Reply { return wire.Reply{Seq: m.Cancel.Seq, Refused: l.cancel(*m.Cancel)} }, nil
+	case m.Preview != nil:
+		return func() wire.Reply {
+			p, refused := l.preview(ctx, *m.Preview)
+			return wire.Reply{Seq: m.Preview.Seq, Preview: p, Refused: refused}
+		}, nil
+	case m.Ask != nil:
+		return func() wire.Reply {
+			c, refused := l.capabilities(ctx, *m.Ask)
+			return wire.Reply{Seq: m.Ask.Seq, Capabilities: c, Refused: refused}
+		}, nil
+	}
+	return nil, errors.New("the front sent a message that only the launcher sends")
+}
+
+// send tells the front something, if it is there. Whatever matters is in a record that is sent
+// again when it comes back.
+func (l *Launcher) send(m wire.Message, files ...*os.File) {
+	l.link.mu.Lock()
+	defer l.link.mu.Unlock()
+	if l.link.conn == nil {
+		return
+	}
+	if err := l.link.conn.Send(m, files...); err != nil {
+		l.log.Warn("cannot tell the front", "why", err)
+		l.link.conn.Close() // serveFront ends and drops it
+	}
+}
+
+// introduce hands a client to the front, waking it first if need be.
+func (l *Launcher) introduce(c *client) {
+	l.link.mu.Lock()
+	defer l.link.mu.Unlock()
+	if l.link.conn == nil || c.introduced {
+		l.want()
+		return
+	}
+	if err := l.introduceLocked(c); err != nil {
+		l.log.Warn("cannot tell the front", "why", err)
+		l.link.conn.Close()
+	}
+}
+
+// introduceLocked needs link.mu.
+func (l *Launcher) introduceLocked(c *client) error {
+	c.introduced = true
+	return l.link.conn.Send(wire.Message{Client: &c.Client}, c.files...)
+}
+
+// show sends a job's record as it is now.
+func (l *Launcher) show(j *job) {
+	l.link.mu.Lock()
+	defer l.link.mu.Unlock()
+	if l.link.conn == nil {
+		l.want()
+		return
+	}
+	if err := l.showLocked(j); err != nil {
+		l.log.Warn("cannot tell the front", "why", err)
+		l.link.conn.Close()
+	}
+}
+
+// showLocked needs link.mu. The first record of a connection that has outputs to show brings
+// their descriptors.
+func (l *Launcher) showLocked(j *job) error {
+	record := j.snapshot()
+	if record.State == wire.Queued || l.link.shown[record.ID] {
+		return l.link.conn.Send(wire.Message{Job: &record})
+	}
+	names, files := l.records.open(record.ID)
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	record.Files = names
+	if err := l.link.conn.Send(wire.Message{Job: &record}, files...); err != nil {
+		return err
+	}
+	l.link.shown[record.ID] = true
+	return nil
+}

@@ -1,0 +1,322 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/policy"
+	"github.com/secmcpd/secmcpd/runners"
+)
+
+// The path of one scan, from the front's request to the end of the box. Each step can refuse,
+// and each refusal is audited:
+//
+//	start     caller → decode and validate → audit asked → precheck → record, durable
+//	run       resolve → decide → audit decided → gate → decide again → launch → audit done
+//	launch    scanner → command → box → scope → audit launched → sandbox.Run
+//
+// start answers the front; run goes on in a goroutine of the job's own.
+
+// start accepts a scan or says why not. nil: accepted, the rest is told by the job's record.
+func (l *Launcher) start(ctx context.Context, m wire.Start) *wire.Refusal {
+	caller, ok := l.caller(m.Handle)
+	if !ok {
+		return gone()
+	}
+	call, refused := decodeCall(m.Value)
+	if refused != nil {
+		return refused
+	}
+	plan := call.Plan()
+	j := &job{caller: caller, call: call, plan: plan, request: asked(plan, call.Tool),
+		record: wire.Job{ID: m.Job, UID: caller.UID, Tool: call.Tool, State: wire.Queued}}
+	if refused := l.enlist(j); refused != nil {
+		return refused
+	}
+	if refused := l.accepted(j); refused != nil {
+		l.strike(j)
+		return refused
+	}
+	l.mu.Lock()
+	if l.ending {
+		l.mu.Unlock()
+		l.strike(j)
+		return stopping()
+	}
+	l.running.Add(1)
+	l.mu.Unlock()
+	ctx, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	j.mu.Lock()
+	j.end = end
+	j.mu.Unlock()
+	go func() {
+		defer l.running.Done()
+		defer end(nil)
+		l.finish(j, l.run(ctx, j))
+	}()
+	return nil
+}
+
+// decodeCall reads the runner's value as the front encoded it and applies the runner's own
+// rules again: the front is not trusted to have done so.
+func decodeCall(value []byte) (runners.Call, *wire.Refusal) {
+	var call runners.Call
+	if err := wire.Decode(value, wire.MaxValue, &call); err != nil {
+		return call, &wire.Refusal{Code: "bad_value", Reason: "the value is not in the runner's form"}
+	}
+	if faults := runners.Validate(call); len(faults) > 0 {
+		f := faults[0]
+		return call, &wire.Refusal{Code: f.Code, Field: f.Field, Got: f.Got, Allowed: firstOf(f.Allowed, wire.MaxList), Hint: f.Hint}
+	}
+	return call, nil
+}
+
+// enlist reserves the id and a place. A job's id is used once, whatever the front says.
+func (l *Launcher) enlist(j *job) *wire.Refusal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.jobs[j.record.ID] != nil {
+		return &wire.Refusal{Code: "job_exists", Field: "job", Reason: "this job's id is in use"}
+	}
+	if len(l.jobs) >= maxRecords {
+		return &wire.Refusal{Code: "busy", Reason: fmt.Sprintf("%d jobs are kept already", len(l.jobs)),
+			Hint: "wait for running scans to end", Retryable: true}
+	}
+	l.jobs[j.record.ID] = j
+	return nil
+}
+
+// strike takes back what enlist did.
+func (l *Launcher) strike(j *job) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.jobs, j.record.ID)
+}
+
+// accepted audits, prechecks and records a job. Nothing has been sent anywhere when it refuses.
+func (l *Launcher) accepted(j *job) *wire.Refusal {
+	if err := l.audit.Append(j.entry(observability.Asked)); err != nil {
+		l.log.Error("cannot write the audit log: scans are refused", "why", err)
+		return &wire.Refusal{Code: "audit_unavailable", Reason: "the audit log cannot be written, so nothing is launched",
+			Hint: "the operator finds the cause with `secmcpd doctor` (a full disk, most often)", Retryable: true}
+	}
+	if v := policy.Precheck(l.judged(), onPolicy(j.caller), j.request, time.Now()); v.Outcome != policy.Allow {
+		l.note(j.denied(v))
+		return refusal(v)
+	}
+	if missing := l.missing(); len(missing) > 0 {
+		r := unenforced(missing)
+		l.note(j.refusedBy(r))
+		return r
+	}
+	if err := l.records.create(j.record); err != nil {
+		l.log.Error("cannot keep a record", "job", j.record.ID, "why", err)
+		r := &wire.Refusal{Code: "disk_full", Reason: "the launcher cannot keep a record of the job, so it is not started",
+			Hint: "the operator frees space in the launcher's state directory", Retryable: true}
+		l.note(j.refusedBy(r))
+		return r
+	}
+	return nil
+}
+
+// run takes an accepted job to its end and says how it ended.
+func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
+	if ask := names(j.request); len(ask) > 0 {
+		if refused := l.resolved(ctx, j, ask); refused != nil {
+			return denied(refused)
+		}
+	}
+	if refused := l.decide(j); refused != nil {
+		return denied(refused)
+	}
+	slot, leave, err := l.gate.Enter(ctx, j.caller.UID)
+	if err != nil {
+		return l.notEntered(ctx, err)
+	}
+	defer leave()
+	// The queue may have been long: the engagement is read and the clock asked once more.
+	if refused := l.decide(j); refused != nil {
+		return denied(refused)
+	}
+	return l.launch(ctx, j, slot)
+}
+
+// resolved asks for the names of a job once and pins their answers.
+func (l *Launcher) resolved(ctx context.Context, j *job, ask []string) *wire.Refusal {
+	if !l.asking.allow(j.caller.UID, len(ask)) {
+		return l.noted(j, &wire.Refusal{Code: "rate_too_high", Field: "targets", Reason: "too many names in a short time",
+			Hint: "wait a minute, or give addresses", Retryable: true})
+	}
+	a, err := l.resolve(ctx, ask, j.plan.IPv6)
+	if err != nil {
+		l.log.Error("cannot resolve names", "job", j.record.ID, "why", err)
+		return l.noted(j, &wire.Refusal{Code: "name_unresolved", Field: "targets", Reason: "names cannot be resolved here: " + err.Error(),
+			Hint: "give addresses; the operator sees the cause with `secmcpd doctor`", Retryable: true})
+	}
+	pinned, refused := pin(j.request, a)
+	if refused != nil {
+		return l.noted(j, refused)
+	}
+	j.request = pinned
+	return nil
+}
+
+// decide takes the verdict on a job as of now and keeps it in its record.
+func (l *Launcher) decide(j *job) *wire.Refusal {
+	v := policy.Decide(l.judged(), onPolicy(j.caller), j.request, time.Now())
+	if v.Outcome == policy.Allow {
+		// One job is under one engagement, from its first verdict on.
+		j.request.Engagement = v.Engagement
+	}
+	j.mu.Lock()
+	again := j.record.Verdict.Outcome != ""
+	j.record.Verdict = onWire(v)
+	j.verdict = v
+	j.mu.Unlock()
+	if v.Outcome != policy.Allow {
+		l.note(j.denied(v))
+		return refusal(v)
+	}
+	if again {
+		return nil // audited when it was first decided; a change would be a denial
+	}
+	if err := l.audit.Append(j.entry(observability.Decided)); err != nil {
+		return &wire.Refusal{Code: "audit_unavailable", Reason: "the audit log cannot be written, so nothing is launched", Retryable: true}
+	}
+	return nil
+}
+
+func (l *Launcher) notEntered(ctx context.Context, err error) wire.Outcome {
+	if cause := context.Cause(ctx); cause != nil {
+		return wire.Outcome{Reason: endedBy(cause)}
+	}
+	if errors.Is(err, policy.ErrQueueFull) {
+		return denied(&wire.Refusal{Code: "busy", Reason: "the queue of waiting scans is full", Hint: "wait for running scans to end", Retryable: true})
+	}
+	return wire.Outcome{Reason: wire.Launch, Stage: "gate", Detail: err.Error()}
+}
+
+// endedBy says which of our own causes ended a job.
+func endedBy(cause error) string {
+	for _, known := range []error{errWithdrawn, errShutdown} {
+		if errors.Is(cause, known) {
+			return known.Error()
+		}
+	}
+	return wire.Cancelled
+}
+
+// finish makes the end of a job durable, then tells it: audit first, then the record, then the
+// front.
+func (l *Launcher) finish(j *job, o wire.Outcome) {
+	o.Ended = time.Now()
+	j.mu.Lock()
+	j.record.State, j.record.Outcome = wire.Ended, &o
+	record := j.record
+	j.mu.Unlock()
+	l.note(j.entry(observability.Done))
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := l.records.write(record)
+		if err == nil || l.isEnding() {
+			break
+		}
+		// A full disk. The record in memory is told all the same; on disk the job still says
+		// `running`, which a crash now would turn into `interrupted`: no result is invented.
+		l.log.Error("cannot keep a record; trying again", "job", record.ID, "why", err)
+		l.show(j)
+		time.Sleep(wait)
+		if !l.knows(record.ID) {
+			return // acknowledged meanwhile
+		}
+	}
+	l.show(j)
+}
+
+// acknowledge forgets a job that has ended and that the front has committed. One that has not
+// ended is not forgotten, whatever the front says.
+func (l *Launcher) acknowledge(id string) {
+	l.mu.Lock()
+	j := l.jobs[id]
+	ended := j != nil && j.snapshot().State == wire.Ended
+	if ended {
+		delete(l.jobs, id)
+	}
+	l.mu.Unlock()
+	if !ended {
+		return
+	}
+	if err := l.records.remove(id); err != nil {
+		l.log.Error("cannot remove a record", "job", id, "why", err)
+	}
+}
+
+// cancel ends a job for its caller. Another uid's job is said not to exist.
+func (l *Launcher) cancel(m wire.Cancel) *wire.Refusal {
+	caller, ok := l.caller(m.Handle)
+	if !ok {
+		return gone()
+	}
+	l.mu.Lock()
+	j := l.jobs[m.Job]
+	l.mu.Unlock()
+	if j == nil || j.record.UID != caller.UID {
+		return &wire.Refusal{Code: "no_such_job", Field: "job_id", Got: m.Job, Reason: "no job of yours with this id is under way"}
+	}
+	j.stop(errCancelled)
+	return nil
+}
+
+// stop ends a job with a cause; the first cause stands.
+func (j *job) stop(cause error) {
+	j.mu.Lock()
+	end := j.end
+	j.mu.Unlock()
+	if end != nil {
+		end(cause)
+	}
+}
+
+// rejudge ends the running jobs that the policy as it now is would not allow: an engagement
+// was narrowed, removed or suspended, its hours or its term are over.
+func (l *Launcher) rejudge() {
+	p := l.judged()
+	now := time.Now()
+	for _, j := range l.all() {
+		if r := j.snapshot(); r.State == wire.Ended || r.Verdict.Outcome == "" {
+			continue
+		}
+		was := j.decided()
+		v := policy.Rejudge(p, onPolicy(j.caller), j.request, was.Engagement, now)
+		if v.Outcome != policy.Allow || !covers(v.Addresses(), was.Addresses()) {
+			l.note(j.denied(v))
+			j.stop(errWithdrawn)
+		}
+	}
+}
+
+// covers reports whether every prefix of part lies in one of whole. Both are the shortest lists
+// for their addresses, so a prefix that is covered is covered by one.
+func covers(whole, part []netip.Prefix) bool {
+	for _, p := range part {
+		if !slices.ContainsFunc(whole, func(w netip.Prefix) bool { return w.Bits() <= p.Bits() && w.Contains(p.Addr()) }) {
+			return false
+		}
+	}
+	return true
+}
+
+func denied(r *wire.Refusal) wire.Outcome { return wire.Outcome{Reason: wire.Refused, Refused: r} }
+
+func gone() *wire.Refusal {
+	return &wire.Refusal{Code: "caller_gone", Reason: "the connection behind this request is closed", Hint: "connect again", Retryable: true}
+}
+
+func stopping() *wire.Refusal {
+	return &wire.Refusal{Code: "stopping", Reason: "the launcher is being stopped", Hint: "ask again in a few seconds", Retryable: true}
+}

@@ -1,0 +1,133 @@
+package launcher
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners"
+)
+
+// scanner is a scanner's executable as it was found: the descriptor that was hashed is the one
+// that is executed.
+type scanner struct {
+	file    *os.File // read-only; shared by all launches, closed when the file changed
+	path    string
+	sha256  string
+	version runners.Version
+	said    string // its version as text
+	stamp   string // identity of the file: a change means a new scanner
+}
+
+// scanners remembers what was found. Looking again costs one stat unless the file changed.
+type scanners struct {
+	mu    sync.Mutex
+	paths map[string]string // scanner's name to path, from the configuration
+	found map[string]*scanner
+	// version runs the executable in a box without network and returns the first bytes that
+	// it wrote.
+	version func(ctx context.Context, name string, exe *os.File) ([]byte, error)
+}
+
+// maxScanner bounds the executable that is hashed, in bytes.
+const maxScanner = 256 << 20
+
+// get finds a scanner. The error is fit for a caller: it names the path and what to do.
+func (s *scanners) get(ctx context.Context, name string) (*scanner, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path := s.paths[name]
+	if path == "" {
+		return nil, fmt.Errorf("no path is configured for %s", name)
+	}
+	file, stamp, err := openScanner(path)
+	if err != nil {
+		return nil, err
+	}
+	if old := s.found[name]; old != nil && old.stamp == stamp {
+		file.Close()
+		return old, nil
+	}
+	found, err := s.examine(ctx, name, path, stamp, file)
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	// An older one may still be starting somewhere: its descriptor is closed by the garbage
+	// collector, not here.
+	s.found[name] = found
+	return found, nil
+}
+
+func openScanner(path string) (*os.File, string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, "", fmt.Errorf("cannot find the scanner %s: %w (install it, or set its path)", path, errors.Unwrap(err))
+	}
+	file, err := os.OpenFile(real, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, "", fmt.Errorf("cannot open the scanner: %w", err)
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	if err == nil && info.Mode().Perm()&0o111 == 0 {
+		err = errors.New("not executable")
+	}
+	if err == nil {
+		err = trustedInfo(real, info)
+	}
+	if err != nil {
+		file.Close()
+		return nil, "", fmt.Errorf("cannot use the scanner %s: %w", real, err)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	return file, fmt.Sprintf("%d:%d %d %d %d", st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()), nil
+}
+
+func (s *scanners) examine(ctx context.Context, name, path, stamp string, file *os.File) (*scanner, error) {
+	h := sha256.New()
+	n, err := io.Copy(h, io.NewSectionReader(file, 0, maxScanner+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot hash the scanner %s: %w", path, err)
+	}
+	if n > maxScanner {
+		return nil, fmt.Errorf("cannot use the scanner %s: larger than %d bytes", path, maxScanner)
+	}
+	out, err := s.version(ctx, name, file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask the scanner %s for its version: %w", path, err)
+	}
+	v, err := runners.ParseVersion(name, out)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the scanner %s: %w", path, err)
+	}
+	return &scanner{file: file, path: path, sha256: hex.EncodeToString(h.Sum(nil)), version: v, said: v.String(), stamp: stamp}, nil
+}
+
+func (s *scanner) onWire(tool string) wire.Scanner {
+	return wire.Scanner{Tool: tool, Path: s.path, Version: s.said, SHA256: s.sha256}
+}
+
+// CheckScanner says why the launcher would not use the executable at path.
+func CheckScanner(path string) error {
+	if path == "" {
+		return errors.New("no path is configured")
+	}
+	file, _, err := openScanner(path)
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}
