@@ -23,17 +23,24 @@ var (
 
 // job is one requested scan, from acceptance until the front has acknowledged its end.
 type job struct {
-	caller  wire.Client // as it was when the scan was asked for
-	call    runners.Call
-	plan    runners.Plan
-	request policy.Request // what is judged, again and again; names get their answers once
+	caller wire.Client // as it was when the scan was asked for
+	call   runners.Call
+	plan   runners.Plan
 
 	mu      sync.Mutex
+	request policy.Request // what is judged, again and again; names get their answers once
 	record  wire.Job
 	verdict policy.Verdict // the last one
 	argv    []string       // from the launch on
 	limits  *observability.Limits
 	end     context.CancelCauseFunc
+}
+
+// asks is what is judged.
+func (j *job) asks() policy.Request {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.request
 }
 
 func (j *job) decided() policy.Verdict {

@@ -107,6 +107,7 @@ type Launcher struct {
 	wanted   chan struct{} // a front is needed
 	stop     func()        // ends serve
 	link     link
+	deciding sync.Mutex    // one verdict at a time
 	small    chan struct{} // one of our own small boxes at a time
 	smallSeq uint64        // guarded by small
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
@@ -106,7 +107,7 @@ func (l *Launcher) accepted(j *job) *wire.Refusal {
 		return &wire.Refusal{Code: "audit_unavailable", Reason: "the audit log cannot be written, so nothing is launched",
 			Hint: "the operator finds the cause with `secmcpd doctor` (a full disk, most often)", Retryable: true}
 	}
-	if v := policy.Precheck(l.judged(), onPolicy(j.caller), j.request, time.Now()); v.Outcome != policy.Allow {
+	if v := policy.Precheck(l.judged(), onPolicy(j.caller), j.asks(), time.Now()); v.Outcome != policy.Allow {
 		l.note(j.denied(v))
 		return refusal(v)
 	}
@@ -127,7 +128,7 @@ func (l *Launcher) accepted(j *job) *wire.Refusal {
 
 // run takes an accepted job to its end and says how it ended.
 func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
-	if ask := names(j.request); len(ask) > 0 {
+	if ask := names(j.asks()); len(ask) > 0 {
 		if refused := l.resolved(ctx, j, ask); refused != nil {
 			return denied(refused)
 		}
@@ -159,30 +160,36 @@ func (l *Launcher) resolved(ctx context.Context, j *job, ask []string) *wire.Ref
 		return l.noted(j, &wire.Refusal{Code: "name_unresolved", Field: "targets", Reason: "names cannot be resolved here: " + err.Error(),
 			Hint: "give addresses; the operator sees the cause with `secmcpd doctor`", Retryable: true})
 	}
-	pinned, refused := pin(j.request, a)
+	pinned, refused := pin(j.asks(), a)
 	if refused != nil {
 		return l.noted(j, refused)
 	}
+	j.mu.Lock()
 	j.request = pinned
+	j.mu.Unlock()
 	return nil
 }
 
 // decide takes the verdict on a job as of now and keeps it in its record.
 func (l *Launcher) decide(j *job) *wire.Refusal {
-	v := policy.Decide(l.judged(), onPolicy(j.caller), j.request, time.Now())
-	if v.Outcome == policy.Allow {
-		// One job is under one engagement, from its first verdict on.
-		j.request.Engagement = v.Engagement
-	}
-	j.mu.Lock()
-	again := j.record.Verdict.Outcome != ""
-	j.record.Verdict = onWire(v)
-	j.verdict = v
-	j.mu.Unlock()
+	// One at a time: of two jobs that would be the last one of their engagement, one is.
+	l.deciding.Lock()
+	defer l.deciding.Unlock()
+	v := policy.Decide(l.judged(), onPolicy(j.caller), j.asks(), time.Now())
 	if v.Outcome != policy.Allow {
 		l.note(j.denied(v))
 		return refusal(v)
 	}
+	again := j.decided().Outcome == policy.Allow
+	if refused := l.crowded(j, v); refused != nil && !again {
+		return l.noted(j, refused)
+	}
+	j.mu.Lock()
+	// One job is under one engagement, from its first verdict on.
+	j.request.Engagement = v.Engagement
+	j.record.Verdict = onWire(v)
+	j.verdict = v
+	j.mu.Unlock()
 	if again {
 		return nil // audited when it was first decided; a change would be a denial
 	}
@@ -190,6 +197,25 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 		return &wire.Refusal{Code: "audit_unavailable", Reason: "the audit log cannot be written, so nothing is launched", Retryable: true}
 	}
 	return nil
+}
+
+// crowded refuses a job beyond those that its engagement has at once. Those that were allowed
+// before it count, whether they run or wait.
+func (l *Launcher) crowded(j *job, v policy.Verdict) *wire.Refusal {
+	if v.Limits.Jobs == 0 {
+		return nil
+	}
+	others := 0
+	for _, o := range l.all() {
+		if r := o.snapshot(); o != j && r.State != wire.Ended && r.Verdict.Engagement == v.Engagement && r.Verdict.Outcome == string(policy.Allow) {
+			others++
+		}
+	}
+	if others < v.Limits.Jobs {
+		return nil
+	}
+	return &wire.Refusal{Code: "too_many_jobs", Got: strconv.Itoa(others + 1), Allowed: []string{strconv.Itoa(v.Limits.Jobs)}, Rule: v.Engagement + ": limits.jobs",
+		Reason: "the engagement allows no more scans at once", Hint: "wait for one to end, or cancel one", Retryable: true}
 }
 
 func (l *Launcher) notEntered(ctx context.Context, err error) wire.Outcome {
@@ -292,7 +318,7 @@ func (l *Launcher) rejudge() {
 			continue
 		}
 		was := j.decided()
-		v := policy.Rejudge(p, onPolicy(j.caller), j.request, was.Engagement, now)
+		v := policy.Rejudge(p, onPolicy(j.caller), j.asks(), was.Engagement, now)
 		if v.Outcome != policy.Allow || !covers(v.Addresses(), was.Addresses()) {
 			l.note(j.denied(v))
 			j.stop(errWithdrawn)

@@ -1,0 +1,292 @@
+package launcher
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners"
+	"github.com/secmcpd/secmcpd/sandbox"
+)
+
+// The tests run a whole launcher, with real boxes, in a network namespace and a cgroup of their
+// own; the test is its front, and not always an honest one.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "box-init" {
+		sandbox.Init()
+	}
+	if os.Getenv("LAUNCHER_TEST") != "" {
+		os.Exit(m.Run())
+	}
+	group, err := ownCgroup()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "launcher: these tests need root and cgroup v2:", err)
+		os.Exit(1)
+	}
+	dir, err := os.Open(group)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), "LAUNCHER_TEST=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	err = cmd.Run()
+	left := removeTree(group)
+	if err != nil || left != nil {
+		fmt.Fprintln(os.Stderr, err, left)
+		os.Exit(1)
+	}
+}
+
+func ownCgroup() (string, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		before, after, _ := strings.Cut(line, " - ")
+		if f := strings.Fields(before); len(f) > 4 && strings.HasPrefix(after, "cgroup2 ") {
+			own := filepath.Join(f[4], "secmcpd-launcher-test-"+strconv.Itoa(os.Getpid()))
+			return own, os.Mkdir(own, 0o755)
+		}
+	}
+	return "", fmt.Errorf("cgroup v2 is not mounted")
+}
+
+// removeTree fails when a process is left in it.
+func removeTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Remove(dir)
+}
+
+const engagement = `name: lab
+description: the lab
+callers: {users: [0]}
+targets: [10.77.0.0/16, {name: .lab.internal, within: [10.77.0.0/16]}]
+exclude: [10.77.0.13]
+tools: {nmap_scan: {profiles: ["*"]}}
+`
+
+// house is a launcher with the test as its front.
+type house struct {
+	t      *testing.T
+	cfg    Config
+	front  *net.UnixListener
+	stop   func()
+	ended  chan error
+	conn   *wire.Conn // the front's end
+	raw    *net.UnixConn
+	events chan event
+	seq    uint64
+}
+
+type event struct {
+	m     wire.Message
+	files []*os.File
+	err   error
+}
+
+func newHouse(t *testing.T) *house {
+	t.Helper()
+	// Not t.TempDir: the name of a test would make the sockets' paths too long.
+	dir, err := os.MkdirTemp("", "launcher")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	engagements := filepath.Join(dir, "engagements.d")
+	if err := os.Mkdir(engagements, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h := &house{t: t, cfg: Config{StateDir: filepath.Join(dir, "state"), AuditDir: filepath.Join(dir, "audit"), EngagementsDir: engagements,
+		FrontSocket: filepath.Join(dir, "front.sock"), FrontUID: 65401, Slots: 2, Queue: 8, FirstSlotUID: 66000,
+		SlotsV4: netip.MustParsePrefix("10.254.200.0/22"), SlotsV6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"),
+		Scanners: map[string]string{"nmap": "/usr/bin/nmap"},
+		Accept:   []string{sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU},
+		Limits:   Limits{Memory: 256 << 20, Pids: 32, CPUPercent: 100, CPUTime: time.Minute, Output: 8 << 20, Tmp: 1 << 20, OpenFiles: 256},
+		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}}}
+	h.engage("lab", engagement)
+	if h.front, err = net.ListenUnix("unixpacket", &net.UnixAddr{Name: h.cfg.FrontSocket, Net: "unixpacket"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.front.Close() })
+	return h
+}
+
+func (h *house) engage(name, text string) {
+	h.t.Helper()
+	if err := os.WriteFile(filepath.Join(h.cfg.EngagementsDir, name+".yaml"), []byte(text), 0o644); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// open starts the launcher. Its clients connect to mcp.sock.
+func (h *house) open() {
+	h.t.Helper()
+	path := filepath.Join(filepath.Dir(h.cfg.FrontSocket), fmt.Sprintf("mcp%d.sock", time.Now().UnixNano()))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.cfg.Listener = l
+	ctx, stop := context.WithCancel(context.Background())
+	h.stop, h.ended = stop, make(chan error, 1)
+	go func() { h.ended <- Serve(ctx, h.cfg) }()
+	h.t.Cleanup(func() { h.close(); l.Close() })
+}
+
+func (h *house) close() {
+	if h.stop == nil {
+		return
+	}
+	h.stop()
+	h.stop = nil
+	select {
+	case err := <-h.ended:
+		if err != nil {
+			h.t.Errorf("the launcher ended: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		h.t.Fatal("the launcher does not end")
+	}
+}
+
+// link accepts the launcher's connection and greets it.
+func (h *house) link() {
+	h.t.Helper()
+	if err := h.front.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		h.t.Fatal(err)
+	}
+	raw, err := h.front.AcceptUnix()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.raw, h.conn, h.events = raw, wire.NewFront(raw), make(chan event, 256)
+	if err := h.conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version}}); err != nil {
+		h.t.Fatal(err)
+	}
+	go func(conn *wire.Conn, events chan event) {
+		for {
+			m, files, err := conn.Receive()
+			events <- event{m, files, err}
+			if err != nil {
+				return
+			}
+		}
+	}(h.conn, h.events)
+	if e := h.next(); e.m.Hello == nil {
+		h.t.Fatalf("the launcher began with %+v, %v", e.m, e.err)
+	}
+}
+
+func (h *house) next() event {
+	h.t.Helper()
+	select {
+	case e := <-h.events:
+		return e
+	case <-time.After(30 * time.Second):
+		h.t.Fatal("the launcher says nothing")
+		panic("unreachable")
+	}
+}
+
+// until skips events until one fits.
+func (h *house) until(fits func(wire.Message) bool) event {
+	h.t.Helper()
+	for {
+		e := h.next()
+		if e.err != nil {
+			h.t.Fatalf("the launcher hung up: %v", e.err)
+		}
+		if fits(e.m) {
+			return e
+		}
+	}
+}
+
+// client connects as this test's own user and returns its handle.
+func (h *house) client() (uint64, *net.UnixConn) {
+	h.t.Helper()
+	c, err := net.DialUnix("unix", nil, h.cfg.Listener.Addr().(*net.UnixAddr))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { c.Close() })
+	if h.conn == nil {
+		h.link()
+	}
+	e := h.until(func(m wire.Message) bool { return m.Client != nil })
+	for _, f := range e.files {
+		h.t.Cleanup(func() { f.Close() })
+	}
+	return e.m.Client.Handle, c
+}
+
+// reply sends a request and waits for its answer.
+func (h *house) reply(request func(seq uint64) wire.Message) wire.Reply {
+	h.t.Helper()
+	h.seq++
+	seq := h.seq
+	if err := h.conn.Send(request(seq)); err != nil {
+		h.t.Fatal(err)
+	}
+	return *h.until(func(m wire.Message) bool { return m.Reply != nil && m.Reply.Seq == seq }).m.Reply
+}
+
+func (h *house) start(handle uint64, job string, value []byte) *wire.Refusal {
+	h.t.Helper()
+	return h.reply(func(seq uint64) wire.Message {
+		return wire.Message{Start: &wire.Start{Seq: seq, Handle: handle, Job: job, Value: value}}
+	}).Refused
+}
+
+// ended waits for the end of a job.
+func (h *house) endOf(job string) wire.Job {
+	h.t.Helper()
+	return *h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.ID == job && m.Job.State == wire.Ended }).m.Job
+}
+
+// value is a call as an honest front encodes it.
+func value(t *testing.T, arguments string) []byte {
+	t.Helper()
+	call, faults := runners.Read("nmap_scan", []byte(arguments))
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	b, err := wire.Encode(&call, wire.MaxValue)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func unixDial(h *house) (*net.UnixConn, error) {
+	return net.DialUnix("unix", nil, h.cfg.Listener.Addr().(*net.UnixAddr))
+}
