@@ -1,0 +1,426 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"golang.org/x/sys/unix"
+)
+
+// FrontUID is the user of the front. No user of that number has to exist.
+const FrontUID = 65401
+
+// Role is one of the two processes of the daemon.
+type Role string
+
+const (
+	Front    Role = "serve"
+	Launcher Role = "launcher"
+)
+
+// Daemon is secmcpd, started as systemd starts it: sockets first, then two roles of numeric
+// ids, each in its surroundings.
+type Daemon struct {
+	Dir    string // everything of it: sockets, configuration, state
+	Config string // path of secmcpd.yaml
+	binary string
+	cgroup string
+	limits []string // layers that the cgroup of this machine cannot give
+
+	mu      sync.Mutex
+	sockets map[Role]*os.File
+	roles   map[Role]*role
+	restart bool
+	ending  bool
+	running sync.WaitGroup
+}
+
+type role struct {
+	cmd    *exec.Cmd
+	log    *tailLog
+	exited chan struct{}
+}
+
+// Engagement is what the daemon's callers may do unless a test says otherwise.
+const Engagement = `name: lab
+description: Everything in the lab but one host.
+callers: {users: [0, 65402]}
+targets:
+  - 10.77.0.0/16
+  - fd77::/64
+  - {name: .lab.internal, within: [10.77.0.0/16, fd77::/64]}
+exclude: [10.77.0.13]
+tools: {nmap_scan: {profiles: ["*"]}}
+intrusive: allow
+`
+
+// Options of Start. The zero value is a daemon with Engagement, restarting what dies.
+type Options struct {
+	Settings    string            // more of secmcpd.yaml
+	Engagements map[string]string // by name; nil: Engagement as "lab"
+	NoRestart   bool              // leave dead what dies
+	AcceptNone  bool              // accept no missing layer
+}
+
+// Start starts the daemon of a binary and waits until it is ready.
+func Start(binary string, o Options) (_ *Daemon, err error) {
+	d := &Daemon{sockets: map[Role]*os.File{}, roles: map[Role]*role{}, restart: !o.NoRestart}
+	defer func() {
+		if err != nil {
+			logs := d.Log(Launcher) + d.Log(Front)
+			err = errors.Join(fmt.Errorf("cannot start the daemon: %w\n%s", err, logs), d.Stop())
+		}
+	}()
+	if d.Dir, err = os.MkdirTemp("", "secmcpd-lab"); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(d.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	// A copy, since the front's user may not be let into the directory of the original.
+	d.binary = filepath.Join(d.Dir, "secmcpd")
+	program, err := os.ReadFile(binary)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(d.binary, program, 0o755); err != nil {
+		return nil, err
+	}
+	if err := d.makeCgroup(); err != nil {
+		return nil, err
+	}
+	if err := d.configure(o); err != nil {
+		return nil, err
+	}
+	for r, s := range map[Role]struct {
+		path, network string
+		mode          os.FileMode
+	}{Launcher: {d.Socket(), "unix", 0o666}, Front: {filepath.Join(d.Dir, "front.sock"), "unixpacket", 0o600}} {
+		l, err := net.ListenUnix(s.network, &net.UnixAddr{Name: s.path, Net: s.network})
+		if err != nil {
+			return nil, err
+		}
+		l.SetUnlinkOnClose(false)
+		d.sockets[r], err = l.File()
+		if err := errors.Join(err, l.Close(), os.Chmod(s.path, s.mode)); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range []Role{Front, Launcher} {
+		if err := d.start(r); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// Socket is where agents connect.
+func (d *Daemon) Socket() string { return filepath.Join(d.Dir, "mcp.sock") }
+
+// Accepts are the layers that this machine cannot enforce, as the configuration accepts them.
+func (d *Daemon) Accepts() []string { return d.limits }
+
+// AuditDir and Engagements are where the daemon keeps them.
+func (d *Daemon) AuditDir() string    { return filepath.Join(d.Dir, "audit") }
+func (d *Daemon) Engagements() string { return filepath.Join(d.Dir, "engagements.d") }
+
+func (d *Daemon) makeCgroup() error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		before, after, _ := strings.Cut(line, " - ")
+		f := strings.Fields(before)
+		if len(f) < 5 || !strings.HasPrefix(after, "cgroup2 ") {
+			continue
+		}
+		group := filepath.Join(f[4], "secmcpd-lab-"+filepath.Base(d.Dir))
+		if err := os.Mkdir(group, 0o755); err != nil {
+			return err
+		}
+		d.cgroup = group
+		controllers, err := os.ReadFile(filepath.Join(group, "cgroup.controllers"))
+		if err != nil {
+			return err
+		}
+		for _, c := range []string{"cpu", "memory", "pids"} {
+			if !slices.Contains(strings.Fields(string(controllers)), c) {
+				d.limits = append(d.limits, "cgroup-"+c)
+			}
+		}
+		return nil
+	}
+	return errors.New("cgroup v2 is not mounted")
+}
+
+func (d *Daemon) configure(o Options) error {
+	for name, owner := range map[string]int{"state": FrontUID, "launcher": 0, "audit": 0, "engagements.d": 0} {
+		path := filepath.Join(d.Dir, name)
+		if err := errors.Join(os.Mkdir(path, 0o755), os.Chown(path, owner, owner)); err != nil {
+			return err
+		}
+	}
+	if o.Engagements == nil {
+		o.Engagements = map[string]string{"lab": Engagement}
+	}
+	for name, text := range o.Engagements {
+		if err := os.WriteFile(filepath.Join(d.Engagements(), name+".yaml"), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	accept := strings.Join(d.limits, ", ")
+	if o.AcceptNone {
+		accept = ""
+	}
+	d.Config = filepath.Join(d.Dir, "secmcpd.yaml")
+	return os.WriteFile(d.Config, fmt.Appendf(nil, "front_user: %q\nfront_socket: %s/front.sock\nstate_dir: %s/state\nlauncher_state_dir: %s/launcher\n"+
+		"audit_dir: %s/audit\nengagements_dir: %s/engagements.d\nresolvers: [%s]\naccept_unenforced: [%s]\n%s",
+		strconv.Itoa(FrontUID), d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, DNS, accept, o.Settings), 0o644)
+}
+
+// start starts a role and waits until it says READY=1.
+func (d *Daemon) start(r Role) error {
+	ready, path, err := notifySocket(d.Dir)
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	// The shell is there for LISTEN_PID alone, which must be the pid of what it executes.
+	argv := []string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}
+	attr := &syscall.SysProcAttr{Setpgid: true}
+	name := "mcp"
+	if r == Front {
+		name = "front"
+		id := strconv.Itoa(FrontUID)
+		argv = append(argv, "setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
+		attr.Cloneflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC
+	} else {
+		group, err := os.Open(d.cgroup)
+		if err != nil {
+			return err
+		}
+		defer group.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(group.Fd())
+		// A second start finds the launcher's own leaf: systemd puts it there, too.
+		if leaf, err := os.Open(filepath.Join(d.cgroup, "supervisor")); err == nil {
+			defer leaf.Close()
+			attr.CgroupFD = int(leaf.Fd())
+		}
+	}
+	argv = append(argv, d.binary, string(r), "--config", d.Config)
+	one := &role{cmd: exec.Command(argv[0], argv[1:]...), log: &tailLog{}, exited: make(chan struct{})}
+	d.mu.Lock()
+	if before := d.roles[r]; before != nil {
+		one.log = before.log
+	}
+	d.mu.Unlock()
+	one.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LISTEN_FDS=1", "LISTEN_FDNAMES=" + name, "NOTIFY_SOCKET=" + path}
+	one.cmd.Dir, one.cmd.Stderr, one.cmd.SysProcAttr = "/", one.log, attr
+	one.cmd.ExtraFiles = []*os.File{d.sockets[r]}
+	if err := one.cmd.Start(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.roles[r] = one
+	d.mu.Unlock()
+	d.running.Go(func() { d.mind(r, one) })
+	return awaitReady(ready, r, one)
+}
+
+// mind waits for the end of a role, and starts it again as Restart=always does.
+func (d *Daemon) mind(r Role, one *role) {
+	_ = one.cmd.Wait() // how it ended is in its log
+	close(one.exited)
+	d.mu.Lock()
+	again := d.restart && !d.ending
+	d.mu.Unlock()
+	if r == Launcher {
+		// What systemd does when the main process is gone (KillMode=mixed).
+		_ = os.WriteFile(filepath.Join(d.cgroup, "cgroup.kill"), []byte("1"), 0)
+	}
+	if again {
+		time.Sleep(100 * time.Millisecond) // RestartSec=
+		if err := d.start(r); err != nil {
+			fmt.Fprintln(one.log, "cannot start again:", err)
+		}
+	}
+}
+
+func notifySocket(dir string) (*net.UnixConn, string, error) {
+	path := filepath.Join(dir, fmt.Sprintf("notify%d", time.Now().UnixNano()))
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return nil, "", err
+	}
+	return c, path, os.Chmod(path, 0o666)
+}
+
+const startTimeout = 20 * time.Second
+
+func awaitReady(c *net.UnixConn, r Role, one *role) error {
+	b := make([]byte, 4096)
+	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
+		select {
+		case <-one.exited:
+			return fmt.Errorf("%s ended at its start: %s", r, one.log)
+		default:
+		}
+		if err := c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			return err
+		}
+		n, err := c.Read(b)
+		if err == nil && bytes.Contains(b[:n], []byte("READY=1")) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not ready after %s: %s", r, startTimeout, one.log)
+}
+
+// Pid is the process of a role.
+func (d *Daemon) Pid(r Role) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.roles[r] == nil {
+		return 0
+	}
+	return d.roles[r].cmd.Process.Pid
+}
+
+// Kill9 kills a role and waits until it is gone.
+func (d *Daemon) Kill9(r Role) error {
+	d.mu.Lock()
+	one := d.roles[r]
+	d.mu.Unlock()
+	if err := one.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	<-one.exited
+	return nil
+}
+
+// Log is the end of what a role wrote to standard error, in all its lives.
+func (d *Daemon) Log(r Role) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.roles[r] == nil {
+		return ""
+	}
+	return d.roles[r].log.String()
+}
+
+// Boxes are the processes in the boxes' cgroups.
+func (d *Daemon) Boxes() (pids []string, err error) {
+	groups, err := filepath.Glob(filepath.Join(d.cgroup, "box-*"))
+	for _, g := range groups {
+		b, err := os.ReadFile(filepath.Join(g, "cgroup.procs"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+			return nil, err
+		}
+		pids = append(pids, strings.Fields(string(b))...)
+	}
+	return pids, err
+}
+
+// Stop ends the daemon as systemctl stop does, and removes what was made for it. What is left
+// of it is an error.
+func (d *Daemon) Stop() error {
+	d.mu.Lock()
+	d.ending = true
+	roles := d.roles
+	d.mu.Unlock()
+	var errs []error
+	for _, r := range []Role{Launcher, Front} {
+		one := roles[r]
+		if one == nil {
+			continue
+		}
+		_ = one.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		select {
+		case <-one.exited:
+		case <-time.After(20 * time.Second):
+			errs = append(errs, fmt.Errorf("%s did not end: %s", r, one.log), one.cmd.Process.Kill())
+			<-one.exited
+		}
+	}
+	d.running.Wait()
+	for _, s := range d.sockets {
+		errs = append(errs, s.Close())
+	}
+	if d.cgroup != "" {
+		errs = append(errs, removeCgroup(d.cgroup))
+	}
+	if d.Dir != "" {
+		errs = append(errs, os.RemoveAll(d.Dir))
+	}
+	return errors.Join(errs...)
+}
+
+// removeCgroup fails when a process is left in it.
+func removeCgroup(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	// The last process may still be on its way out.
+	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := os.Remove(dir)
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// Client connects an agent through `secmcpd connect`, as a user. Close the session to end it.
+func (d *Daemon) Client(ctx context.Context, uid uint32, onProgress func(*mcp.ProgressNotificationParams)) (*mcp.ClientSession, error) {
+	cmd := exec.Command(d.binary, "connect", "--socket", d.Socket())
+	cmd.Dir, cmd.Env = "/", []string{}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	options := &mcp.ClientOptions{}
+	if onProgress != nil {
+		options.ProgressNotificationHandler = func(_ context.Context, r *mcp.ProgressNotificationClientRequest) { onProgress(r.Params) }
+	}
+	return mcp.NewClient(&mcp.Implementation{Name: "lab", Version: "1"}, options).Connect(ctx, &mcp.CommandTransport{Command: cmd}, nil)
+}
+
+// tailLog keeps the last 64 KiB.
+type tailLog struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tailLog) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, b...)
+	if over := len(t.b) - 64<<10; over > 0 {
+		t.b = slices.Delete(t.b, 0, over)
+	}
+	return len(b), nil
+}
+
+func (t *tailLog) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.b)
+}
