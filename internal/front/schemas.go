@@ -79,7 +79,7 @@ var answerSchema = `{"type":"object","properties":{` +
 	`"untrusted":{"type":"object","description":"text of the scanned host"}}}},"untrusted":{"type":"object","description":"text of the scanned host"}}}},` +
 	`"page":{"type":"object","properties":{"returned":{"type":"integer"},"total":{"type":"integer"},"next_cursor":{"type":"string"}}},` +
 	`"coverage":{"type":"object","description":"what was asked for and what became of it, in addresses","properties":{"asked":{"type":"integer"},"excluded":{"type":"integer"},` +
-	`"exclusions":{"type":"array","items":{"type":"object"}},"probed":{"type":"integer"},"up":{"type":"integer"},"down":{"type":"integer"},"timed_out":{"type":"integer"},"not_reached":{"type":"integer"},` +
+	`"exclusions":{"type":"array","items":{"type":"object"}},"probed":{"type":"integer"},"up":{"type":"integer"},"down":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"not_reached":{"type":"integer"},` +
 	`"dropped_packets":{"type":"integer"},"cut_by":{"type":"string"},"cut_from":{"type":"array","items":{"type":"string"}},"complete":{"type":"boolean"}}},` +
 	`"usage":{"type":"object"},` + scannerProperty + `,` + gapsProperty + `,` +
 	`"artifacts":{"type":"array","items":{"type":"object","properties":{"uri":{"type":"string"},"mime_type":{"type":"string"},"size":{"type":"integer"}}}},` +
