@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What cases are written in. Sourced by bash before each case; a case fails with its first
 # command that fails.
 set -eEuo pipefail
@@ -5,8 +6,8 @@ shopt -s inherit_errexit
 trap 'echo "FAILED at line $LINENO: $BASH_COMMAND"; evidence' ERR
 umask 022
 
-deb=/test/secmcpd.deb
-later=/test/secmcpd-later.deb
+export deb=/test/secmcpd.deb
+export later=/test/secmcpd-later.deb # the same, as a later version
 begun=$(date '+%Y-%m-%d %H:%M:%S')
 export PATH=/test/bin:$PATH
 # The address of the lab host, and the end of the cable that is this machine's.
@@ -20,9 +21,9 @@ evidence() {
 	trap - ERR
 	set +e
 	echo "--- units"
-	systemctl --no-pager --full status 'secmcpd*' 2>&1 | head -80
+	systemctl --no-pager --full --lines=0 status secmcpd.socket secmcpd-front.socket secmcpd.service secmcpd-launcher.service
 	echo "--- journal"
-	journalctl --no-pager --since "$begun" -n 80 -o short-precise 2>&1
+	journalctl --no-pager --since "$begun" -n 60 -o short-precise -u secmcpd.socket -u secmcpd-front.socket -u secmcpd.service -u secmcpd-launcher.service
 	set -e
 }
 
@@ -65,7 +66,7 @@ launcher() { property secmcpd-launcher.service MainPID; }
 cgroup() { echo "$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)$(property secmcpd-launcher.service ControlGroup)"; }
 boxes() { find "$(cgroup)" -mindepth 1 -maxdepth 1 -type d -name 'box-*'; }
 # The scanners that run, by name: no case is left to trust cgroups to say that none is left.
-scanners() { pgrep -x "nmap|masscan|hog" || true; }
+scanners() { pgrep -x "nmap|hog" || true; }
 no_scanner() { [ -z "$(scanners)" ]; }
 a_scanner() { [ -n "$(scanners)" ]; }
 no_box() { [ -z "$(boxes)" ]; }
@@ -79,6 +80,17 @@ as() { local user=$1; shift; (cd / && setpriv --reuid="$user" --regid="$user" --
 
 # call USER TOOL ARGUMENTS prints the structured result; status 3: the tool said no.
 call() { local user=$1; shift; as "$user" labtool call "$@"; }
+
+# value PATH JSON prints what is at the path.
+value() { labtool get "$1" <<<"$2"; }
+
+# refusal USER TOOL ARGUMENTS prints the code with which the tool says no.
+refusal() {
+	local answer status=0
+	answer=$(call "$@" 2>/dev/null) || status=$?
+	[ "$status" = 3 ] || fail "status $status, not a refusal: $answer"
+	value error.code "$answer"
+}
 
 # lab_up [PORT...] makes a network namespace with one host that listens on the ports.
 lab_up() {
@@ -95,6 +107,12 @@ lab_up() {
 	ip -n lab link set lo up
 	# The way back to the slots, whose addresses the lab sees when nothing translates them.
 	ip -n lab route add default via "$outside"
+	ip netns exec lab nft -f - <<-EOF
+		table ip lab {
+			counter received { }
+			chain input { type filter hook prerouting priority 0; counter name received; }
+		}
+	EOF
 	ip netns exec lab labtool listen "${listen[@]}" >/run/lab.out 2>&1 &
 	echo $! >/run/lab.pid
 	eventually 20 grep -q listening /run/lab.out
@@ -113,8 +131,8 @@ lab_down() {
 }
 not() { ! "$@" >/dev/null 2>&1; }
 
-# The packets that reached the lab host's end of the cable.
-lab_received() { ip -n lab -s -j link show eth0 | labtool get '[0].stats64.rx.packets'; }
+# The IPv4 packets that reached the lab host.
+lab_received() { ip netns exec lab nft -j list counter ip lab received | labtool get 'nftables[1].counter.packets'; }
 
 # settings NAME <TEXT adds a settings file and restarts both rooms; settings_gone NAME takes it back.
 settings() {
@@ -124,4 +142,36 @@ settings() {
 settings_gone() {
 	rm -f "/etc/secmcpd/conf.d/$1.yaml"
 	systemctl restart secmcpd-launcher.service secmcpd.service
+}
+
+# hog_up [SETTINGS] puts the hostile scanner in nmap's place until the case ends; hog WHAT has
+# alice start it, and prints the job. What it takes, the port says: see hog.c.
+hog_up() {
+	install -m 755 /test/bin/hog /usr/local/bin/hog
+	agent alice
+	accept_lacks
+	settings hog <<-EOF
+		scanners: {nmap: /usr/local/bin/hog}
+		${1-}
+	EOF
+	trap 'settings_gone hog' EXIT
+}
+hog() {
+	local port
+	case $1 in
+	memory) port=1001 ;; processes) port=1002 ;; cpu) port=1003 ;; time) port=1004 ;;
+	*) fail "hog $1" ;;
+	esac
+	value job_id "$(call alice nmap_scan "{\"targets\": [\"$lab\"], \"ports\": [$port], \"wait_s\": 0}")"
+}
+
+# ended JOB waits for its end and prints the job.
+ended() { call alice job_status "{\"job_id\": \"$1\", \"wait_s\": 45}"; }
+
+# accept_lacks: a container has the kernel and the cgroup controllers of its host, and says so; a
+# virtual machine has all, and must not need this.
+accept_lacks() {
+	if systemd-detect-virt --quiet --container && [ ! -e /etc/secmcpd/conf.d/container.yaml ]; then
+		settings container <<<'accept_unenforced: [cgroup-cpu, cgroup-memory, cgroup-pids, landlock]'
+	fi
 }

@@ -1,0 +1,17 @@
+# A launcher that is killed takes its boxes with it within 2 s, is started again by itself, and
+# the job is told as interrupted. The next scan works.
+hog_up
+job=$(hog time)
+eventually 20 a_scanner
+box=$(boxes)
+test -n "$box"
+kill -9 "$(launcher)"
+killed=$(now)
+eventually 2 no_scanner
+echo "no scanner $(($(now) - killed)) ms after the launcher"
+back() { active secmcpd-launcher.service && no_box; }
+eventually 10 back
+equal "status of the job" "$(value status "$(ended "$job")")" interrupted
+equal "links left" "$(ip -o link | grep -c secv || true)" 0
+job=$(hog time)
+eventually 20 a_scanner

@@ -1,0 +1,13 @@
+# A restart with a box alive: the launcher ends it and comes back, three times in a row. systemd
+# before 254 could not start a service whose cgroup had others below it.
+hog_up
+for _ in 1 2 3; do
+	hog time
+	eventually 20 a_scanner
+	begun_ms=$(now)
+	systemctl restart secmcpd-launcher.service
+	echo "restarted in $(($(now) - begun_ms)) ms"
+	no_scanner || fail "a scanner lives on"
+	no_box || fail "a box is left"
+	hold secmcpd-launcher.service 1
+done

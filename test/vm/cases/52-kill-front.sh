@@ -1,0 +1,12 @@
+# A front that is killed costs no scan: it is started again and goes on reading.
+hog_up
+job=$(hog time)
+eventually 20 a_scanner
+scanner=$(scanners)
+kill -9 "$(property secmcpd.service MainPID)"
+eventually 10 active secmcpd.service
+equal "scanner" "$(scanners)" "$scanner"
+equal "status of the job" "$(value status "$(call alice job_status "{\"job_id\": \"$job\", \"wait_s\": 0}")")" running
+call alice job_cancel "{\"job_id\": \"$job\"}" >/dev/null
+eventually 10 no_scanner
+equal "status of the job" "$(value status "$(ended "$job")")" cancelled
