@@ -64,6 +64,9 @@ var (
 	errors6 = []byte{1, 2, 3, 4}
 )
 
+// reports6 is ff02::16, where all multicast routers listen.
+var reports6 = []byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x16}
+
 // elements is how many a message to the kernel holds at most.
 const elements = 1000
 
@@ -88,6 +91,9 @@ func (t *table) addSlot(index int, a addresses, allow []netip.Prefix) error {
 	for _, kind := range sent6 {
 		t.rule(out, "sent", plain6, equal(netNext6, []byte{unix.IPPROTO_ICMPV6}), icmp(kind), counted(), pass())
 	}
+	// A slot's own kernel reports its multicast groups when its link comes up. That is no
+	// scanner's doing; it is dropped like everything else, and not counted as if it were.
+	t.rule(out, "noise", is6(), equal(netDst6, reports6), counted(), drop())
 	t.rule(out, "dropped", counted(), drop())
 
 	for _, kind := range errors4 {

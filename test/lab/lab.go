@@ -6,6 +6,7 @@
 //	  the launcher and its slots                 10.77.0.10 to .12, fd77::10   hosts that listen
 //	                                             10.77.0.53                    a name server
 //	                                             10.77.1.0/24                  answers nothing
+//	                                             10.77.128.0/19                refuses every connection
 //	                                             10.99.0.5                     outside every engagement, watched
 package lab
 
@@ -39,6 +40,7 @@ const (
 	IPv6Host  = "fd77::10"   // 22, 80
 	DNS       = "10.77.0.53"
 	Slow      = "10.77.1.0/24"
+	Closed    = "10.77.128.0/19"
 	Outside   = "10.99.0.5"
 )
 
@@ -191,7 +193,8 @@ func (l *Lab) join() error {
 		here.RouteAdd(&netlink.Route{LinkIndex: uplink.Attrs().Index, Gw: net.ParseIP("fd30::2")}),
 		far.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: network(SlotsV4), Gw: net.ParseIP("172.30.0.1")}),
 		far.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: network(SlotsV6), Gw: net.ParseIP("fd30::1")}),
-		far.RouteAdd(&netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: network(Slow)}))
+		far.RouteAdd(&netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: network(Slow)}),
+		far.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Table: unix.RT_TABLE_LOCAL, Dst: network(Closed)}))
 	return errors.Join(errs...)
 }
 
