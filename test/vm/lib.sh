@@ -68,8 +68,11 @@ boxes() { find "$(cgroup)" -mindepth 1 -maxdepth 1 -type d -name 'box-*'; }
 # The scanners that run, by name: no case is left to trust cgroups to say that none is left.
 scanners() { pgrep -x "nmap|hog" || true; }
 no_scanner() { [ -z "$(scanners)" ]; }
-a_scanner() { [ -n "$(scanners)" ]; }
 no_box() { [ -z "$(boxes)" ]; }
+
+# runs JOB: its scanner does. Before it there is a box in which the scanner says its version.
+box() { echo "$(cgroup)/box-$1"; }
+runs() { grep -qxE 'nmap|hog' "/proc/$(head -n 1 "$(box "$1")/cgroup.procs")/comm"; }
 
 # agent NAME makes a user who may connect, outsider NAME one who may not.
 agent() { id -u "$1" >/dev/null 2>&1 || useradd --create-home --groups secmcpd-agents "$1"; }

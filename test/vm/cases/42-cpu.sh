@@ -1,9 +1,9 @@
 # machine only: needs the cpu controller
 # A scanner that takes all processor time gets its share, and no more.
 hog_up "limits: {cpu_percent: 20}"
-hog cpu >/tmp/job
-eventually 20 a_scanner
-box=$(boxes)
+job=$(hog cpu)
+eventually 20 runs "$job"
+box=$(box "$job")
 used() { awk '$1 == "usage_usec" {print int($2 / 1000)}' "$box/cpu.stat"; }
 before=$(used)
 begun_ms=$(now)

@@ -2,8 +2,8 @@
 # before 254 could not start a service whose cgroup had others below it.
 hog_up
 for _ in 1 2 3; do
-	hog time
-	eventually 20 a_scanner
+	job=$(hog time)
+	eventually 20 runs "$job"
 	begun_ms=$(now)
 	systemctl restart secmcpd-launcher.service
 	echo "restarted in $(($(now) - begun_ms)) ms"

@@ -1,7 +1,7 @@
 # A front that is killed costs no scan: it is started again and goes on reading.
 hog_up
 job=$(hog time)
-eventually 20 a_scanner
+eventually 20 runs "$job"
 scanner=$(scanners)
 kill -9 "$(property secmcpd.service MainPID)"
 eventually 10 active secmcpd.service
