@@ -243,15 +243,14 @@ func (d *Daemon) start(r Role) error {
 
 // mind waits for the end of a role, and starts it again as Restart=always does.
 func (d *Daemon) mind(r Role, one *role) {
-	_ = one.cmd.Wait() // how it ended is in its log
+	_ = one.cmd.Wait() // how it ended is told by its log
+	fmt.Fprintf(one.log, "lab: %s ended: %s\n", r, one.cmd.ProcessState)
 	close(one.exited)
 	d.mu.Lock()
 	again := d.restart && !d.ending
 	d.mu.Unlock()
-	if r == Launcher {
-		// What systemd does when the main process is gone (KillMode=mixed).
-		_ = os.WriteFile(filepath.Join(d.cgroup, "cgroup.kill"), []byte("1"), 0)
-	}
+	// systemd would now kill what is left in the cgroup (KillMode=mixed). The lab does not: the
+	// boxes of a launcher that died have to be gone without anybody's help.
 	if again {
 		time.Sleep(100 * time.Millisecond) // RestartSec=
 		if err := d.start(r); err != nil {

@@ -203,7 +203,11 @@ func address(text string) *netlink.Addr {
 	if err != nil {
 		panic(err) // a constant of this file
 	}
-	return &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: n.Mask}}
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: n.Mask}}
+	if ip.To4() == nil {
+		a.Flags = unix.IFA_F_NODAD // it can be listened on at once
+	}
+	return a
 }
 
 func network(text string) *net.IPNet { return address(text).IPNet }

@@ -1,0 +1,268 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/test/lab"
+)
+
+const boxesDeadWithin = 2 * time.Second
+
+// noBoxes waits until no process is in any box.
+func (h *house) noBoxes(within time.Duration) {
+	h.t.Helper()
+	for deadline := time.Now().Add(within); ; time.Sleep(20 * time.Millisecond) {
+		pids, err := h.daemon.Boxes()
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		if len(pids) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			h.t.Fatalf("after %v there are still %v", within, pids)
+		}
+	}
+}
+
+// again connects anew and keeps asking for a job until it is finished.
+func (h *house) again(id any) object {
+	h.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
+		s, err := h.daemon.Client(ctx, 0, nil)
+		done()
+		if err != nil {
+			continue // the daemon is being started again
+		}
+		answer, err := call(s, "job_result", object{"job_id": id, "wait_s": 20})
+		s.Close()
+		if err == nil && answer["status"] != nil && answer["status"] != "running" && answer["status"] != "queued" {
+			return answer
+		}
+	}
+	h.t.Fatalf("job %v never ends\nlauncher:\n%s\nfront:\n%s", id, h.daemon.Log(lab.Launcher), h.daemon.Log(lab.Front))
+	return nil
+}
+
+func (h *house) slow() any {
+	h.t.Helper()
+	answer := h.call("nmap_scan", object{"targets": []string{lab.SSHAndWeb, "10.77.1.0/26"}, "ports": []any{22, 80}, "skip_discovery": true, "wait_s": 1})
+	if answer["status"] != "running" {
+		h.t.Fatalf("%s", show(answer))
+	}
+	return answer["job_id"]
+}
+
+func TestAKilledFrontFindsItsScansAgain(t *testing.T) {
+	h := newHouse(t, lab.Options{})
+	id := h.slow()
+	before, err := h.daemon.Boxes()
+	if err != nil || len(before) == 0 {
+		t.Fatalf("no box runs: %v", err)
+	}
+	launcher := h.daemon.Pid(lab.Launcher)
+	if err := h.daemon.Kill9(lab.Front); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := h.daemon.Boxes(); err != nil || fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("boxes before %v, after %v, %v", before, after, err)
+	}
+	answer := h.again(id)
+	if answer["status"] != "completed" || at(answer, "coverage", "complete") != true || at(answer, "coverage", "asked") != 65.0 {
+		delete(answer, "hosts")
+		t.Errorf("%s", show(answer))
+	}
+	if h.daemon.Pid(lab.Launcher) != launcher {
+		t.Error("the launcher was started again, too")
+	}
+}
+
+// Even if nobody ever starts it again, the launcher's boxes die with it; the front says what
+// became of its jobs, with what they had.
+func TestAKilledLauncherTakesItsBoxesWithIt(t *testing.T) {
+	h := newHouse(t, lab.Options{NoRestart: true})
+	id := h.slow()
+	time.Sleep(4 * time.Second) // until the first group of hosts is through
+	if err := h.daemon.Kill9(lab.Launcher); err != nil {
+		t.Fatal(err)
+	}
+	h.noBoxes(boxesDeadWithin)
+	// The front commits by itself. It has no clients any more; its store is read directly once
+	// it is stopped, so wait for its word in the list of a later launcher: here, for its log.
+	path := filepath.Join(h.daemon.Dir, "state", "jobs", fmt.Sprint(id), "nmap.xml")
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if b, err := os.ReadFile(path); err == nil && bytes.Contains(b, []byte(lab.SSHAndWeb)) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the output there was is not kept: %s", h.daemon.Log(lab.Front))
+		}
+	}
+}
+
+func TestAKilledLauncherSaysInterruptedWhenItIsBack(t *testing.T) {
+	h := newHouse(t, lab.Options{})
+	id := h.slow()
+	time.Sleep(4 * time.Second)
+	if err := h.daemon.Kill9(lab.Launcher); err != nil {
+		t.Fatal(err)
+	}
+	h.noBoxes(boxesDeadWithin)
+	answer := h.again(id)
+	if answer["status"] != "interrupted" || at(answer, "coverage", "cut_by") != "interrupted" || at(answer, "coverage", "complete") != false ||
+		at(answer, "coverage", "probed").(float64) < 1 || at(answer, "hosts", 0, "addr") != lab.SSHAndWeb {
+		delete(answer, "hosts")
+		t.Errorf("%s", show(answer))
+	}
+	log := h.auditLog()
+	if !strings.Contains(log, `"event":"interrupted","job":"`+fmt.Sprint(id)) {
+		t.Errorf("the audit log does not say so:\n%s", log)
+	}
+}
+
+func (h *house) auditLog() string {
+	h.t.Helper()
+	b, err := os.ReadFile(filepath.Join(h.daemon.AuditDir(), "audit.jsonl"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// Fifty scans while either role is killed again and again, at any moment: what was answered as
+// finished stays finished, every other job ends as what it was, and no process is left.
+func TestKillingEitherRoleInALoopLosesNothing(t *testing.T) {
+	const scans = 50
+	h := newHouse(t, lab.Options{Engagements: map[string]string{"lab": lab.Engagement + "limits: {jobs: 64}\n"}})
+	stop := make(chan struct{})
+	var killer sync.WaitGroup
+	kills := 0
+	killer.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Duration(400+rand.IntN(1200)) * time.Millisecond):
+			}
+			role := lab.Front
+			if kills%2 == 1 {
+				role = lab.Launcher
+			}
+			if err := h.daemon.Kill9(role); err != nil {
+				t.Errorf("cannot kill %s: %v", role, err)
+				return
+			}
+			kills++
+			if role == lab.Launcher {
+				h.noBoxes(boxesDeadWithin)
+			}
+		}
+	})
+	began := time.Now()
+	answered := map[string]string{} // by job: the end that was told
+	var mu sync.Mutex
+	var agents sync.WaitGroup
+	for worker := range 5 {
+		agents.Go(func() {
+			for enough := false; !enough && time.Since(began) < time.Minute; time.Sleep(time.Second) {
+				id, status := h.oneScan(worker)
+				mu.Lock()
+				if id != "" {
+					answered[id] = status
+				}
+				enough = len(answered) >= scans
+				mu.Unlock()
+			}
+		})
+	}
+	agents.Wait()
+	close(stop)
+	killer.Wait()
+	t.Logf("%d scans were given an id, %d kills", len(answered), kills)
+	if kills < 8 || len(answered) < scans {
+		t.Errorf("too little happened to prove anything")
+	}
+	for id, told := range answered {
+		now := h.again(id)
+		if told != "" && now["status"] != told {
+			t.Errorf("job %s was told as %s and is %v", id, told, now["status"])
+		}
+		switch now["status"] {
+		case "completed":
+			if at(now, "coverage", "complete") != true {
+				t.Errorf("job %s: completed, and its coverage is not complete: %s", id, show(now["coverage"]))
+			}
+		case "interrupted", "refused":
+		default:
+			t.Errorf("job %s is %v: %s", id, now["status"], show(now["end"]))
+		}
+	}
+	h.noBoxes(20 * time.Second) // of agents that were lost before they had an id
+	if s, err := observability.VerifyAudit(h.daemon.AuditDir()); err != nil {
+		t.Error(err)
+	} else {
+		t.Log(s)
+	}
+	h.everyLaunchHasAnEnd()
+}
+
+// oneScan asks for one scan and says what it was told: its id and, if it heard of it, its end.
+func (h *house) oneScan(worker int) (id, status string) {
+	ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
+	s, err := h.daemon.Client(ctx, 0, nil)
+	done()
+	if err != nil {
+		return "", ""
+	}
+	defer s.Close()
+	answer, err := call(s, "nmap_scan", object{"targets": []string{lab.SSH, "10.77.1.8/31"}, "ports": []any{22, 80}, "skip_discovery": true, "wait_s": worker % 3, "correlation_id": fmt.Sprint("w", worker)})
+	if err != nil {
+		return "", ""
+	}
+	id, _ = answer["job_id"].(string)
+	switch answer["status"] {
+	case "running", "queued", nil:
+		return id, ""
+	}
+	return id, fmt.Sprint(answer["status"])
+}
+
+// everyLaunchHasAnEnd reads the audit log: whatever was launched is done or interrupted.
+func (h *house) everyLaunchHasAnEnd() {
+	h.t.Helper()
+	launched, ended := 0, map[string]bool{}
+	var jobs []string
+	for line := range strings.Lines(h.auditLog()) {
+		_, rest, ok := strings.Cut(line, `"job":"`)
+		if !ok {
+			continue
+		}
+		id, _, _ := strings.Cut(rest, `"`)
+		switch {
+		case strings.Contains(line, `"event":"launched"`):
+			launched++
+			jobs = append(jobs, id)
+		case strings.Contains(line, `"event":"done"`), strings.Contains(line, `"event":"interrupted"`):
+			ended[id] = true
+		}
+	}
+	for _, id := range jobs {
+		if !ended[id] {
+			h.t.Errorf("job %s was launched and has no end in the audit log", id)
+		}
+	}
+	if launched == 0 {
+		h.t.Error("nothing was launched")
+	}
+}
