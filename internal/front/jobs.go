@@ -167,7 +167,7 @@ func (f *front) read(j *job) {
 }
 
 func (f *front) conclude(j *job) {
-	r, err := j.parse()
+	r, err := j.parse(f.ctx)
 	if err != nil {
 		f.log.Error("cannot read a report", "job", j.row.ID, "why", fmt.Sprintf("%T", err)) // the text may quote the scanner
 	}
@@ -203,14 +203,14 @@ func (f *front) conclude(j *job) {
 }
 
 // parse reads the scanner's report until the job is over. Whatever is whole by then counts.
-func (j *job) parse() (report.Report, error) {
+func (j *job) parse(ctx context.Context) (report.Report, error) {
 	j.mu.Lock()
 	stdout := j.files["stdout"]
 	j.mu.Unlock()
 	if stdout == nil {
 		return report.Report{}, nil
 	}
-	return report.ParseNmap(&tail{file: stdout, over: j.over}, func(p report.Progress) {
+	return report.ParseNmap(&tail{ctx: ctx, file: stdout, over: j.over}, func(p report.Progress) {
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		j.progress = p
@@ -220,6 +220,7 @@ func (j *job) parse() (report.Report, error) {
 
 // tail reads a file that grows until it is over.
 type tail struct {
+	ctx    context.Context // ends with the front: a scan may last longer
 	file   *os.File
 	offset int64
 	over   chan struct{}
@@ -250,6 +251,8 @@ func (t *tail) Read(b []byte) (int, error) {
 		}
 		select {
 		case <-t.over:
+		case <-t.ctx.Done():
+			return 0, t.ctx.Err()
 		case <-time.After(tailInterval):
 		}
 	}

@@ -145,10 +145,16 @@ func cover(record wire.Job, r report.Report) *coverage {
 		if o.Reason != wire.Exited {
 			out.CutBy = o.Reason
 		}
-		out.Complete = o.Reason == wire.Exited && o.Code == 0 && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 &&
+		// A scan of which no packet left the box looked at nothing, whatever the scanner says.
+		out.Complete = o.Reason == wire.Exited && o.Code == 0 && (o.Usage.SentPackets > 0 || uncounted(record)) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 &&
 			len(r.Cut) == 0
 	}
 	return out
+}
+
+// uncounted says that no filter counted the packets of a scan.
+func uncounted(record wire.Job) bool {
+	return slices.ContainsFunc(record.NotEnforced, func(g wire.Gap) bool { return g.Layer == "scope" })
 }
 
 // about is what is said of any job, from its row.
