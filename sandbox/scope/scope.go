@@ -14,6 +14,7 @@
 package scope
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -248,6 +249,10 @@ func quiet(ipv6 bool) error {
 func (s *Slot) join(a addresses, ipv6 bool) error {
 	link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(s.netns.Fd())}
 	link.Name = s.name()
+	// Addresses of our own choice: udev gives links whose address the kernel chose another one
+	// (MACAddressPolicy=persistent), after the neighbours below were written, and every packet
+	// would be dropped in silence.
+	link.HardwareAddr, link.PeerHardwareAddr = hardwareAddress(), hardwareAddress()
 	if err := netlink.LinkAdd(link); err != nil {
 		return err
 	}
@@ -308,6 +313,14 @@ func (s *Slot) join(a addresses, ipv6 bool) error {
 		}
 	}
 	return nil
+}
+
+// hardwareAddress is a random one of those that are locally administered.
+func hardwareAddress() net.HardwareAddr {
+	b := make([]byte, 6)
+	rand.Read(b) // never fails (crypto/rand)
+	b[0] = b[0]&^1 | 2
+	return b
 }
 
 func address(a netip.Addr, bits int) *netlink.Addr {
