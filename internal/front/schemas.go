@@ -85,6 +85,14 @@ var answerSchema = `{"type":"object","properties":{` +
 	`"artifacts":{"type":"array","items":{"type":"object","properties":{"uri":{"type":"string"},"mime_type":{"type":"string"},"size":{"type":"integer"}}}},` +
 	errorProperty + `,"notice":{"type":"string"},"next":{"type":"string"},"poll_after_s":{"type":"integer"}}}`
 
+// briefSchema is the same answer for the tools that go on from a job, without repeating its
+// inside in every list of tools that a model reads.
+var briefSchema = `{"type":"object","properties":{` +
+	`"job_id":{"type":"string"},"status":{"type":"string","enum":["` + strings.Join(states, `","`) + `"]},` +
+	`"summary":{"type":"object"},"hosts":{"type":"array","items":{"type":"object"}},"page":{"type":"object"},"progress":{"type":"object"},"end":{"type":"object"},` +
+	`"coverage":{"type":"object","description":"as the scan tool has it"},"not_enforced":{"type":"array","items":{"type":"object"}},"artifacts":{"type":"array","items":{"type":"object"}},` +
+	`"error":{"type":"object"},"next":{"type":"string"},"poll_after_s":{"type":"integer"}}}`
+
 const listOutputSchema = `{"type":"object","properties":{"jobs":{"type":"array","items":{"type":"object"}},"next_cursor":{"type":"string"},` + errorProperty + `}}`
 
 const previewOutputSchema = `{"type":"object","properties":{"allowed":{"type":"boolean"},"verdict":{"type":"object"},` + scannerProperty + `,` + gapsProperty + `,` +

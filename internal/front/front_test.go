@@ -1,0 +1,840 @@
+package front
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/jsonschema-go/jsonschema"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"golang.org/x/sys/unix"
+
+	"github.com/secmcpd/secmcpd/internal/store"
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners/report"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// The front refuses to run as root, so these tests run as nobody, in an empty network.
+func TestMain(m *testing.M) {
+	if os.Getenv("FRONT_TEST") == "" && os.Getuid() == 0 {
+		os.Exit(asNobody("FRONT_TEST=1", syscall.CLONE_NEWNET, "--no-new-privs"))
+	}
+	if os.Getenv("FRONT_TEST") == "selfcheck" {
+		gaps, err := selfCheck()
+		fmt.Println(gaps, err)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func asNobody(env string, namespaces uintptr, privs ...string) int {
+	dir, err := os.MkdirTemp("", "front")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	program, err := os.ReadFile("/proc/self/exe")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "test"), program, 0o755)
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o777)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	args := append([]string{"--reuid", "65401", "--regid", "65401", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"}, privs...)
+	args = append(args, filepath.Join(dir, "test"))
+	for _, a := range os.Args[1:] {
+		if !strings.HasPrefix(a, "-test.testlogfile") { // root's
+			args = append(args, a)
+		}
+	}
+	cmd := exec.Command("setpriv", args...)
+	cmd.Env = append(os.Environ(), env, "TMPDIR="+dir)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces}
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "front: as nobody:", err)
+		return 1
+	}
+	return 0
+}
+
+// room is a front with the test as its launcher.
+type room struct {
+	t       *testing.T
+	dir     string
+	conn    *wire.Conn
+	stop    func()
+	ended   chan error
+	inbox   chan wire.Message
+	handles uint64
+}
+
+func newRoom(t *testing.T) *room {
+	r := &room{t: t, dir: t.TempDir()}
+	r.open()
+	t.Cleanup(r.close)
+	return r
+}
+
+// open starts the front, with whatever is in its directory, and greets it.
+func (r *room) open() {
+	r.t.Helper()
+	ours, theirs := pair(r.t, unix.SOCK_SEQPACKET)
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop, r.ended = stop, make(chan error, 1)
+	cfg := Config{Link: theirs.(*net.UnixConn), StateDir: r.dir, Keep: store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}, Grace: 300 * time.Millisecond}
+	go func() { r.ended <- Serve(ctx, cfg) }()
+	r.conn, r.inbox = wire.NewLauncher(ours.(*net.UnixConn)), make(chan wire.Message, 64)
+	r.tell(wire.Message{Hello: &wire.Hello{Version: wire.Version, Instance: "test"}})
+	go func(conn *wire.Conn, inbox chan wire.Message) {
+		defer close(inbox)
+		for {
+			m, _, err := conn.Receive()
+			if err != nil {
+				return
+			}
+			inbox <- m
+		}
+	}(r.conn, r.inbox)
+	if m := r.hear(); m.Hello == nil || len(m.Hello.Gaps) != 0 {
+		r.t.Fatalf("the front began with %+v", m)
+	}
+}
+
+func (r *room) close() {
+	if r.stop == nil {
+		return
+	}
+	r.stop()
+	r.stop = nil
+	select {
+	case err := <-r.ended:
+		if err != nil {
+			r.t.Errorf("the front ended: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		r.t.Error("the front does not end")
+	}
+	r.conn.Close()
+}
+
+func pair(t *testing.T, kind int) (net.Conn, net.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		if conns[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	return conns[0], conns[1]
+}
+
+func (r *room) tell(m wire.Message, files ...*os.File) {
+	r.t.Helper()
+	if err := r.conn.Send(m, files...); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *room) hear() wire.Message {
+	r.t.Helper()
+	select {
+	case m, ok := <-r.inbox:
+		if !ok {
+			r.t.Fatal("the front hung up")
+		}
+		return m
+	case <-time.After(10 * time.Second):
+		r.t.Fatal("the front says nothing")
+	}
+	panic("unreachable")
+}
+
+// until skips what does not fit.
+func (r *room) until(fits func(wire.Message) bool) wire.Message {
+	r.t.Helper()
+	for {
+		if m := r.hear(); fits(m) {
+			return m
+		}
+	}
+}
+
+// client hands a caller over and returns the other end of its connection.
+func (r *room) client(uid uint32) (net.Conn, uint64) {
+	r.t.Helper()
+	ours, theirs := pair(r.t, unix.SOCK_STREAM)
+	f, err := theirs.(*net.UnixConn).File()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.handles++
+	r.tell(wire.Message{Client: &wire.Client{Handle: r.handles, UID: uid}}, f)
+	f.Close()
+	theirs.Close()
+	r.t.Cleanup(func() { ours.Close() })
+	return ours, r.handles
+}
+
+// agent is a real MCP client.
+func (r *room) agent(uid uint32, progress func(*mcp.ProgressNotificationParams)) *mcp.ClientSession {
+	r.t.Helper()
+	conn, _ := r.client(uid)
+	options := &mcp.ClientOptions{}
+	if progress != nil {
+		options.ProgressNotificationHandler = func(_ context.Context, n *mcp.ProgressNotificationClientRequest) { progress(n.Params) }
+	}
+	s, err := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, options).Connect(context.Background(), &mcp.IOTransport{Reader: conn, Writer: conn}, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s
+}
+
+type answered struct {
+	result *mcp.CallToolResult
+	err    error
+}
+
+func start(ctx context.Context, s *mcp.ClientSession, tool string, arguments any) chan answered {
+	out := make(chan answered, 1)
+	params := &mcp.CallToolParams{Name: tool, Arguments: arguments}
+	params.SetProgressToken("p")
+	go func() {
+		r, err := s.CallTool(ctx, params)
+		out <- answered{r, err}
+	}()
+	return out
+}
+
+// object is the structured content, which must be the text's JSON.
+func (r *room) object(a answered) map[string]any {
+	r.t.Helper()
+	if a.err != nil {
+		r.t.Fatal(a.err)
+	}
+	structured, err := json.Marshal(a.result.StructuredContent)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var x, y map[string]any
+	if err := json.Unmarshal(structured, &x); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(a.result.Content[0].(*mcp.TextContent).Text), &y); err != nil {
+		r.t.Fatal(err)
+	}
+	if diff := cmp.Diff(x, y); diff != "" {
+		r.t.Errorf("text and structured content differ:\n%s", diff)
+	}
+	return x
+}
+
+func (r *room) call(s *mcp.ClientSession, tool string, arguments any) map[string]any {
+	r.t.Helper()
+	return r.object(<-start(context.Background(), s, tool, arguments))
+}
+
+const quick = `{"targets":["10.77.0.10"],"wait_s":20}`
+
+// begin starts a scan, accepts it as the launcher, and shows it running with an empty output.
+func (r *room) begin(s *mcp.ClientSession, arguments string) (chan answered, *running) {
+	r.t.Helper()
+	out := start(context.Background(), s, "nmap_scan", json.RawMessage(arguments))
+	m := r.until(func(m wire.Message) bool { return m.Start != nil }).Start
+	r.tell(wire.Message{Reply: &wire.Reply{Seq: m.Seq}})
+	return out, r.launched(m.Job)
+}
+
+// running is a scan as the launcher has it.
+type running struct {
+	r      *room
+	record wire.Job
+	stdout *os.File
+}
+
+func (r *room) launched(id string) *running {
+	r.t.Helper()
+	path := filepath.Join(r.t.TempDir(), "stdout")
+	out, err := os.Create(path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { out.Close() })
+	run := &running{r: r, stdout: out, record: wire.Job{ID: id, UID: 1000, Tool: "nmap_scan", State: wire.Running, Files: []string{"stdout"}, Started: time.Now(),
+		Verdict: wire.Verdict{Outcome: "allow", Engagement: "lab", Rule: "targets[0]", AddressCount: 1, ExcludedCount: 2,
+			Excluded: []wire.Exclusion{{Prefix: "10.77.0.13/32", Rule: "exclude[0]"}}},
+		NotEnforced: []wire.Gap{{Layer: "cgroup-memory", Why: "w", Follows: "f"}}}}
+	run.show()
+	return run
+}
+
+func (run *running) show() {
+	run.r.t.Helper()
+	f, err := os.Open(run.stdout.Name())
+	if err != nil {
+		run.r.t.Fatal(err)
+	}
+	defer f.Close()
+	run.r.tell(wire.Message{Job: &run.record}, f)
+}
+
+func (run *running) write(b []byte) {
+	run.r.t.Helper()
+	if _, err := run.stdout.Write(b); err != nil {
+		run.r.t.Fatal(err)
+	}
+}
+
+func (run *running) end(o wire.Outcome) {
+	run.r.t.Helper()
+	o.Ended = time.Now()
+	run.record.State, run.record.Outcome = wire.Ended, &o
+	run.record.Files = nil
+	run.r.tell(wire.Message{Job: &run.record})
+}
+
+func (run *running) acknowledged() {
+	run.r.t.Helper()
+	run.r.until(func(m wire.Message) bool { return m.Ack != nil && m.Ack.Job == run.record.ID })
+}
+
+// capture is nmap's own output, from the captures of the parser.
+func capture(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := captures(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func captures(name string) ([]byte, error) {
+	for _, dir := range []string{"../../runners/report/testdata", os.Getenv("FRONT_CAPTURES")} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+			return b, nil
+		}
+	}
+	return nil, fmt.Errorf("no capture %s", name)
+}
+
+func at(v any, path ...string) any {
+	for _, key := range path {
+		m, _ := v.(map[string]any)
+		v = m[key]
+	}
+	return v
+}
+
+var exited = wire.Outcome{Reason: wire.Exited, Usage: wire.Usage{SentPackets: 7}}
+
+func TestAScanIsAnsweredWithWhatItFoundAndDid(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	out, run := r.begin(s, quick)
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	answer := r.object(<-out)
+	run.acknowledged()
+	want, err := report.ParseNmap(bytes.NewReader(capture(t, "connect.xml")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer["status"] != "completed" || at(answer, "engagement") != "lab" || at(answer, "coverage", "excluded") != 2.0 || len(answer["hosts"].([]any)) != len(want.Hosts) ||
+		len(answer["not_enforced"].([]any)) != 1 {
+		t.Errorf("%v", answer)
+	}
+	// The same again, in a later session; nothing for another user.
+	id := answer["job_id"]
+	if again := r.call(r.agent(1000, nil), "job_result", map[string]any{"job_id": id}); again["status"] != "completed" {
+		t.Errorf("%v", again)
+	}
+	stranger := r.agent(1001, nil)
+	for _, tool := range []string{"job_status", "job_result", "job_cancel"} {
+		if a := r.call(stranger, tool, map[string]any{"job_id": id}); at(a, "error", "code") != "no_such_job" {
+			t.Errorf("%s for another user: %v", tool, a)
+		}
+	}
+	uri := "secmcpd://jobs/" + id.(string) + "/nmap.xml"
+	if _, err := s.ReadResource(context.Background(), &mcp.ReadResourceParams{URI: uri}); err != nil {
+		t.Errorf("its own artefact: %v", err)
+	}
+	for _, no := range []string{uri + "/..", "secmcpd://jobs/" + id.(string) + "/../jobs.db", "secmcpd://jobs/../nmap.xml", "file:///etc/passwd"} {
+		if _, err := s.ReadResource(context.Background(), &mcp.ReadResourceParams{URI: no}); err == nil {
+			t.Errorf("%s was read", no)
+		}
+	}
+	if _, err := stranger.ReadResource(context.Background(), &mcp.ReadResourceParams{URI: uri}); err == nil {
+		t.Error("another user's artefact was read")
+	}
+}
+
+// A scan that failed or was cut is never "0 findings": its status and its coverage say so.
+func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
+	whole, cut := capture(t, "connect.xml"), capture(t, "killed.xml")
+	for _, c := range []struct {
+		says    string
+		wrote   []byte
+		outcome wire.Outcome
+		status  string
+		cutBy   any
+	}{
+		{"well", whole, exited, "completed", nil},
+		{"with an error status", whole, wire.Outcome{Reason: wire.Exited, Code: 1}, "failed", nil},
+		{"without a word", nil, exited, "failed", nil},
+		{"in the middle of its report", cut, exited, "failed", nil},
+		{"by its caller", cut, wire.Outcome{Reason: wire.Cancelled}, "cancelled", "cancelled"},
+		{"by its time", cut, wire.Outcome{Reason: wire.Timeout}, "partial", "timeout"},
+		{"by its output", cut, wire.Outcome{Reason: wire.Output}, "partial", "output"},
+		{"by its memory", cut, wire.Outcome{Reason: wire.Memory}, "partial", "memory"},
+		{"by its processor time", cut, wire.Outcome{Reason: wire.CPU}, "partial", "cpu"},
+		{"by its engagement", cut, wire.Outcome{Reason: wire.Withdrawn}, "partial", "withdrawn"},
+		{"by its box", cut, wire.Outcome{Reason: wire.Violation, Signal: 31}, "failed", "violation"},
+		{"before it began", nil, wire.Outcome{Reason: wire.Launch, Stage: "clone"}, "failed", "launch"},
+		{"with the launcher", cut, wire.Outcome{Reason: wire.Interrupted}, "interrupted", "interrupted"},
+		{"with the daemon", cut, wire.Outcome{Reason: wire.Shutdown}, "interrupted", "shutdown"},
+	} {
+		t.Run(c.says, func(t *testing.T) {
+			r := newRoom(t)
+			out, run := r.begin(r.agent(1000, nil), quick)
+			run.write(c.wrote)
+			run.end(c.outcome)
+			answer := r.object(<-out)
+			if answer["status"] != c.status || at(answer, "coverage", "cut_by") != c.cutBy || at(answer, "coverage", "complete") != (c.status == "completed") {
+				t.Errorf("%v", answer)
+			}
+			if c.status != "completed" && answer["next"] == nil {
+				t.Error("it does not say how to go on")
+			}
+		})
+	}
+}
+
+func TestARefusalIsAnErrorThatSaysWhy(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	out := start(context.Background(), s, "nmap_scan", json.RawMessage(quick))
+	m := r.until(func(m wire.Message) bool { return m.Start != nil }).Start
+	r.tell(wire.Message{Reply: &wire.Reply{Seq: m.Seq, Refused: &wire.Refusal{Code: "target_never", Field: "targets[0]", Rule: "never", Hint: "h"}}})
+	a := <-out
+	answer := r.object(a)
+	if !a.result.IsError || at(answer, "error", "code") != "target_never" || at(answer, "error", "rule") != "never" || answer["job_id"] != m.Job {
+		t.Errorf("%v", answer)
+	}
+}
+
+func TestEveryFaultIsToldAtOnce(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	for _, c := range []struct{ tool, arguments, want string }{
+		{"nmap_scan", `{"targets":["-A","10.1"],"ports":[0],"wait_s":99,"correlation_id":"a b","traget":1}`, "wait_s correlation_id traget targets[0] targets[1] ports[0]"},
+		{"job_result", `{"job_id":"../x","limit":0,"flags":1}`, `"flags" job_id limit`},
+		{"job_status", `{}`, "job_id"},
+		{"scan_preview", `{"tool":"sh","arguments":{}}`, "tool"},
+	} {
+		a := <-start(context.Background(), s, c.tool, json.RawMessage(c.arguments))
+		answer := r.object(a)
+		faults, _ := answer["faults"].([]any)
+		found := map[string]bool{}
+		for _, f := range faults {
+			found[fmt.Sprint(at(f, "field"))] = true
+		}
+		for _, want := range strings.Fields(c.want) {
+			if !found[want] {
+				t.Errorf("%s %s: no fault for %s in %v", c.tool, c.arguments, want, answer)
+			}
+		}
+		if !a.result.IsError {
+			t.Errorf("%s: no error", c.tool)
+		}
+	}
+}
+
+// Cancelling a call cancels its scan; losing the client does not.
+func TestACancelledCallEndsItsScanAndAVanishedClientDoesNot(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	start(ctx, s, "nmap_scan", json.RawMessage(quick))
+	m := r.until(func(m wire.Message) bool { return m.Start != nil }).Start
+	r.tell(wire.Message{Reply: &wire.Reply{Seq: m.Seq}})
+	run := r.launched(m.Job)
+	cancel()
+	c := r.until(func(m wire.Message) bool { return m.Cancel != nil }).Cancel
+	if c.Job != m.Job {
+		t.Errorf("job %s was cancelled, not %s", c.Job, m.Job)
+	}
+	r.tell(wire.Message{Reply: &wire.Reply{Seq: c.Seq}})
+	run.end(wire.Outcome{Reason: wire.Cancelled})
+	run.acknowledged()
+
+	lost, handle := r.client(1000)
+	fmt.Fprint(lost, hello+`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"nmap_scan","arguments":`+quick+`}}`+"\n")
+	m = r.until(func(m wire.Message) bool { return m.Start != nil }).Start
+	r.tell(wire.Message{Reply: &wire.Reply{Seq: m.Seq}})
+	run = r.launched(m.Job)
+	lost.Close()
+	r.tell(wire.Message{Gone: &wire.Gone{Handle: handle}})
+	r.until(func(m wire.Message) bool {
+		if m.Cancel != nil {
+			t.Error("the scan of a client that vanished was cancelled")
+		}
+		return m.Leave != nil && m.Leave.Handle == handle
+	})
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	run.acknowledged()
+	if answer := r.call(r.agent(1000, nil), "job_result", map[string]any{"job_id": m.Job}); answer["status"] != "completed" {
+		t.Errorf("%v", answer)
+	}
+}
+
+const hello = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"raw","version":"1"}}}
+{"jsonrpc":"2.0","method":"notifications/initialized"}
+`
+
+// `printf … | secmcpd connect`: a client that has nothing more to say still gets its answers.
+func TestTheEndOfInputDoesNotTakeTheAnswersWithIt(t *testing.T) {
+	r := newRoom(t)
+	conn, _ := r.client(1000)
+	fmt.Fprint(conn, hello+`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"nmap_scan","arguments":`+quick+`}}`+"\n")
+	if err := conn.(*net.UnixConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	m := r.until(func(m wire.Message) bool { return m.Start != nil }).Start
+	r.tell(wire.Message{Reply: &wire.Reply{Seq: m.Seq}})
+	run := r.launched(m.Job)
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(conn)
+	if err != nil || !strings.Contains(string(b), `"id":2`) || !strings.Contains(string(b), `"status":"completed"`) {
+		t.Errorf("%.300s, %v", b, err)
+	}
+}
+
+func TestALongScanIsAJobToComeBackTo(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	out, run := r.begin(s, `{"targets":["10.77.0.10"],"wait_s":0}`)
+	answer := r.object(<-out)
+	if s := answer["status"]; s != "running" && s != "queued" || answer["poll_after_s"] == nil || answer["next"] == nil {
+		t.Errorf("%v", answer)
+	}
+	waiting := start(context.Background(), s, "job_status", map[string]any{"job_id": answer["job_id"], "wait_s": 20})
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	if now := r.object(<-waiting); now["status"] != "completed" || now["hosts"] != nil || now["coverage"] == nil {
+		t.Errorf("%v", now)
+	}
+	list := r.call(s, "job_list", map[string]any{})
+	if jobs := list["jobs"].([]any); len(jobs) != 1 || at(jobs[0], "status") != "completed" {
+		t.Errorf("%v", list)
+	}
+}
+
+func TestProgressRises(t *testing.T) {
+	r := newRoom(t)
+	told := make(chan float64, 100)
+	s := r.agent(1000, func(p *mcp.ProgressNotificationParams) { told <- p.Progress })
+	out, run := r.begin(s, quick)
+	whole := capture(t, "killed.xml")
+	for i := range 4 {
+		run.write(whole[len(whole)*i/4 : len(whole)*(i+1)/4])
+		time.Sleep(tellInterval + 50*time.Millisecond) // progress is told at most so often
+	}
+	run.end(wire.Outcome{Reason: wire.Cancelled})
+	<-out
+	last := 0.0
+	for len(told) > 0 {
+		p := <-told
+		if p <= last {
+			t.Errorf("%v after %v", p, last)
+		}
+		last = p
+	}
+	if last < 2 {
+		t.Errorf("only %v was told", last)
+	}
+}
+
+// What a launcher that is gone left: its successor speaks of the job, or it is interrupted, with
+// what it had.
+func TestAJobOutlivesTheConnectionToTheLauncher(t *testing.T) {
+	for _, listed := range []bool{true, false} {
+		t.Run(fmt.Sprint("listed ", listed), func(t *testing.T) {
+			r := newRoom(t)
+			out, run := r.begin(r.agent(1000, nil), `{"targets":["10.77.0.10"],"wait_s":0}`)
+			id := r.object(<-out)["job_id"].(string)
+			run.write(capture(t, "killed.xml"))
+			r.close() // the front ends with its link here; the next one takes the job up
+			r.open()
+			if listed {
+				run.show()
+			}
+			r.tell(wire.Message{Synced: &wire.Synced{}})
+			want := "interrupted"
+			if listed {
+				want = "cancelled"
+				run.end(wire.Outcome{Reason: wire.Cancelled})
+			}
+			run.acknowledged()
+			answer := r.call(r.agent(1000, nil), "job_result", map[string]any{"job_id": id})
+			if answer["status"] != want {
+				t.Errorf("%v", answer)
+			}
+			if listed && len(answer["hosts"].([]any)) == 0 {
+				t.Error("what it had found is gone")
+			}
+		})
+	}
+}
+
+// The launcher repeats an end until it is acknowledged.
+func TestAnEndThatIsToldTwiceIsKeptOnce(t *testing.T) {
+	r := newRoom(t)
+	out, run := r.begin(r.agent(1000, nil), quick)
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	<-out
+	run.acknowledged()
+	run.record.Outcome.Reason = wire.Cancelled // whatever it says now
+	run.r.tell(wire.Message{Job: &run.record})
+	run.acknowledged()
+	if answer := r.call(r.agent(1000, nil), "job_result", map[string]any{"job_id": run.record.ID}); answer["status"] != "completed" {
+		t.Errorf("%v", answer)
+	}
+}
+
+func TestACallBeyondTheBoundIsAnsweredBusy(t *testing.T) {
+	r := newRoom(t)
+	conn, _ := r.client(1000)
+	var calls strings.Builder
+	calls.WriteString(hello)
+	for i := range maxInFlight + 6 {
+		fmt.Fprintf(&calls, `{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"capabilities","arguments":{}}}`+"\n", i+2)
+	}
+	go io.WriteString(conn, calls.String())
+	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	busy := 0
+	for lines := bufio.NewScanner(conn); busy < 6 && lines.Scan(); {
+		if strings.Contains(lines.Text(), "calls are under way") {
+			busy++
+		}
+	}
+	if busy != 6 {
+		t.Errorf("%d were answered busy", busy)
+	}
+}
+
+// A client that does not read is cut off, and the front goes on.
+func TestAStalledClientIsCutOff(t *testing.T) {
+	r := newRoom(t)
+	conn, handle := r.client(1000)
+	go func() {
+		fmt.Fprint(conn, hello)
+		for i := range 100000 {
+			if _, err := fmt.Fprintf(conn, `{"jsonrpc":"2.0","id":%d,"method":"tools/list"}`+"\n", i+2); err != nil {
+				return
+			}
+		}
+	}()
+	began := time.Now()
+	for {
+		select {
+		case m := <-r.inbox:
+			if m.Leave == nil || m.Leave.Handle != handle {
+				continue
+			}
+		case <-time.After(2*writeTimeout + 5*time.Second):
+			t.Fatal("it was not cut off")
+		}
+		break
+	}
+	t.Logf("cut off after %v", time.Since(began))
+	if _, err := r.agent(1000, nil).ListTools(context.Background(), nil); err != nil {
+		t.Errorf("the others suffer: %v", err)
+	}
+}
+
+func TestAPanicEndsOneCall(t *testing.T) {
+	f := &front{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	handler := f.recovered(func(context.Context, string, mcp.Request) (mcp.Result, error) { panic("a parser's mistake") })
+	if _, err := handler(context.Background(), "tools/call", nil); err == nil || !strings.Contains(err.Error(), "internal error") || strings.Contains(err.Error(), "mistake") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAPageFitsAModelAndTheCursorWalksAll(t *testing.T) {
+	var hosts []report.Host
+	for i := range 300 {
+		h := report.Host{Status: "up", Ports: []report.Port{}}
+		for p := range i%40 + 1 {
+			h.Ports = append(h.Ports, report.Port{Port: p + 1, Proto: "tcp", State: "open", Untrusted: &report.PortText{Product: strings.Repeat("x", 60)}})
+		}
+		hosts = append(hosts, h)
+	}
+	q, seen := query{Limit: 100}, 0
+	for range 300 {
+		part, p := q.page(hosts)
+		seen += len(part)
+		if n := len(encode(part)); n > pageBytes+8<<10 {
+			t.Errorf("a page of %d bytes", n)
+		}
+		if p.Total != 300 || p.Returned != len(part) {
+			t.Errorf("%+v", p)
+		}
+		if q.Cursor = p.Next; p.Next == "" {
+			break
+		}
+	}
+	if seen != 300 {
+		t.Errorf("%d hosts were seen", seen)
+	}
+}
+
+// What agents see is a golden file: a changed description is a changed behaviour.
+func TestTheToolsAsAgentsSeeThem(t *testing.T) {
+	r := newRoom(t)
+	list, err := r.agent(1000, nil).ListTools(context.Background(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tool := range list.Tools {
+		a := tool.Annotations
+		if tool.Title == "" || tool.Description == "" || len(tool.Description) > 2048 || a == nil || a.DestructiveHint == nil || a.OpenWorldHint == nil || tool.InputSchema == nil || tool.OutputSchema == nil {
+			t.Errorf("%s lacks something: %+v", tool.Name, tool)
+		}
+		for _, word := range []string{"ignore", "do not follow", "do not execute", "<important>"} {
+			if strings.Contains(strings.ToLower(tool.Description), word) {
+				t.Errorf("%s: the description says %q", tool.Name, word)
+			}
+		}
+	}
+	if len(instructions) > 1536 {
+		t.Errorf("instructions of %d bytes", len(instructions))
+	}
+	got, err := json.MarshalIndent(list.Tools, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	compact, _ := json.Marshal(list.Tools)
+	t.Logf("the list is %d bytes", len(compact))
+	if len(compact) > 20<<10 {
+		t.Errorf("the list of tools is %d bytes: models read it in every session", len(compact))
+	}
+	golden(t, "tools.json", append(got, '\n'))
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s has changed; if that is meant, run with -update:\n%s", name, diff)
+	}
+}
+
+// Every kind of answer is what its tool's schema says.
+func TestAnswersFitTheirSchemas(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	list, err := s.ListTools(context.Background(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	schemas := map[string]*jsonschema.Resolved{}
+	for _, tool := range list.Tools {
+		var schema jsonschema.Schema
+		b, err := json.Marshal(tool.OutputSchema)
+		if err == nil {
+			err = json.Unmarshal(b, &schema)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if schemas[tool.Name], err = schema.Resolve(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(tool string, answer map[string]any) map[string]any {
+		t.Helper()
+		if err := schemas[tool].Validate(answer); err != nil {
+			t.Errorf("%s: %v\n%v", tool, err, answer)
+		}
+		return answer
+	}
+	out, run := r.begin(s, `{"targets":["10.77.0.10"],"wait_s":0,"correlation_id":"c-1"}`)
+	id := check("nmap_scan", r.object(<-out))["job_id"]
+	check("job_status", r.call(s, "job_status", map[string]any{"job_id": id}))
+	run.write(capture(t, "scripts.xml"))
+	run.end(exited)
+	run.acknowledged()
+	check("job_result", r.call(s, "job_result", map[string]any{"job_id": id}))
+	check("job_status", r.call(s, "job_status", map[string]any{"job_id": id}))
+	check("job_cancel", r.call(s, "job_cancel", map[string]any{"job_id": id}))
+	check("job_list", r.call(s, "job_list", map[string]any{"state": "completed"}))
+	check("nmap_scan", r.call(s, "nmap_scan", map[string]any{"targets": []string{"-A"}}))
+	for _, tool := range []string{"scan_preview", "capabilities"} {
+		arguments := any(map[string]any{})
+		if tool == "scan_preview" {
+			arguments = map[string]any{"tool": "nmap_scan", "arguments": map[string]any{"targets": []string{"10.77.0.10"}}}
+		}
+		out := start(context.Background(), s, tool, arguments)
+		m := r.until(func(m wire.Message) bool { return m.Preview != nil || m.Ask != nil })
+		reply := wire.Reply{Capabilities: &wire.Capabilities{Slots: 1}}
+		if m.Preview != nil {
+			reply = wire.Reply{Seq: m.Preview.Seq, Preview: &wire.Previewed{Verdict: wire.Verdict{Outcome: "allow"}, Argv: []string{"nmap"}, ArgvCount: 1}}
+		} else {
+			reply.Seq = m.Ask.Seq
+		}
+		r.tell(wire.Message{Reply: &reply})
+		check(tool, r.object(<-out))
+	}
+}
+
+func TestSelfCheck(t *testing.T) {
+	if gaps, err := selfCheck(); err != nil || len(gaps) != 0 {
+		t.Errorf("as nobody, without privilege and network: %v, %v", gaps, err)
+	}
+}
