@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	_ "time/tzdata" // engagements have hours in time zones; a small machine may have no zone data
 
 	"github.com/secmcpd/secmcpd/sandbox"
 )

@@ -57,13 +57,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		Long:          "secmcpd lets AI agents use network scanners from this machine, within engagements that\nits operator wrote. Agents connect with `secmcpd connect`; operators begin with `secmcpd doctor`.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	root.SetFlagErrorFunc(usage)
 	root.PersistentFlags().StringVar(&s.config, "config", "/etc/secmcpd/secmcpd.yaml", "the configuration file; conf.d/ beside it is read too")
 	root.AddCommand(connectCommand(s), checkCommand(s), engagementsCommand(s), doctorCommand(s), auditCommand(s),
 		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), versionCommand(s))
@@ -82,6 +82,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "secmcpd: %v\n", err)
 		return exitFailed
 	}
+}
+
+// usage makes what cobra says of wrong words exit as such, with where to look.
+func usage(c *cobra.Command, err error) error {
+	return exitError{exitUsage, fmt.Errorf("%w\nhint: `%s --help`", err, c.CommandPath())}
 }
 
 // logger writes to standard error: with systemd's priority prefix where the journal reads it.
