@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -185,7 +186,11 @@ func startFront(s *surroundings, settings settings) (*net.UnixConn, *exec.Cmd, e
 	ours, theirs := os.NewFile(uintptr(fds[0]), "link"), os.NewFile(uintptr(fds[1]), "link")
 	defer ours.Close()
 	defer theirs.Close()
-	child := exec.Command("/proc/self/exe", "stdio", "--front", "3", "--config", s.config)
+	config, err := filepath.Abs(s.config) // the front has another working directory
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot start the front: %w", err)
+	}
+	child := exec.Command("/proc/self/exe", "stdio", "--front", "3", "--config", config)
 	child.Args[0] = "secmcpd"
 	if os.Geteuid() == 0 {
 		child.Args = append(child.Args, "--drop")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -75,8 +76,16 @@ func TestTranscripts(t *testing.T) {
 					return err
 				}
 			}
-			return os.WriteFile(filepath.Join(e.WorkDir, "secmcpd.yaml"), fmt.Appendf(nil,
-				"front_user: \"65401\"\nfront_socket: %[1]s/front.sock\nstate_dir: %[1]s/state\nlauncher_state_dir: %[1]s/launcher\naudit_dir: %[1]s/audit\nengagements_dir: %[1]s/engagements.d\n", e.WorkDir), 0o644)
+			// Of root, and of somebody at home.
+			for name, state := range map[string]string{"secmcpd": e.WorkDir, "home": filepath.Join(e.WorkDir, "home")} {
+				settings := fmt.Appendf(nil, "front_user: \"65401\"\nfront_socket: %[1]s/front.sock\nstate_dir: %[1]s/state\nlauncher_state_dir: %[1]s/launcher\n"+
+					"audit_dir: %[1]s/audit\nengagements_dir: %[2]s/engagements.d\n", state, e.WorkDir)
+				if err := os.WriteFile(filepath.Join(e.WorkDir, name+".yaml"), settings, 0o644); err != nil {
+					return err
+				}
+			}
+			home := filepath.Join(e.WorkDir, "home")
+			return errors.Join(os.Mkdir(home, 0o755), os.Chown(home, 65534, 65534))
 		},
 	})
 }
