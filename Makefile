@@ -6,6 +6,8 @@ VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v
 	git log -1 --format='0.1.0~git%cd.%h' --date=format:%Y%m%d%H%M 2>/dev/null || echo 0.1.0~unknown)
 EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 NFPM := v2.45.2
+STATICCHECK := v0.8.2
+GOVULNCHECK := v1.9.0
 # Users and names are looked up by Go itself: a privileged process does not load NSS modules.
 TAGS := osusergo,netgo
 
@@ -34,11 +36,13 @@ test:
 	$(call need,$(FOR_TEST))
 	go test -tags $(TAGS) -timeout 10m ./...
 
-lint:
+lint: bin/staticcheck-$(STATICCHECK)
 	$(call need,$(FOR_LINT))
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt:" $$unformatted; exit 1; }
 	go vet -tags $(TAGS) ./...
-	go vet -tags systest ./test/vm
+	go vet -tags systest,$(TAGS) ./test/vm
+	go mod tidy -diff
+	GOFLAGS=-tags=systest,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
 	shellcheck .ci/run test/vm/run test/vm/lib.sh
 	shellcheck -s bash -e SC2154 test/vm/cases/*.sh # what they use, lib.sh sets
@@ -61,6 +65,14 @@ packages: build bin/nfpm-$(NFPM)
 	for kind in deb rpm; do \
 		SOURCE_DATE_EPOCH=$(EPOCH) VERSION='$(VERSION)' GOARCH=$$(go env GOARCH) bin/nfpm-$(NFPM) package -f nfpm.yaml -p $$kind -t dist/ || exit 1; done
 
+# Known vulnerabilities of what is linked. It needs its database, so it is not part of lint.
+vuln:
+	go run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK) -tags $(TAGS) ./cmd/secmcpd
+
+bin/staticcheck-$(STATICCHECK):
+	GOBIN=$(CURDIR)/bin go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
+	mv bin/staticcheck $@
+
 bin/nfpm-$(NFPM):
 	GOBIN=$(CURDIR)/bin go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM)
 	mv bin/nfpm $@
@@ -80,4 +92,4 @@ vmtest: packages
 clean:
 	rm -rf bin dist
 
-.PHONY: build test lint demo bench packages systest vmtest clean
+.PHONY: build test lint vuln demo bench packages systest vmtest clean

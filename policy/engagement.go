@@ -363,7 +363,7 @@ func (c *compiler) limits(f limitsFile) Limits {
 	if !c.Bad("limits.duration") && (f.Duration < time.Second || f.Duration > maxDuration) {
 		c.wrong("limits.duration", f.Duration.String(), "1s to "+maxDuration.String(), "")
 	}
-	return Limits{Addresses: f.Addresses, Ports: f.Ports, Rate: f.Rate, Duration: f.Duration, Jobs: f.Jobs}
+	return Limits(f)
 }
 
 // Names says that the engagement's callers include c.

@@ -7,8 +7,6 @@ package front
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -142,7 +140,3 @@ func (f *front) house(ctx context.Context) error {
 		}
 	}
 }
-
-var errClosing = errors.New("the front is being stopped")
-
-func (f *front) String() string { return fmt.Sprintf("front in %s", f.cfg.StateDir) }

@@ -1,7 +1,6 @@
 package launcher
 
 import (
-	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -101,13 +100,4 @@ func hostsFile() string {
 		return ""
 	}
 	return string(b)
-}
-
-// quoteArgv shows a command for people and for the artefact: one word a line, quoted.
-func quoteArgv(argv []string) []byte {
-	var b strings.Builder
-	for _, w := range argv {
-		fmt.Fprintf(&b, "%q\n", w)
-	}
-	return []byte(b.String())
 }
