@@ -169,6 +169,7 @@ type rules struct {
 	dir    string
 	lookup policy.Lookup
 	print  string // fingerprint of the directory as it was last read
+	failed string // why it could not be read, as it was last told
 	policy policy.Policy
 }
 
@@ -182,11 +183,17 @@ func (r *rules) look() (p policy.Policy, changed bool, err error) {
 	if print == r.print {
 		return r.policy, false, nil
 	}
-	r.print = print
 	engagements, faults, err := Engagements(r.dir, r.lookup)
 	if err != nil {
+		// Looked at again next time: what is wrong with a directory (its mode, say) does not
+		// show in its entries.
+		if err.Error() == r.failed {
+			return r.policy, false, nil
+		}
+		r.failed = err.Error()
 		return r.policy, false, err
 	}
+	r.print, r.failed = print, ""
 	next := policy.Policy{Engagements: engagements, Suspended: map[string]string{}, Machine: r.policy.Machine}
 	for _, e := range r.policy.Engagements {
 		if why := broken(e, engagements, faults); why != "" {

@@ -565,3 +565,83 @@ func TestTheTableOfBoxes(t *testing.T) {
 		t.Errorf("the table of boxes has changed (%v); if that is meant, run with -update:\n%s", err, page.String())
 	}
 }
+
+// small mounts a small file system where a directory of the launcher is.
+func small(t *testing.T, dir string) (fill func(), free func()) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	ballast := filepath.Join(dir, "ballast")
+	return func() { _ = os.WriteFile(ballast, make([]byte, 80<<20), 0o600) }, // fails when all is full: that is its purpose
+		func() {
+			if err := os.Remove(ballast); err != nil {
+				t.Fatal(err)
+			}
+		}
+}
+
+// With a full disk nothing is launched, whichever disk it is, and with space again all goes on.
+func TestAFullDiskRefusesAndRecovers(t *testing.T) {
+	for says, c := range map[string]struct {
+		dir  func(Config) string
+		code string
+	}{
+		"of the audit log": {func(c Config) string { return c.AuditDir }, "audit_unavailable"},
+		"of the records":   {func(c Config) string { return c.StateDir }, "disk_full"},
+	} {
+		t.Run(says, func(t *testing.T) {
+			h := newHouse(t)
+			fill, free := small(t, c.dir(h.cfg))
+			h.open()
+			handle, _ := h.client()
+			fill()
+			if r := h.start(handle, jobA, value(t, quickScan)); r == nil || r.Code != c.code || !r.Retryable {
+				t.Fatalf("%+v", r)
+			}
+			free()
+			if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
+				t.Fatalf("with space again: %+v", r)
+			}
+			if o := h.endOf(jobA).Outcome; o.Reason != wire.Exited {
+				t.Errorf("%+v", o)
+			}
+		})
+	}
+}
+
+// A directory that somebody else could write to is not read; what was in force stays, and what is
+// put right is noticed.
+func TestAnUntrustedDirectoryLeavesTheOldEngagements(t *testing.T) {
+	h := newHouse(t)
+	if err := os.Chmod(h.cfg.EngagementsDir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	handle, _ := h.client()
+	if r := h.start(handle, jobA, value(t, quickScan)); r == nil || r.Code != policy.NoEngagement {
+		t.Errorf("with nothing that may be read: %+v", r)
+	}
+	if err := os.Chmod(h.cfg.EngagementsDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
+		t.Fatalf("put right: %+v", r)
+	}
+	h.endOf(jobA)
+	if err := os.Chmod(h.cfg.EngagementsDir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	h.engage("evil", strings.NewReplacer("name: lab", "name: evil", "10.77.", "10.78.").Replace(engagement))
+	if r := h.start(handle, jobB, value(t, strings.Replace(quickScan, "10.77.", "10.78.", 1))); r == nil {
+		t.Error("an engagement out of an untrusted directory is in force")
+	}
+	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
+		t.Errorf("the old engagement does not stand: %+v", r)
+	}
+	h.endOf(jobB)
+}
