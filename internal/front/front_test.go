@@ -413,7 +413,7 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 		{"in the middle of its report", cut, exited, "failed", nil},
 		{"by its caller", cut, wire.Outcome{Reason: wire.Cancelled}, "cancelled", "cancelled"},
 		{"by its time", cut, wire.Outcome{Reason: wire.Timeout}, "partial", "timeout"},
-		{"by its output", cut, wire.Outcome{Reason: wire.Output}, "partial", "output"},
+		{"by its output", cut, wire.Outcome{Reason: wire.Output}, "truncated", "output"},
 		{"by its memory", cut, wire.Outcome{Reason: wire.Memory}, "partial", "memory"},
 		{"by its processor time", cut, wire.Outcome{Reason: wire.CPU}, "partial", "cpu"},
 		{"by its engagement", cut, wire.Outcome{Reason: wire.Withdrawn}, "partial", "withdrawn"},

@@ -303,7 +303,9 @@ func stateOf(record wire.Job, r report.Report) store.State {
 		return store.Failed
 	case wire.Cancelled:
 		return store.Cancelled
-	case wire.Timeout, wire.Output, wire.Memory, wire.Pids, wire.CPU, wire.Withdrawn:
+	case wire.Output:
+		return store.Truncated
+	case wire.Timeout, wire.Memory, wire.Pids, wire.CPU, wire.Withdrawn:
 		return store.Partial
 	case wire.Refused:
 		return store.Refused

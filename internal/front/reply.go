@@ -225,7 +225,7 @@ func (a *answer) next() string {
 		return fmt.Sprintf("job_result with job_id and cursor %q gives the next hosts.", a.Page.Next)
 	case a.Error != nil && a.Error.Hint != "":
 		return a.Error.Hint
-	case a.Status == store.Partial || a.Status == store.Cancelled || a.Status == store.Interrupted:
+	case a.Status == store.Partial || a.Status == store.Truncated || a.Status == store.Cancelled || a.Status == store.Interrupted:
 		return "The scan did not come to its end: what coverage does not list as probed is unknown, not closed. Scan the rest with fewer targets or ports, or a longer limit."
 	case a.Status == store.Failed:
 		return "The scan failed: nothing may be concluded about its targets. scan_preview shows what would be run; the operator finds the cause in the log and with `secmcpd doctor`."

@@ -369,7 +369,7 @@ func readJobArguments(r *mcp.CallToolRequest, known ...string) (a jobArguments, 
 	return a, nil
 }
 
-var states = []string{"queued", "running", "completed", "partial", "cancelled", "failed", "refused", "interrupted"}
+var states = []string{"queued", "running", "completed", "partial", "truncated", "cancelled", "failed", "refused", "interrupted"}
 
 // underWay finds a job of the caller that has not been committed.
 func (f *front) underWay(s *session, id string) *job {

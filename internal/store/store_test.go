@@ -88,7 +88,7 @@ func TestWhatWasAnsweredIsThereAfterAReopen(t *testing.T) {
 // Of every pair of states: either the change is one of the table, or it is refused and nothing
 // changes; a finished job stays as it is without an error, since its end is told again.
 func TestEveryChangeOfState(t *testing.T) {
-	all := []State{Queued, Running, Completed, Partial, Cancelled, Failed, Refused, Interrupted}
+	all := []State{Queued, Running, Completed, Partial, Truncated, Cancelled, Failed, Refused, Interrupted}
 	s := open(t, t.TempDir())
 	for i, from := range all {
 		for k, to := range all {

@@ -336,7 +336,7 @@ func TestALimitedOutputEndsTruncated(t *testing.T) {
 			answer = h.call("job_result", object{"job_id": answer["job_id"], "wait_s": 45})
 		}
 	}
-	if answer["status"] != "partial" || at(answer, "coverage", "cut_by") != "output" || at(answer, "coverage", "complete") != false {
+	if answer["status"] != "truncated" || at(answer, "coverage", "cut_by") != "output" || at(answer, "coverage", "complete") != false {
 		delete(answer, "hosts")
 		t.Errorf("%s", show(answer))
 	}
