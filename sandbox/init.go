@@ -82,6 +82,7 @@ var steps = []step{
 	{"parent", "", dieWithLauncher},
 	// Before seccomp, whose filter kills landlock_*.
 	{"landlock", Landlock, restrictFiles},
+	{"signals", "", defaultSignals},
 	// Nearly last: nothing above this line may open a file that stays open.
 	{"descriptors", "", closeRest},
 	{"seccomp", Seccomp, loadFilter},
@@ -373,11 +374,35 @@ func closeRest(*plan) error {
 	if err := unix.CloseRange(3, ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return err
 	}
+	report(status{Ready: true})
+	return nil
+}
+
+// defaultSignals undoes what survives exec of a careless parent: blocked
+// signals and ignored ones. Go never touches 32 and its neighbours, and keeps
+// SIGHUP and SIGINT ignored under nohup.
+func defaultSignals(*plan) error {
 	var none unix.Sigset_t
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil); err != nil {
-		return err
+		return fmt.Errorf("cannot unblock signals: %w", err)
 	}
-	report(status{Ready: true})
+	type sigaction struct { // as the kernel has it, on every machine we build for
+		handler, flags, restorer uintptr
+		mask                     uint64
+	}
+	for n := uintptr(1); n <= 64; n++ {
+		var now sigaction
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, n, 0, uintptr(unsafe.Pointer(&now)), unsafe.Sizeof(now.mask), 0, 0); errno != 0 {
+			return fmt.Errorf("cannot read signal %d: %w", n, errno)
+		}
+		if now.handler != 1 { // SIG_IGN
+			continue // exec itself resets a handler
+		}
+		var def sigaction
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&def)), 0, unsafe.Sizeof(def.mask), 0, 0); errno != 0 {
+			return fmt.Errorf("cannot reset signal %d: %w", n, errno)
+		}
+	}
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,7 +99,7 @@ func delegate(argv []string) (code int, err error) {
 
 // burden gives this thread, and with it the process started from it, what a
 // careless parent may hand down and no scanner must get: a session keyring
-// with a key in it, and a blocked signal.
+// with a key in it, a blocked signal, and an ignored one that Go never touches.
 func burden() error {
 	runtime.LockOSThread()
 	if _, err := unix.KeyctlJoinSessionKeyring("secmcpd-test"); err != nil {
@@ -106,6 +107,10 @@ func burden() error {
 	}
 	if _, err := unix.AddKey("user", "secmcpd-test", []byte("secret"), unix.KEY_SPEC_SESSION_KEYRING); err != nil {
 		return fmt.Errorf("cannot add a key: %w", err)
+	}
+	ignore := [4]uintptr{1} // SIG_IGN, as the kernel lays out a sigaction
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, 32, uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0); errno != 0 {
+		return fmt.Errorf("cannot ignore signal 32: %w", errno)
 	}
 	blocked := unix.Sigset_t{}
 	blocked.Val[0] = 1 << (unix.SIGUSR2 - 1)
