@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -125,8 +127,8 @@ func (l *Launcher) bring(conn *wire.Conn, gaps []wire.Gap) error {
 	l.link.conn, l.link.shown, l.link.gaps = conn, map[string]bool{}, gaps
 	l.mu.Lock()
 	var jobs []*job
-	for _, j := range l.jobs {
-		jobs = append(jobs, j)
+	for _, id := range slices.Sorted(maps.Keys(l.jobs)) { // oldest first: ids begin with the time
+		jobs = append(jobs, l.jobs[id])
 	}
 	var clients []*client
 	for _, c := range l.clients {
