@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
@@ -98,7 +99,7 @@ func (f *front) serveSession(s *session) {
 	if err != nil {
 		f.log.Warn("cannot speak with a client", "why", err)
 	} else if err := ss.Wait(); err != nil {
-		f.log.Info("session ended", "uid", s.client.UID, "why", fmt.Sprintf("%T", err)) // the text may quote the client
+		f.log.Info("session ended", "uid", s.client.UID, "why", whyEnded(err))
 	}
 	s.hangUp()
 	f.mu.Lock()
@@ -108,6 +109,22 @@ func (f *front) serveSession(s *session) {
 	if current {
 		f.tell(s.link, wire.Message{Leave: &wire.Leave{Handle: s.client.Handle}})
 	}
+}
+
+// whyEnded puts the end of a session into words of ours: the error's own text may quote the client.
+func whyEnded(err error) string {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the client hung up within a message"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "the client is gone"
+	case errors.Is(err, net.ErrClosed), errors.Is(err, context.Canceled):
+		return "ended here"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "the client stopped reading"
+	}
+	return "what the client sent is not MCP"
 }
 
 // hangUp ends a session's connection. The launcher holds a copy of the socket and ends that.

@@ -73,6 +73,7 @@ type Options struct {
 	Engagements map[string]string // by name; nil: Engagement as "lab"
 	NoRestart   bool              // leave dead what dies
 	AcceptNone  bool              // accept no missing layer
+	NoRoles     bool              // start neither role: agents use Stdio
 }
 
 // Start starts the daemon of a binary and waits until it is ready.
@@ -102,8 +103,8 @@ func Start(binary string, o Options) (_ *Daemon, err error) {
 	if err := d.makeCgroup(); err != nil {
 		return nil, err
 	}
-	if err := d.configure(o); err != nil {
-		return nil, err
+	if err := d.configure(o); err != nil || o.NoRoles {
+		return d, err
 	}
 	for r, s := range map[Role]struct {
 		path, network string
@@ -324,7 +325,11 @@ func (d *Daemon) Log(r Role) string {
 // Boxes are the processes in the boxes' cgroups.
 func (d *Daemon) Boxes() (pids []string, err error) {
 	groups, err := filepath.Glob(filepath.Join(d.cgroup, "box-*"))
-	for _, g := range groups {
+	ofStdio, err2 := filepath.Glob(filepath.Join(d.cgroup, "stdio", "box-*"))
+	if err := errors.Join(err, err2); err != nil {
+		return nil, err
+	}
+	for _, g := range append(groups, ofStdio...) {
 		b, err := os.ReadFile(filepath.Join(g, "cgroup.procs"))
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			return nil, err
@@ -400,6 +405,25 @@ func (d *Daemon) Client(ctx context.Context, uid uint32, onProgress func(*mcp.Pr
 		options.ProgressNotificationHandler = func(_ context.Context, r *mcp.ProgressNotificationClientRequest) { onProgress(r.Params) }
 	}
 	return mcp.NewClient(&mcp.Implementation{Name: "lab", Version: "1"}, options).Connect(ctx, &mcp.CommandTransport{Command: cmd}, nil)
+}
+
+// Stdio runs `secmcpd stdio` for one agent, as root in a cgroup of its own, as `systemd-run --pipe
+// -p Delegate=yes` would. The process is the session's; closing the session ends it.
+func (d *Daemon) Stdio(ctx context.Context) (*mcp.ClientSession, *os.Process, error) {
+	group := filepath.Join(d.cgroup, "stdio")
+	if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, nil, err
+	}
+	fd, err := os.Open(group)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer fd.Close()
+	cmd := exec.Command(d.binary, "stdio", "--config", d.Config)
+	cmd.Dir, cmd.Env = "/", []string{}
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(fd.Fd())}
+	s, err := mcp.NewClient(&mcp.Implementation{Name: "lab", Version: "1"}, nil).Connect(ctx, &mcp.CommandTransport{Command: cmd}, nil)
+	return s, cmd.Process, err
 }
 
 // tailLog keeps the last 64 KiB.
