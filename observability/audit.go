@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ const (
 	Started     Event = "started"     // the launcher
 	Stopped     Event = "stopped"     // the launcher, in order
 	Recovered   Event = "recovered"   // a torn record was cut off; Bytes says how much
+	Tampered    Event = "tampered"    // the log is not what the launcher wrote; Reason says what was expected and found
 	Engagements Event = "engagements" // the engagements were read; Reason tells of faults
 	Asked       Event = "asked"       // a scan was asked for
 	Decided     Event = "decided"     // and allowed, by this engagement and rule
@@ -124,11 +126,23 @@ type Audit struct {
 	size     int64 // of what is good in the file
 	seq      uint64
 	hash     string
-	torn     bool // something after size may be in the file
+	torn     bool   // something after size may be in the file
+	tampered string // what was found at the opening
 }
 
-// OpenAudit opens or begins the log in dir. It checks the chain of the newest file; a record
-// that was torn by a crash is cut off, and the log says so.
+// OpenAudit opens or begins the log in dir. It checks the chain of the newest file, and that the
+// log has the record which its head names.
+//
+//   - A last line without its newline was torn by a crash: it is cut off, and the log says so.
+//   - An intact chain without the record that the head names (its end was cut off, or written
+//     anew), and records without a head, are tampering. The log goes on, with a record of it that
+//     no later start takes away and on which [VerifyAudit] fails: who would have to clear the
+//     log away before the daemon starts again would clear the evidence away with it. Tampered
+//     tells the caller.
+//   - A line that is whole and wrong has no good end to go on from: the log is not opened.
+//
+// A line is synced before the head that names it, and the head before it takes the place of the
+// old one: a crash leaves the head behind the log, never ahead of it, and never without one.
 func OpenAudit(dir string, now func() time.Time) (*Audit, error) {
 	a := &Audit{dir: dir, now: now, rotateAt: rotateAt}
 	if err := a.open(); err != nil {
@@ -150,42 +164,115 @@ func (a *Audit) open() (err error) {
 	if a.file, err = os.OpenFile(filepath.Join(a.dir, current), os.O_RDWR|os.O_CREATE, 0o640); err != nil {
 		return err
 	}
-	return a.recover()
-}
-
-// recover finds the end of the chain in the current file.
-func (a *Audit) recover() error {
-	b, err := io.ReadAll(a.file)
+	cut, err := a.recover()
 	if err != nil {
 		return err
 	}
-	if len(b) == 0 {
-		return a.afterRotation()
+	// Before anything is written: that would make a new head.
+	if a.tampered, err = a.compare(); err != nil {
+		return err
+	}
+	if a.tampered != "" {
+		// First: the head that it makes is the first to hide what was found.
+		if err := a.append(Record{Event: Tampered, Reason: a.tampered}); err != nil {
+			return err
+		}
+	}
+	if cut > 0 {
+		return a.append(Record{Event: Recovered, Bytes: cut})
+	}
+	return nil
+}
+
+// Tampered says what was found at the opening that is not as it was written; empty for nothing.
+func (a *Audit) Tampered() string { return a.tampered }
+
+// recover finds the end of the chain in the current file, and how many bytes of a torn record
+// are after it.
+func (a *Audit) recover() (cut int64, err error) {
+	b, err := io.ReadAll(a.file)
+	if err != nil {
+		return 0, err
 	}
 	c := chain{any: true}
 	for len(b) > 0 {
 		line, rest, whole := bytes.Cut(b, []byte("\n"))
-		err := c.add(line)
-		if !whole || (err != nil && len(rest) == 0) {
+		if !whole {
 			a.torn = true // by a crash in the middle of the last write
 			break
 		}
-		if err != nil {
-			return fmt.Errorf("%s, line %d: %w", current, c.lines+1, err)
+		if err := c.add(line); err != nil {
+			return 0, fmt.Errorf("%s, line %d: %w (put the directory aside as evidence; the log begins anew in an empty one)",
+				current, c.lines+1, err)
 		}
 		a.size += int64(len(line)) + 1
 		b = rest
 	}
 	a.seq, a.hash = c.seq, c.hash
 	if c.lines == 0 {
-		if err := a.afterRotation(); err != nil {
-			return err
+		return int64(len(b)), a.afterRotation()
+	}
+	return int64(len(b)), nil
+}
+
+// compare says in which way the log is not what its head says; empty when it is. A log without
+// a record gets its first head, so that from then on there always is one.
+func (a *Audit) compare() (string, error) {
+	noted, err := readHead(a.dir)
+	if err != nil {
+		return "", err
+	}
+	found := fmt.Sprintf("the log ends with record %d (%s)", a.seq, a.hash)
+	switch {
+	case noted == "" && a.seq == 0:
+		if err := a.writeHead(0, ""); err != nil {
+			return "", err
+		}
+		return "", syncDir(a.dir)
+	case noted == "":
+		return fmt.Sprintf("expected %s to name a record; found none, and %s", head, found), nil
+	}
+	at, hash, err := parseHead(noted)
+	if err != nil {
+		return fmt.Sprintf("expected %s to name a record; found something else, and %s", head, found), nil
+	}
+	expected := fmt.Sprintf("expected record %d (%s), as %s names it; ", at, hash, head)
+	if at > a.seq {
+		return expected + "found that " + found + ": its end was cut off", nil
+	}
+	there, err := a.hashOf(at)
+	if err != nil || there == hash {
+		return "", err
+	}
+	return expected + fmt.Sprintf("found it as %s: the end was written anew", there), nil
+}
+
+// hashOf finds a record that is in the log. Its file was not checked if it is an older one; what
+// is compared is its hash.
+func (a *Audit) hashOf(seq uint64) (string, error) {
+	if seq == 0 {
+		return "", nil
+	}
+	if seq == a.seq {
+		return a.hash, nil
+	}
+	files, err := auditFiles(a.dir)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range slices.Backward(files) {
+		b, err := os.ReadFile(filepath.Join(a.dir, name))
+		if err != nil {
+			return "", err
+		}
+		for line := range bytes.Lines(b) {
+			var r Record
+			if json.Unmarshal(line, &r) == nil && r.Seq == seq {
+				return r.Hash, nil
+			}
 		}
 	}
-	if a.torn {
-		return a.append(Record{Event: Recovered, Bytes: int64(len(b))})
-	}
-	return nil
+	return "no record at all", nil
 }
 
 // afterRotation continues the chain of the newest older file, if there is one.
@@ -336,10 +423,20 @@ func firstSeq(f *os.File) (uint64, error) {
 }
 
 // writeHead notes the last record beside the log, so that cutting off its end is noticed. It is
-// not synced: a crash may leave it one record behind, never ahead.
+// whole before it is the head. That it is the head is not synced: a crash may leave an older one.
+// Nothing that can fail may come after the rename, or the head could name a record that does not
+// count.
 func (a *Audit) writeHead(seq uint64, hash string) error {
 	temp := filepath.Join(a.dir, head+".new")
-	if err := os.WriteFile(temp, fmt.Appendf(nil, "%d %s\n", seq, hash), 0o640); err != nil {
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%d %s\n", seq, hash)
+	if err == nil {
+		err = unix.Fdatasync(int(f.Fd()))
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(temp, filepath.Join(a.dir, head))
@@ -434,7 +531,8 @@ func VerifyAudit(dir string) (AuditSummary, error) {
 		return s, fmt.Errorf("cannot verify the audit log: %w", err)
 	}
 	c := chain{}
-	seen := noted == "" // the head may be a record behind, never ahead
+	seen := noted == "0" // the head may be behind, never ahead
+	tampered := ""
 	for _, name := range files {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
@@ -449,34 +547,54 @@ func VerifyAudit(dir string) (AuditSummary, error) {
 			if err != nil {
 				return s, fmt.Errorf("%s:%d: %w", filepath.Join(dir, name), n, err)
 			}
-			s.note(line)
+			if s.note(line) == Tampered && tampered == "" {
+				tampered = fmt.Sprintf("%s:%d", filepath.Join(dir, name), n)
+			}
 			seen = seen || noted == fmt.Sprintf("%d %s", c.seq, c.hash)
 			b = rest
 		}
 	}
 	s.Files, s.Records, s.Hash = len(files), c.seq, c.hash
-	if !seen {
-		return s, fmt.Errorf("%s: the log ends before the record that %s names: its end was cut off", filepath.Join(dir, current), head)
+	switch {
+	case noted == "" && s.Records > 0:
+		return s, fmt.Errorf("%s: it is gone, so nothing says that the log has its end", filepath.Join(dir, head))
+	case !seen && noted != "":
+		return s, fmt.Errorf("%s: the log does not have the record that %s names: its end was cut off or written anew", filepath.Join(dir, current), head)
+	case tampered != "":
+		return s, fmt.Errorf("%s: the launcher found the log tampered with when it was started: what is before this record is not all that was written", tampered)
 	}
 	return s, nil
 }
 
-func (s *AuditSummary) note(line []byte) {
+// note takes a record that was checked into the summary.
+func (s *AuditSummary) note(line []byte) Event {
 	var r Record
-	if json.Unmarshal(line, &r) == nil { // checked before
-		if s.First.IsZero() {
-			s.First = r.Time
-		}
-		s.Last = r.Time
+	if json.Unmarshal(line, &r) != nil {
+		return ""
 	}
+	if s.First.IsZero() {
+		s.First = r.Time
+	}
+	s.Last = r.Time
+	return r.Event
 }
 
+func parseHead(text string) (seq uint64, hash string, err error) {
+	number, hash, _ := strings.Cut(text, " ")
+	seq, err = strconv.ParseUint(number, 10, 64)
+	return seq, hash, err
+}
+
+// readHead is the head's text; empty when there is no head.
 func readHead(dir string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(dir, head))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	return strings.TrimSpace(string(b)), err
+	if text := strings.TrimSpace(string(b)); text != "" || err != nil {
+		return text, err
+	}
+	return "nothing", nil // an empty file names no record
 }
 
 // auditFiles lists the files of the log in the order of their records.

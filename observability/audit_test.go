@@ -2,6 +2,7 @@ package observability
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -98,6 +99,7 @@ func TestEveryChangeIsFound(t *testing.T) {
 		"a key is written in capitals": bytes.Replace(whole, []byte(`"event"`), []byte(`"Event"`), 1),
 		"a line is added":              append(bytes.Clone(whole), []byte("{}\n")...),
 		"the last newline is gone":     bytes.TrimSuffix(whole, []byte("\n")),
+		"the last one is another":      append(join(0, 1, 2, 3), forged(t, lines[4])...),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, current), changed, 0o640); err != nil {
 			t.Fatal(err)
@@ -115,6 +117,172 @@ func TestEveryChangeIsFound(t *testing.T) {
 		if _, err := VerifyAudit(dir); err == nil {
 			t.Errorf("byte %d (%q) can be changed", i, whole[i])
 		}
+	}
+}
+
+// forged is a record with another job, and with the hash that it has to have.
+func forged(t *testing.T, line []byte) []byte {
+	t.Helper()
+	var r Record
+	if err := json.Unmarshal(line, &r); err != nil {
+		t.Fatal(err)
+	}
+	r.Job = "another"
+	line, err := r.seal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(line, '\n')
+}
+
+// What was done to a log while nobody had it open is on the record from the next start on,
+// and stays there: no later start makes the log look whole again.
+func TestTamperingIsNeverWhitewashed(t *testing.T) {
+	nothing := func([]byte) []byte { return nil }
+	same := func(b []byte) []byte { return b }
+	for says, c := range map[string]struct {
+		log, head func([]byte) []byte
+		want      string // of the reason; empty: the log is not opened at all
+	}{
+		"the last record is gone":          {firstLines(4), same, "found that the log ends with record 4 "},
+		"three are gone":                   {firstLines(2), same, "expected record 5 "},
+		"all are gone":                     {nothing, same, "the log ends with record 0 "},
+		"the last newline is gone":         {func(b []byte) []byte { return bytes.TrimSuffix(b, []byte("\n")) }, same, "its end was cut off"},
+		"the last record is cut":           {func(b []byte) []byte { return b[:len(b)-20] }, same, "its end was cut off"},
+		"the last record is written anew":  {func(b []byte) []byte { return append(firstLines(4)(b), forged(t, b[len(firstLines(4)(b)):])...) }, same, "the end was written anew"},
+		"the head is gone":                 {same, nil, "found none"},
+		"the head is empty":                {same, nothing, "found something else"},
+		"the head is another":              {same, func([]byte) []byte { return []byte("5 00\n") }, "expected record 5 (00)"},
+		"the head is ahead":                {same, func([]byte) []byte { return []byte("6 00\n") }, "expected record 6 (00)"},
+		"an earlier head has another hash": {same, func([]byte) []byte { return []byte("3 00\n") }, "expected record 3 (00)"},
+		"the last record is changed":       {func(b []byte) []byte { return bytes.Replace(b, []byte("job-4"), []byte("job-9"), 1) }, same, ""},
+	} {
+		t.Run(says, func(t *testing.T) {
+			dir := t.TempDir()
+			a := open(t, dir)
+			fill(t, a, 5)
+			a.Close()
+			change(t, filepath.Join(dir, current), c.log)
+			change(t, filepath.Join(dir, head), c.head)
+			if s, err := VerifyAudit(dir); err == nil {
+				t.Errorf("before the start it verifies: %v", s)
+			}
+			a, err := OpenAudit(dir, time.Now)
+			if c.want == "" {
+				if err == nil {
+					a.Close()
+					t.Error("it was opened")
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(a.Tampered(), c.want) {
+				t.Errorf("at the start it says %q", a.Tampered())
+			}
+			fill(t, a, 1)
+			a.Close()
+			if a := open(t, dir); a.Tampered() != "" {
+				t.Errorf("it is told of again: %s", a.Tampered())
+			}
+			if s, err := VerifyAudit(dir); err == nil || !strings.Contains(err.Error(), "tampered with") {
+				t.Errorf("after the start: %v, %v", s, err)
+			}
+			if b, _ := os.ReadFile(filepath.Join(dir, current)); !bytes.Contains(b, []byte(`"event":"tampered"`)) {
+				t.Errorf("the log does not say so:\n%s", b)
+			}
+		})
+	}
+}
+
+func firstLines(n int) func([]byte) []byte {
+	return func(b []byte) []byte { return bytes.Join(bytes.SplitAfter(b, []byte("\n"))[:n], nil) }
+}
+
+// change rewrites a file; without a function it is taken away.
+func change(t *testing.T, path string, by func([]byte) []byte) {
+	t.Helper()
+	if by == nil {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, by(b), 0o640)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every moment at which a writer can be killed: each byte of a record, of the head that is to
+// replace the old one, and each step of a rotation. None of them looks like tampering, and none
+// loses what was answered before.
+func TestAKillAtAnyStepIsNoTampering(t *testing.T) {
+	for _, records := range []int{0, 1, 5} {
+		before, after := t.TempDir(), t.TempDir()
+		a := open(t, before)
+		fill(t, a, records)
+		a.Close()
+		if err := os.CopyFS(after, os.DirFS(before)); err != nil {
+			t.Fatal(err)
+		}
+		a = open(t, after)
+		fill(t, a, 1)
+		a.Close()
+		read := func(dir, name string) []byte {
+			b, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		log, line := read(before, current), bytes.TrimPrefix(read(after, current), read(before, current))
+		was, is := read(before, head), read(after, head)
+		for n := range len(line) + 1 {
+			killed(t, fmt.Sprintf("after %d records, %d bytes of the next", records, n), records, map[string][]byte{
+				current: append(bytes.Clone(log), line[:n]...), head: was})
+		}
+		for n := range len(is) + 1 {
+			killed(t, fmt.Sprintf("after %d records, %d bytes of the head", records, n), records+1, map[string][]byte{
+				current: read(after, current), head: was, head + ".new": is[:n]})
+		}
+		killed(t, "before the first head", 0, map[string][]byte{current: nil})
+		killed(t, "with an older head than the last", records+1, map[string][]byte{current: read(after, current), head: []byte("0 \n")})
+		if records > 0 {
+			old := "audit-00000000000000000001.jsonl"
+			killed(t, "in a rotation, before it", records, map[string][]byte{current: log, current + ".new": nil, head: was})
+			killed(t, "in a rotation, between", records, map[string][]byte{old: log, current + ".new": nil, head: was})
+			killed(t, "in a rotation, after it", records, map[string][]byte{old: log, current: nil, head: was})
+			killed(t, "in a rotation, in the next record", records, map[string][]byte{old: log, current: line[:20], head: was})
+			killed(t, "in a rotation, before the next head", records+1, map[string][]byte{old: log, current: line, head: was})
+		}
+	}
+}
+
+// killed opens a log as it was left.
+func killed(t *testing.T, says string, atLeast int, files map[string][]byte) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, b := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, err := OpenAudit(dir, time.Now)
+	if err != nil {
+		t.Fatalf("killed %s: %v", says, err)
+	}
+	defer a.Close()
+	if a.Tampered() != "" || a.seq < uint64(atLeast) {
+		t.Errorf("killed %s: %d records, %s", says, a.seq, a.Tampered())
+	}
+	fill(t, a, 1)
+	if s, err := VerifyAudit(dir); err != nil {
+		t.Errorf("killed %s: %v, %v", says, s, err)
 	}
 }
 
@@ -233,6 +401,9 @@ func TestKilledWritersLoseNothingThatWasAnswered(t *testing.T) {
 		_ = cmd.Wait() // killed
 		a := open(t, dir)
 		answered := uint64(strings.Count(out.String(), "\n"))
+		if a.Tampered() != "" {
+			t.Fatalf("a kill is told as tampering: %s", a.Tampered())
+		}
 		if a.seq < before+answered {
 			t.Fatalf("%d answered after %d, %d in the log", answered, before, a.seq)
 		}
@@ -250,6 +421,7 @@ func writeForEver(dir string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	a.rotateAt = 2000
 	for {
 		if err := a.Append(Record{Event: Asked}); err != nil {
 			os.Exit(1)

@@ -126,6 +126,9 @@ func Serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer l.close()
+	if found := l.audit.Tampered(); found != "" {
+		l.log.Error("the audit log was tampered with while no launcher had it", "dir", cfg.AuditDir, "found", found)
+	}
 	if err := l.audit.Append(observability.Record{Event: observability.Started}); err != nil {
 		return err
 	}
