@@ -38,6 +38,7 @@ const (
 	Violation   Event = "violation"   // the box killed a scanner for a call that no scanner makes
 	Done        Event = "done"        // nothing of the scan runs any more
 	Interrupted Event = "interrupted" // the launcher died while it ran
+	Lost        Event = "lost"        // Records of what happened could not be kept until the log could be written again
 )
 
 // Record is one line. No field of it ever holds what a scanner wrote.
@@ -71,6 +72,7 @@ type Record struct {
 	Stage       string    `json:"stage,omitempty"`
 	Usage       *Usage    `json:"usage,omitempty"`
 	Bytes       int64     `json:"bytes,omitempty"`
+	Records     int       `json:"records,omitempty"`
 	Prev        string    `json:"prev"` // the hash of the record before; of the first, empty
 	Hash        string    `json:"hash"` // sha256 of this line without its hash
 }
@@ -108,6 +110,9 @@ const (
 	MaxList = 64
 	// maxLine bounds one record, in bytes.
 	maxLine = 64 << 10
+	// maxPending bounds the records that wait until the log can be written again. While one
+	// waits nothing is asked for or launched, so that a few for each job under way are all.
+	maxPending = 1024
 	// rotateAt is the size from which the next record begins a new file.
 	rotateAt = 64 << 20
 
@@ -128,6 +133,8 @@ type Audit struct {
 	hash     string
 	torn     bool   // something after size may be in the file
 	tampered string // what was found at the opening
+	pending  []Record
+	lost     int // beyond maxPending
 }
 
 // OpenAudit opens or begins the log in dir. It checks the chain of the newest file, and that the
@@ -298,14 +305,63 @@ func (a *Audit) afterRotation() error {
 	return nil
 }
 
-// Append writes one record. It is on disk when Append returns nil; on an error nothing of it
-// counts, and whatever the caller wanted to do is refused. The next Append begins by cutting
-// off what a failed one left.
+// Append writes one record, after those that wait. It is on disk when Append returns nil; on an
+// error nothing of it counts, and whatever the caller wanted to do is refused. The next Append
+// begins by cutting off what a failed one left.
 func (a *Audit) Append(r Record) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.append(r); err != nil {
+	err := a.flush()
+	if err == nil {
+		err = a.append(r)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot write the audit log: %w", err)
+	}
+	return nil
+}
+
+// Note writes a record of what has happened already. When it cannot be written now it waits,
+// with the time of now, and is written before any other record; the error says so.
+func (a *Audit) Note(r Record) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.pending) == maxPending {
+		a.lost++
+	} else {
+		r.Time = a.now()
+		r.bound() // what waits is no larger than what is written
+		a.pending = append(a.pending, r)
+	}
+	if err := a.flush(); err != nil {
+		return fmt.Errorf("cannot write the audit log yet: %w", err)
+	}
+	return nil
+}
+
+// Flush writes the records that wait. nil: none does.
+func (a *Audit) Flush() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.flush(); err != nil {
+		return fmt.Errorf("cannot write the audit log: %w", err)
+	}
+	return nil
+}
+
+func (a *Audit) flush() error {
+	for len(a.pending) > 0 {
+		if err := a.append(a.pending[0]); err != nil {
+			return err
+		}
+		a.pending = a.pending[1:]
+	}
+	a.pending = nil
+	if a.lost > 0 {
+		if err := a.append(Record{Event: Lost, Records: a.lost}); err != nil {
+			return err
+		}
+		a.lost = 0
 	}
 	return nil
 }
@@ -325,7 +381,10 @@ func (a *Audit) append(r Record) error {
 			return err
 		}
 	}
-	r.Seq, r.Time, r.Prev = a.seq+1, a.now().UTC(), a.hash
+	if r.Time.IsZero() {
+		r.Time = a.now()
+	}
+	r.Seq, r.Time, r.Prev = a.seq+1, r.Time.UTC(), a.hash
 	r.bound()
 	line, err := r.seal()
 	if err != nil {

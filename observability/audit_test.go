@@ -369,6 +369,66 @@ func TestAFullDiskRefusesAndRecovers(t *testing.T) {
 	}
 }
 
+// What happened while the log could not be written is written first when it can be again, in
+// order and with its time; what was refused meanwhile is not there.
+func TestWhatHappenedWaitsForAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Fatalf("this test needs root: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	a := open(t, dir)
+	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	a.now = func() time.Time { at = at.Add(time.Second); return at }
+	fill(t, a, 1)
+	ballast := filepath.Join(dir, "ballast")
+	_ = os.WriteFile(ballast, make([]byte, 1<<20), 0o600) // fails when all is full: that is its purpose
+	if err := a.Note(Record{Event: Done, Job: "first"}); err == nil {
+		t.Fatal("the disk was not full")
+	}
+	if err := a.Append(Record{Event: Launched, Job: "refused"}); err == nil {
+		t.Error("something was launched while a record waited")
+	}
+	if err := a.Note(Record{Event: Done, Job: "second"}); err == nil {
+		t.Error("a record was written before the one that waits")
+	}
+	if err := a.Flush(); err == nil {
+		t.Error("it says that nothing waits")
+	}
+	for range maxPending + 5 - 2 {
+		_ = a.Note(Record{Event: Denied}) // waits or is counted, as the others
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Append(Record{Event: Launched, Job: "third"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Flush(); err != nil {
+		t.Error(err)
+	}
+	verify(t, dir, 1+maxPending+2)
+	b, err := os.ReadFile(filepath.Join(dir, current))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []Record
+	for line := range bytes.Lines(b) {
+		var r Record
+		if err := json.Unmarshal(line, &r); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) > 0 && r.Time.Before(got[len(got)-1].Time) {
+			t.Errorf("record %d is earlier than the one before it", r.Seq)
+		}
+		got = append(got, r)
+	}
+	last := len(got) - 1
+	if got[1].Job != "first" || got[2].Job != "second" || got[last-1].Event != Lost || got[last-1].Records != 5 || got[last].Job != "third" {
+		t.Errorf("in the log: %+v, %+v … %+v, %+v", got[1], got[2], got[last-1], got[last])
+	}
+}
+
 func TestLongListsAreCutAndCounted(t *testing.T) {
 	dir := t.TempDir()
 	a := open(t, dir)

@@ -223,10 +223,11 @@ func view(e policy.Engagement, now time.Time) wire.EngagementView {
 }
 
 // note writes an audit record that nothing can be refused for any more: what it tells has
-// happened. A failure is shouted; the log itself recovers.
+// happened. One that cannot be written is shouted and waits; it is written before any other
+// record, so nothing is launched until then.
 func (l *Launcher) note(r observability.Record) {
-	if err := l.audit.Append(r); err != nil {
-		l.log.Error("cannot write the audit log", "event", r.Event, "job", r.Job, "why", err)
+	if err := l.audit.Note(r); err != nil {
+		l.log.Error("an audit record waits to be written", "event", r.Event, "job", r.Job, "why", err)
 	}
 }
 

@@ -34,6 +34,8 @@ type job struct {
 	argv    []string       // from the launch on
 	limits  *observability.Limits
 	end     context.CancelCauseFunc
+	// audited says that the end is in the audit log, acknowledged that the front has committed it.
+	audited, acknowledged bool
 }
 
 // asks is what is judged.

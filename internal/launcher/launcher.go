@@ -256,7 +256,7 @@ func (l *Launcher) recover() error {
 		l.log.Warn("a record that was cut off is removed", "job", fmt.Sprintf("%.40q", id))
 	}
 	for _, r := range kept {
-		j := &job{record: r, caller: wire.Client{UID: r.UID}}
+		j := &job{record: r, caller: wire.Client{UID: r.UID}, audited: true}
 		l.jobs[r.ID] = j
 		if r.State == wire.Ended {
 			continue

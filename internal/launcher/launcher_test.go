@@ -614,6 +614,55 @@ func TestAFullDiskRefusesAndRecovers(t *testing.T) {
 	}
 }
 
+// A job that ends while the audit log cannot be written: its end is told to the front, and its
+// record stays as it was until the end is in the log. Nothing is launched before that.
+func TestTheEndOfAJobIsAuditedWhenTheDiskHasSpaceAgain(t *testing.T) {
+	h := newHouse(t)
+	fill, free := small(t, h.cfg.AuditDir)
+	h.open()
+	handle, _ := h.client()
+	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
+		t.Fatalf("refused: %+v", r)
+	}
+	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	fill()
+	if r := h.reply(func(seq uint64) wire.Message {
+		return wire.Message{Cancel: &wire.Cancel{Seq: seq, Handle: handle, Job: jobA}}
+	}); r.Refused != nil {
+		t.Fatalf("%+v", r.Refused)
+	}
+	if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled {
+		t.Errorf("%+v", o)
+	}
+	if err := h.conn.Send(wire.Message{Ack: &wire.Ack{Job: jobA}}); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.start(handle, jobB, value(t, quickScan)); r == nil || r.Code != "audit_unavailable" {
+		t.Errorf("while the end of a job is not in the log: %+v", r)
+	}
+	kept := records{dir: filepath.Join(h.cfg.StateDir, "boxes")}
+	if jobs, _, err := kept.load(); err != nil || len(jobs) != 1 || jobs[0].State != wire.Running {
+		t.Errorf("a crash now would leave %+v, %v", jobs, err)
+	}
+	free()
+	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
+		t.Fatalf("with space again: %+v", r)
+	}
+	h.endOf(jobB)
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(kept.dir, jobA)); os.IsNotExist(err) {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("the record is kept although it was acknowledged and its end is in the log")
+		}
+	}
+	h.close()
+	if got, want := auditEvents(t, h), []string{"started", "engagements", "asked", "decided", "launched", "done", "asked", "decided", "launched", "done", "stopped"}; !slices.Equal(got, want) {
+		t.Errorf("audit %v, want %v", got, want)
+	}
+}
+
 // A directory that somebody else could write to is not read; what was in force stays, and what is
 // put right is noticed.
 func TestAnUntrustedDirectoryLeavesTheOldEngagements(t *testing.T) {

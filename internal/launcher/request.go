@@ -239,7 +239,9 @@ func endedBy(cause error) string {
 }
 
 // finish makes the end of a job durable, then tells it: audit first, then the record, then the
-// front.
+// front. While the disk of one of them is full the front is told all the same; on disk the job
+// still says `running`, which a crash now turns into `interrupted`: no launch is without its end
+// in the audit log, and no result is invented.
 func (l *Launcher) finish(j *job, o wire.Outcome) {
 	o.Ended = time.Now()
 	j.mu.Lock()
@@ -248,13 +250,18 @@ func (l *Launcher) finish(j *job, o wire.Outcome) {
 	j.mu.Unlock()
 	l.note(j.entry(observability.Done))
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := l.records.write(record)
+		err := l.audit.Flush()
+		if err == nil {
+			if j.wasAudited() {
+				l.forget(record.ID)
+				return // acknowledged meanwhile
+			}
+			err = l.records.write(record)
+		}
 		if err == nil || l.isEnding() {
 			break
 		}
-		// A full disk. The record in memory is told all the same; on disk the job still says
-		// `running`, which a crash now would turn into `interrupted`: no result is invented.
-		l.log.Error("cannot keep a record; trying again", "job", record.ID, "why", err)
+		l.log.Error("cannot keep the end of a job; trying again", "job", record.ID, "why", err)
 		l.show(j)
 		time.Sleep(wait)
 		if !l.knows(record.ID) {
@@ -264,19 +271,39 @@ func (l *Launcher) finish(j *job, o wire.Outcome) {
 	l.show(j)
 }
 
+// wasAudited notes that the end of a job is in the audit log, and says whether the front has
+// acknowledged it by then.
+func (j *job) wasAudited() (acknowledged bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.audited = true
+	return j.acknowledged
+}
+
+// mayBeForgotten notes that the front has committed a job. One whose end is not in the audit log
+// yet is kept until it is.
+func (j *job) mayBeForgotten() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.acknowledged = j.record.State == wire.Ended
+	return j.acknowledged && j.audited
+}
+
 // acknowledge forgets a job that has ended and that the front has committed. One that has not
 // ended is not forgotten, whatever the front says.
 func (l *Launcher) acknowledge(id string) {
 	l.mu.Lock()
 	j := l.jobs[id]
-	ended := j != nil && j.snapshot().State == wire.Ended
-	if ended {
-		delete(l.jobs, id)
-	}
 	l.mu.Unlock()
-	if !ended {
-		return
+	if j != nil && j.mayBeForgotten() {
+		l.forget(id)
 	}
+}
+
+func (l *Launcher) forget(id string) {
+	l.mu.Lock()
+	delete(l.jobs, id)
+	l.mu.Unlock()
 	if err := l.records.remove(id); err != nil {
 		l.log.Error("cannot remove a record", "job", id, "why", err)
 	}
