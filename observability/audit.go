@@ -38,6 +38,7 @@ const (
 	Violation   Event = "violation"   // the box killed a scanner for a call that no scanner makes
 	Done        Event = "done"        // nothing of the scan runs any more
 	Interrupted Event = "interrupted" // the launcher died while it ran
+	Unreadable  Event = "unreadable"  // a job's record could not be read at the start; it was put aside with the outputs
 	Lost        Event = "lost"        // Records of what happened could not be kept until the log could be written again
 )
 

@@ -248,9 +248,14 @@ func (l *Launcher) close() {
 // recover reads the records of a predecessor. What was under way when it died is interrupted:
 // its boxes died with it, its output is where it was.
 func (l *Launcher) recover() error {
-	kept, removed, err := l.records.load()
+	kept, removed, unread, err := l.records.load()
 	if err != nil {
 		return err
+	}
+	for _, b := range unread {
+		if err := l.putAside(b); err != nil {
+			return err
+		}
 	}
 	for _, id := range removed {
 		l.log.Warn("a record that was cut off is removed", "job", fmt.Sprintf("%.40q", id))
@@ -270,6 +275,24 @@ func (l *Launcher) recover() error {
 			return err
 		}
 	}
+	return nil
+}
+
+// putAside takes a record that cannot be read out of the way, with the outputs beside it, and
+// tells the operator where they are. Audit first: what is moved is on the record.
+func (l *Launcher) putAside(b unreadable) error {
+	r := observability.Record{Event: observability.Unreadable, Reason: clip(fmt.Sprintf("%.40q: %s", b.name, b.why))}
+	if wire.ValidJobID(b.name) {
+		r.Job = b.name
+	}
+	if err := l.audit.Append(r); err != nil {
+		return err
+	}
+	to, err := l.records.setAside(b.name, time.Now())
+	if err != nil {
+		return err
+	}
+	l.log.Error("a job's record cannot be read; it is put aside with its outputs", "job", fmt.Sprintf("%.40q", b.name), "why", b.why, "to", to)
 	return nil
 }
 

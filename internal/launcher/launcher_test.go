@@ -3,6 +3,7 @@ package launcher
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"net/netip"
 	"os"
@@ -307,6 +308,33 @@ func TestWhatAPredecessorLeftIsInterrupted(t *testing.T) {
 	if events := auditEvents(t, h); !slices.Equal(events, []string{"started", "interrupted", "interrupted", "engagements", "stopped"}) {
 		t.Errorf("audit %v", events)
 	}
+}
+
+// A launcher that cannot read a record starts, says so in the audit log, and keeps what there is.
+func TestARecordThatCannotBeReadIsToldAndKept(t *testing.T) {
+	h := newHouse(t)
+	r, err := openRecords(h.cfg.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.create(wire.Job{ID: jobA, UID: 1000, Tool: "nmap_scan", State: wire.Ended}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(r.note(jobA, fileRecord, []byte("secmcpd record 2\n?")), r.note(jobA, fileStdout, []byte("<?xml"))); err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	h.client()
+	h.close()
+	if found, _ := filepath.Glob(filepath.Join(h.cfg.StateDir, "boxes.broken", "*-"+jobA, fileStdout)); len(found) != 1 {
+		t.Error("the output is not where broken records are kept")
+	}
+	for _, e := range auditRecords(t, h) {
+		if e.Event == observability.Unreadable && e.Job == jobA && strings.Contains(e.Reason, `version "2"`) {
+			return
+		}
+	}
+	t.Error("the audit log says nothing of it")
 }
 
 const longScan = `{"targets":["10.77.1.0/24"],"top_ports":100,"skip_discovery":true}`
@@ -641,7 +669,7 @@ func TestTheEndOfAJobIsAuditedWhenTheDiskHasSpaceAgain(t *testing.T) {
 		t.Errorf("while the end of a job is not in the log: %+v", r)
 	}
 	kept := records{dir: filepath.Join(h.cfg.StateDir, "boxes")}
-	if jobs, _, err := kept.load(); err != nil || len(jobs) != 1 || jobs[0].State != wire.Running {
+	if jobs, _, _, err := kept.load(); err != nil || len(jobs) != 1 || jobs[0].State != wire.Running {
 		t.Errorf("a crash now would leave %+v, %v", jobs, err)
 	}
 	free()

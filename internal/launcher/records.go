@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,15 +31,33 @@ var artefacts = []string{fileStdout, fileStderr, fileArgv, fileSpec}
 // maxRecords bounds the jobs that are kept for a front that does not come to take them.
 const maxRecords = 256
 
+// recordHeader is the first line of a record, before the job in CBOR. Its number changes with
+// what is stored, so that after a downgrade a record is put aside and not misread.
+const (
+	recordHeader  = "secmcpd record "
+	recordVersion = "1"
+)
+
+// maxBroken bounds the records that are kept aside for the operator. Beyond it the oldest goes.
+const maxBroken = 16
+
 // records is the launcher's durable memory: a directory per job, with its record and its
 // outputs, from acceptance until the front has acknowledged the end. Records are few and
 // small, so the file system is the database, and a crash leaves a directory that says what it is.
-type records struct{ dir string }
+//
+// What cannot be read is never deleted at once: it is put aside, for it may be all that is left
+// of a scan.
+type records struct {
+	dir    string
+	broken string // where what cannot be read is put aside
+}
 
 func openRecords(stateDir string) (*records, error) {
-	r := &records{dir: filepath.Join(stateDir, "boxes")}
-	if err := os.MkdirAll(r.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot keep records: %w", err)
+	r := &records{dir: filepath.Join(stateDir, "boxes"), broken: filepath.Join(stateDir, "boxes.broken")}
+	for _, dir := range []string{r.dir, r.broken} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot keep records: %w", err)
+		}
 	}
 	return r, nil
 }
@@ -63,7 +83,7 @@ func (r *records) write(j wire.Job) error {
 		return err
 	}
 	temp := r.path(j.ID, fileRecord+".new")
-	if err := writeSynced(temp, b); err != nil {
+	if err := writeSynced(temp, append([]byte(recordHeader+recordVersion+"\n"), b...)); err != nil {
 		return fmt.Errorf("cannot keep a record: %w", err)
 	}
 	if err := os.Rename(temp, r.path(j.ID, fileRecord)); err != nil {
@@ -112,33 +132,80 @@ func (r *records) open(job string) (names []string, files []*os.File) {
 	return names, files
 }
 
-// load reads every record. A directory without a readable record is a creation that was cut
-// off, before anything ran: it is removed and told.
-func (r *records) load() (jobs []wire.Job, removed []string, err error) {
+// unreadable is an entry among the records that cannot be read, and why.
+type unreadable struct{ name, why string }
+
+// load reads every record. A directory with nothing in it, or with a first record that was not
+// finished, is a creation that was cut off before anything ran: it is removed and told. What
+// cannot be read is told and left where it is, for setAside.
+func (r *records) load() (jobs []wire.Job, removed []string, unread []unreadable, err error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read records: %w", err)
+		return nil, nil, nil, fmt.Errorf("cannot read records: %w", err)
 	}
 	for _, e := range entries {
-		var j wire.Job
-		b, err := os.ReadFile(r.path(e.Name(), fileRecord))
-		if err == nil {
-			err = wire.Decode(b, wire.MaxMessage, &j)
-		}
-		if err == nil && j.ID != e.Name() {
-			err = fmt.Errorf("the record of %q names %q", e.Name(), j.ID)
-		}
-		if err != nil {
+		j, err := r.read(e.Name())
+		switch {
+		case err == nil:
+			jobs = append(jobs, j)
+		case errors.Is(err, fs.ErrNotExist) && r.neverBegan(e.Name()):
 			removed = append(removed, e.Name())
 			if err := os.RemoveAll(filepath.Join(r.dir, e.Name())); err != nil {
-				return nil, nil, fmt.Errorf("cannot remove a broken record: %w", err)
+				return nil, nil, nil, fmt.Errorf("cannot remove a record that was cut off: %w", err)
 			}
-			continue
+		default:
+			unread = append(unread, unreadable{e.Name(), err.Error()})
 		}
-		jobs = append(jobs, j)
 	}
 	slices.SortFunc(jobs, func(a, b wire.Job) int { return strings.Compare(a.ID, b.ID) })
-	return jobs, removed, nil
+	return jobs, removed, unread, nil
+}
+
+func (r *records) read(name string) (j wire.Job, err error) {
+	b, err := os.ReadFile(r.path(name, fileRecord))
+	if err != nil {
+		return j, err
+	}
+	line, rest, _ := bytes.Cut(b, []byte("\n"))
+	version, is := strings.CutPrefix(string(line), recordHeader)
+	switch {
+	case !is:
+		return j, errors.New("it is no record")
+	case version != recordVersion:
+		return j, fmt.Errorf("it is of version %.20q, this program reads version %s", version, recordVersion)
+	}
+	if err := wire.Decode(rest, wire.MaxMessage, &j); err != nil {
+		return j, err
+	}
+	if j.ID != name {
+		return j, fmt.Errorf("it is the record of %.40q", j.ID)
+	}
+	return j, nil
+}
+
+// neverBegan says that a directory holds nothing but, perhaps, the beginning of its first record.
+func (r *records) neverBegan(name string) bool {
+	entries, err := os.ReadDir(filepath.Join(r.dir, name))
+	return err == nil && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() != fileRecord+".new" })
+}
+
+// setAside moves what cannot be read out of the way, and says where to. Names begin with the
+// time, so that the oldest is the first.
+func (r *records) setAside(name string, now time.Time) (string, error) {
+	to := filepath.Join(r.broken, fmt.Sprintf("%s-%.64s", now.UTC().Format("20060102T150405.000000000Z"), name))
+	if err := os.Rename(filepath.Join(r.dir, name), to); err != nil {
+		return "", fmt.Errorf("cannot put a broken record aside: %w", err)
+	}
+	kept, err := os.ReadDir(r.broken)
+	if err != nil {
+		return "", fmt.Errorf("cannot put a broken record aside: %w", err)
+	}
+	for _, e := range kept[:max(len(kept)-maxBroken, 0)] {
+		if err := os.RemoveAll(filepath.Join(r.broken, e.Name())); err != nil {
+			return "", fmt.Errorf("cannot remove an old broken record: %w", err)
+		}
+	}
+	return to, errors.Join(syncDir(r.dir), syncDir(r.broken))
 }
 
 // remove forgets a job.

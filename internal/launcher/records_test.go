@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -32,9 +33,9 @@ func TestARecordIsThereAfterARestart(t *testing.T) {
 	if err := r.write(want); err != nil {
 		t.Fatal(err)
 	}
-	got, removed, err := r.load()
-	if err != nil || len(removed) != 0 {
-		t.Fatalf("removed %v, %v", removed, err)
+	got, removed, unread, err := r.load()
+	if err != nil || len(removed) != 0 || len(unread) != 0 {
+		t.Fatalf("removed %v, unread %v, %v", removed, unread, err)
 	}
 	if diff := cmp.Diff([]wire.Job{want}, got); diff != "" {
 		t.Error(diff)
@@ -57,30 +58,87 @@ func TestAnIDIsUsedOnce(t *testing.T) {
 	}
 }
 
-func TestABrokenRecordIsRemovedAndTold(t *testing.T) {
+// What cannot be read may be all that is left of a scan: it is put aside whole, and told.
+func TestWhatCannotBeReadIsPutAside(t *testing.T) {
+	good := recordHeader + recordVersion + "\n" + encoded(t, wire.Job{ID: jobA, State: wire.Ended})
 	for name, content := range map[string]string{
 		"empty":                  "",
-		"cut off":                "\xa5\x62id",
-		"of another job":         encoded(t, wire.Job{ID: jobB, State: wire.Queued}),
-		"with something after":   encoded(t, wire.Job{ID: jobA, State: wire.Queued}) + "x",
-		"larger than any record": strings.Repeat("x", wire.MaxMessage+1),
+		"cut off":                good[:len(good)-2],
+		"of another job":         recordHeader + recordVersion + "\n" + encoded(t, wire.Job{ID: jobB, State: wire.Queued}),
+		"with something after":   good + "x",
+		"larger than any record": recordHeader + recordVersion + "\n" + strings.Repeat("x", wire.MaxMessage+1),
+		"of a newer version":     recordHeader + "2\n" + encoded(t, wire.Job{ID: jobA, State: wire.Ended}),
+		"without a version":      encoded(t, wire.Job{ID: jobA, State: wire.Ended}),
+		"gone":                   "gone",
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := testRecords(t)
 			if err := r.create(wire.Job{ID: jobA, State: wire.Queued}); err != nil {
 				t.Fatal(err)
 			}
+			if err := r.note(jobA, fileStdout, []byte("<nmaprun>")); err != nil {
+				t.Fatal(err)
+			}
 			if err := os.WriteFile(r.path(jobA, fileRecord), []byte(content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			jobs, removed, err := r.load()
-			if err != nil || len(jobs) != 0 || len(removed) != 1 || removed[0] != jobA {
-				t.Errorf("jobs %v, removed %v, %v", jobs, removed, err)
+			if content == "gone" {
+				if err := os.Remove(r.path(jobA, fileRecord)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			jobs, removed, unread, err := r.load()
+			if err != nil || len(jobs) != 0 || len(removed) != 0 || len(unread) != 1 || unread[0].name != jobA || unread[0].why == "" {
+				t.Fatalf("jobs %v, removed %v, unread %v, %v", jobs, removed, unread, err)
+			}
+			to, err := r.setAside(jobA, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := os.ReadFile(filepath.Join(to, fileStdout)); err != nil || string(b) != "<nmaprun>" {
+				t.Errorf("of the scan's output there is %q, %v", b, err)
 			}
 			if _, err := os.Stat(filepath.Join(r.dir, jobA)); !os.IsNotExist(err) {
 				t.Errorf("its directory is still there: %v", err)
 			}
 		})
+	}
+}
+
+func TestACreationThatWasCutOffIsRemoved(t *testing.T) {
+	for name, files := range map[string][]string{"nothing in it": nil, "a record that was not finished": {fileRecord + ".new"}} {
+		r := testRecords(t)
+		if err := os.Mkdir(filepath.Join(r.dir, jobA), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if err := r.note(jobA, f, []byte("secm")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		jobs, removed, unread, err := r.load()
+		if err != nil || len(jobs)+len(unread) != 0 || len(removed) != 1 || removed[0] != jobA {
+			t.Errorf("%s: jobs %v, removed %v, unread %v, %v", name, jobs, removed, unread, err)
+		}
+	}
+}
+
+func TestOnlySoManyBrokenRecordsAreKept(t *testing.T) {
+	r := testRecords(t)
+	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	var last string
+	for range maxBroken + 3 {
+		if err := r.create(wire.Job{ID: jobA, State: wire.Queued}); err != nil {
+			t.Fatal(err)
+		}
+		at = at.Add(time.Millisecond)
+		var err error
+		if last, err = r.setAside(jobA, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kept, err := os.ReadDir(r.broken); err != nil || len(kept) != maxBroken || kept[len(kept)-1].Name() != filepath.Base(last) {
+		t.Errorf("%d are kept, %v", len(kept), err)
 	}
 }
 
