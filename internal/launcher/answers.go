@@ -43,7 +43,8 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	}
 	p.Scanner = tool.onWire(call.Tool)
 	if v.Outcome == policy.Allow && len(v.Addresses()) > 0 {
-		command, err := call.Command(tool.version, v.Addresses(), excluded(v))
+		wall, _ := deadline(v, plan.Limit, time.Now())
+		command, err := commandFor(call, tool, v, wall)
 		if err != nil {
 			return nil, &wire.Refusal{Code: "bad_value", Reason: clip(err.Error())}
 		}

@@ -31,8 +31,9 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 		return l.failed("scanner", err)
 	}
 	v := j.decided()
-	wall, outOfTime := deadline(v, j.plan.Limit, time.Now())
-	command, err := j.call.Bounded(v.Limits.Rate, wall).Command(tool.version, v.Addresses(), excluded(v))
+	began := time.Now()
+	wall, outOfTime := deadline(v, j.plan.Limit, began)
+	command, err := commandFor(j.call, tool, v, wall)
 	if err != nil {
 		return l.failed("command", err)
 	}
@@ -51,11 +52,16 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 	defer files.Stdout.Close()
 	defer files.Stderr.Close()
 
-	if err := l.launching(j, tool, command, spec, wall); err != nil {
+	if err := l.launching(j, tool, command, spec, began.Add(wall)); err != nil {
 		return l.failed("audit", err)
 	}
 	result := l.boxes.Run(ctx, spec, files)
 	return l.outcome(ctx, j, result, network, outOfTime)
+}
+
+// commandFor is the command of a judged call: what its preview shows is what its launch runs.
+func commandFor(call runners.Call, tool *scanner, v policy.Verdict, wall time.Duration) (runners.Command, error) {
+	return call.Bounded(v.Limits.Rate, wall).Command(tool.version, v.Addresses(), excluded(v))
 }
 
 // deadline is the least of the job's limit and the end of the engagement's hours or term, with
@@ -138,15 +144,14 @@ const minFree = 16 << 20
 
 // launching makes the launch known before it happens: audit, record, front, in this order. It
 // fails closed.
-func (l *Launcher) launching(j *job, s *scanner, c runners.Command, spec sandbox.Spec, wall time.Duration) error {
-	now := time.Now()
+func (l *Launcher) launching(j *job, s *scanner, c runners.Command, spec sandbox.Spec, deadline time.Time) error {
 	j.mu.Lock()
 	j.argv = c.Argv
 	j.limits = onAudit(spec.Limits, j.verdict.Limits.Rate)
 	j.record.State = wire.Running
 	j.record.Scanner = s.onWire(j.call.Tool)
 	j.record.Packets, j.record.ExpectedS = c.Packets, int64((c.Time+time.Second-1)/time.Second)
-	j.record.Started, j.record.Deadline = now, now.Add(wall)
+	j.record.Started, j.record.Deadline = time.Now(), deadline
 	j.record.NotEnforced = l.gaps()
 	record := j.record
 	j.mu.Unlock()

@@ -350,6 +350,12 @@ func TestNarrowingAnEngagementEndsItsRunningJobs(t *testing.T) {
 		"the file is taken away":  "",
 		"it no longer parses":     "name: [",
 		"another one is added":    "another",
+		"the rate is lowered":     engagement + "limits: {packets_per_second: 500}\n",
+		"the time is shortened":   engagement + "limits: {duration: 30m}\n",
+		"the end comes sooner":    engagement + "expires: " + time.Now().Add(20*time.Minute).UTC().Format(time.RFC3339) + "\n",
+		"the rate is raised":      engagement + "limits: {packets_per_second: 2000}\n",
+		"the time is lengthened":  engagement + "limits: {duration: 2h}\n",
+		"the end comes later":     engagement + "expires: 2099-01-01\n",
 		"the description changes": strings.Replace(engagement, "the lab", "a lab", 1),
 	} {
 		t.Run(says, func(t *testing.T) {
@@ -370,7 +376,8 @@ func TestNarrowingAnEngagementEndsItsRunningJobs(t *testing.T) {
 			case next == "another":
 				h.engage("other", strings.Replace(engagement, "name: lab", "name: other", 1))
 			default:
-				stays = says == "it no longer parses" || says == "the description changes"
+				stays = slices.Contains([]string{"it no longer parses", "the description changes", "the rate is raised",
+					"the time is lengthened", "the end comes later"}, says)
 				h.engage("lab", next)
 			}
 			if stays {
@@ -520,6 +527,75 @@ func TestTheDeadlineIsTheLeast(t *testing.T) {
 		if got != c.want || reason != c.reason {
 			t.Errorf("%s: %v, %s", c.says, got, reason)
 		}
+	}
+}
+
+// What a running job was launched with is what it is judged by, to the moment.
+func TestAJobIsWithdrawnWhenItHasMoreThanIsAllowedNow(t *testing.T) {
+	began := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	was := policy.Verdict{Outcome: policy.Allow, Limits: policy.Limits{Rate: 1000, Duration: time.Hour},
+		Targets: []policy.Judged{{Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}}}}
+	for _, c := range []struct {
+		says  string
+		now   func(*policy.Verdict)
+		state string
+		want  string // the code of the denial
+	}{
+		{"nothing has changed", func(*policy.Verdict) {}, wire.Running, ""},
+		{"it is denied", func(v *policy.Verdict) { v.Outcome, v.Code = policy.Deny, policy.Expired }, wire.Running, policy.Expired},
+		{"fewer addresses", func(v *policy.Verdict) { v.Targets = nil }, wire.Running, policy.TargetOutOfScope},
+		{"fewer addresses, while it waits", func(v *policy.Verdict) { v.Targets = nil }, wire.Queued, policy.TargetOutOfScope},
+		{"a lower rate", func(v *policy.Verdict) { v.Limits.Rate = 999 }, wire.Running, policy.RateTooHigh},
+		{"a lower rate, while it waits", func(v *policy.Verdict) { v.Limits.Rate = 999 }, wire.Queued, ""},
+		{"a shorter time", func(v *policy.Verdict) { v.Limits.Duration -= time.Second }, wire.Running, policy.DurationTooLong},
+		{"a shorter time, while it waits", func(v *policy.Verdict) { v.Limits.Duration -= time.Second }, wire.Queued, ""},
+		{"an end before its own", func(v *policy.Verdict) { v.Until = began.Add(59 * time.Minute) }, wire.Running, policy.DurationTooLong},
+		{"an end with its own", func(v *policy.Verdict) { v.Until = began.Add(time.Hour) }, wire.Running, ""},
+		{"an end after its own", func(v *policy.Verdict) { v.Until = began.Add(2 * time.Hour) }, wire.Running, ""},
+		{"more of everything", func(v *policy.Verdict) { v.Limits = policy.Limits{Rate: 2000, Duration: 2 * time.Hour} }, wire.Running, ""},
+	} {
+		v := was
+		c.now(&v)
+		if got := outgrown(v, was, wire.Job{State: c.state, Started: began, Deadline: began.Add(time.Hour)}); got.Code != c.want {
+			t.Errorf("%s: %+v", c.says, got)
+		}
+	}
+}
+
+// What a preview shows is what is launched, word by word.
+func TestThePreviewShowsWhatIsLaunched(t *testing.T) {
+	for says, arguments := range map[string]string{
+		"with the engagement's rate and time": `{"targets":["10.77.0.10"],"ports":[22],"host_timeout":5}`,
+		"with a rate and a time of its own":   `{"targets":["10.77.0.10"],"ports":[22],"rate":50,"limit":10}`,
+		"of a network with a hole":            `{"targets":["10.77.0.12/30"],"ports":[22],"host_timeout":5,"limit":10}`,
+	} {
+		t.Run(says, func(t *testing.T) {
+			h := newHouse(t)
+			h.engage("lab", engagement+"limits: {packets_per_second: 300}\n")
+			h.open()
+			handle, _ := h.client()
+			p := h.reply(func(seq uint64) wire.Message {
+				return wire.Message{Preview: &wire.Preview{Seq: seq, Handle: handle, Value: value(t, arguments)}}
+			}).Preview
+			if p == nil || p.Refused != nil || len(p.Argv) == 0 || len(p.Argv) != p.ArgvCount {
+				t.Fatalf("previewed as %+v", p)
+			}
+			if r := h.start(handle, jobA, value(t, arguments)); r != nil {
+				t.Fatalf("refused: %+v", r)
+			}
+			h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+			b, err := os.ReadFile(filepath.Join(h.cfg.StateDir, "boxes", jobA, fileArgv))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var launched []string
+			if err := json.Unmarshal(b, &launched); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(p.Argv, launched) {
+				t.Errorf("shown    %q\nlaunched %q", p.Argv, launched)
+			}
+		})
 	}
 }
 

@@ -335,8 +335,8 @@ func (j *job) stop(cause error) {
 	}
 }
 
-// rejudge ends the running jobs that the policy as it now is would not allow: an engagement
-// was narrowed, removed or suspended, its hours or its term are over.
+// rejudge ends the running jobs that the policy as it now is would not allow as they were
+// launched: an engagement was narrowed, removed or suspended, its hours or its term are over.
 func (l *Launcher) rejudge() {
 	p := l.judged()
 	now := time.Now()
@@ -345,12 +345,37 @@ func (l *Launcher) rejudge() {
 			continue
 		}
 		was := j.decided()
-		v := policy.Rejudge(p, onPolicy(j.caller), j.asks(), was.Engagement, now)
-		if v.Outcome != policy.Allow || !covers(v.Addresses(), was.Addresses()) {
+		v := outgrown(policy.Rejudge(p, onPolicy(j.caller), j.asks(), was.Engagement, now), was, j.snapshot())
+		if v.Outcome != policy.Allow {
 			l.note(j.denied(v))
 			j.stop(errWithdrawn)
 		}
 	}
+}
+
+// outgrown is the verdict of now on a job, or a denial where it allows less than the job has: some
+// address, the rate or the time that its scanner was launched with. What has not been launched
+// is decided again before it is.
+func outgrown(now, was policy.Verdict, r wire.Job) policy.Verdict {
+	deny := func(code, rule, got, allowed, reason string) policy.Verdict {
+		return policy.Verdict{Outcome: policy.Deny, Code: code, Engagement: now.Engagement, Revision: now.Revision, Rule: rule, Got: got,
+			Allowed: []string{allowed}, Reason: "the engagement was narrowed: " + reason}
+	}
+	switch {
+	case now.Outcome != policy.Allow:
+		return now
+	case !covers(now.Addresses(), was.Addresses()):
+		return deny(policy.TargetOutOfScope, "targets, exclude", "", "", "it no longer allows every address of the job")
+	case r.State != wire.Running:
+		return now
+	case now.Limits.Rate < was.Limits.Rate:
+		return deny(policy.RateTooHigh, "limits.packets_per_second", strconv.Itoa(was.Limits.Rate), strconv.Itoa(now.Limits.Rate), "the job was launched with a higher rate")
+	case r.Started.Add(now.Limits.Duration).Before(r.Deadline):
+		return deny(policy.DurationTooLong, "limits.duration", r.Deadline.Sub(r.Started).String(), now.Limits.Duration.String(), "the job was launched with a longer time")
+	case !now.Until.IsZero() && now.Until.Before(r.Deadline):
+		return deny(policy.DurationTooLong, "hours, expires", r.Deadline.Format(time.RFC3339), now.Until.Format(time.RFC3339), "it ends before the job would")
+	}
+	return now
 }
 
 // covers reports whether every prefix of part lies in one of whole. Both are the shortest lists
