@@ -418,7 +418,7 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 		{"by its processor time", cut, wire.Outcome{Reason: wire.CPU}, "partial", "cpu"},
 		{"by its engagement", cut, wire.Outcome{Reason: wire.Withdrawn}, "partial", "withdrawn"},
 		{"by its box", cut, wire.Outcome{Reason: wire.Violation, Signal: 31}, "failed", "violation"},
-		{"before it began", nil, wire.Outcome{Reason: wire.Launch, Stage: "clone"}, "failed", "launch"},
+		{"before it began", nil, wire.Outcome{Reason: wire.Launch, Stage: "clone", Refused: &wire.Refusal{Code: "launch_failed", Hint: "h"}}, "failed", "launch"},
 		{"with the launcher", cut, wire.Outcome{Reason: wire.Interrupted}, "interrupted", "interrupted"},
 		{"with the daemon", cut, wire.Outcome{Reason: wire.Shutdown}, "interrupted", "shutdown"},
 	} {
@@ -430,6 +430,9 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 			answer := r.object(<-out)
 			if answer["status"] != c.status || at(answer, "coverage", "cut_by") != c.cutBy || at(answer, "coverage", "complete") != (c.status == "completed") {
 				t.Errorf("%v", answer)
+			}
+			if c.outcome.Refused != nil && (at(answer, "error", "code") != c.outcome.Refused.Code || at(answer, "error", "hint") != "h") {
+				t.Errorf("without the error: %v", answer)
 			}
 			if c.status != "completed" && answer["next"] == nil {
 				t.Error("it does not say how to go on")

@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -39,6 +40,9 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	tool, err := l.scanners.get(ctx, scannerOf(call.Tool))
 	if err != nil {
 		p.Scanner = wire.Scanner{Tool: call.Tool, Problem: clip(err.Error())}
+		if p.Refused == nil {
+			p.Refused = noScanner(call.Tool, err)
+		}
 		return p, nil
 	}
 	p.Scanner = tool.onWire(call.Tool)
@@ -46,7 +50,7 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 		wall, _ := deadline(v, plan.Limit, time.Now())
 		command, err := commandFor(call, tool, v, wall)
 		if err != nil {
-			return nil, &wire.Refusal{Code: "bad_value", Reason: clip(err.Error())}
+			return nil, notLaunched("command", clip(err.Error()))
 		}
 		p.Argv, p.ArgvCount = firstOf(command.Argv, wire.MaxList), len(command.Argv)
 		p.Packets, p.ExpectedS = command.Packets, int64((command.Time+time.Second-1)/time.Second)
@@ -189,7 +193,8 @@ func (j *job) entry(event observability.Event) observability.Record {
 			e.ExitCode = &o.Code
 		}
 		if o.Refused != nil {
-			e.Code, e.Reason = o.Refused.Code, o.Refused.Reason
+			e.Code = o.Refused.Code
+			e.Reason = cmp.Or(o.Detail, o.Refused.Reason)
 		}
 		e.Usage = &observability.Usage{WallMS: o.Usage.WallMS, CPUMS: o.Usage.CPUMS, Memory: o.Usage.MemoryPeak, Output: o.Usage.Output,
 			Sent: o.Usage.SentPackets, Dropped: o.Usage.Dropped}

@@ -176,6 +176,7 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 	case wire.Launch:
 		l.log.Error("cannot launch", "job", j.record.ID, "stage", r.Stage, "why", r.Err)
 		o.Detail = clip(fmt.Sprint(r.Err))
+		o.Refused = notLaunched(r.Stage, o.Detail)
 	case wire.Violation:
 		l.log.Error("a scanner made a call that no scanner makes; its box killed it", "job", j.record.ID)
 		l.note(j.entry(observability.Violation))
@@ -196,7 +197,36 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 // failed is a launch that did not come to a box.
 func (l *Launcher) failed(stage string, err error) wire.Outcome {
 	l.log.Error("cannot launch", "stage", stage, "why", err)
-	return wire.Outcome{Reason: wire.Launch, Stage: stage, Detail: clip(err.Error())}
+	detail := clip(err.Error())
+	return wire.Outcome{Reason: wire.Launch, Stage: stage, Detail: detail, Refused: notLaunched(stage, detail)}
+}
+
+// notLaunched says a failed launch to the caller: the stage tells what can be done about it.
+func notLaunched(stage, detail string) *wire.Refusal {
+	r := &wire.Refusal{Code: "launch_failed", Reason: "the scan was not launched: " + detail,
+		Hint: "the operator finds the cause in the log and with `secmcpd doctor`"}
+	switch stage {
+	case "scanner":
+		r.Code, r.Field, r.Hint = "scanner_missing", "tool", hintScanner
+	case "command":
+		r.Code, r.Field, r.Hint = "no_command", "targets", "give fewer targets or larger networks, or split the scan"
+	case "outputs":
+		r.Code, r.Retryable = "disk_full", true
+		r.Hint = "the operator frees space in the launcher's state directory"
+	case "scope":
+		r.Code, r.Hint = "scope_unavailable", "the operator finds the cause with `secmcpd doctor`: a scan is not launched without its filter"
+	case "audit":
+		r.Code, r.Retryable = "audit_unavailable", true
+		r.Hint = "the operator finds the cause with `secmcpd doctor` (a full disk, most often)"
+	}
+	return r
+}
+
+const hintScanner = "the operator installs the scanner or sets its path under `scanners` in secmcpd.yaml; `secmcpd doctor` says what is wrong with it"
+
+// noScanner refuses a scan whose scanner cannot be used.
+func noScanner(tool string, err error) *wire.Refusal {
+	return &wire.Refusal{Code: "scanner_missing", Field: "tool", Got: tool, Reason: clip(err.Error()), Hint: hintScanner}
 }
 
 // clip bounds our own words where they travel.

@@ -459,13 +459,43 @@ func TestAMissingOrUntrustedScannerIsSaid(t *testing.T) {
 		h.cfg.Scanners = map[string]string{"nmap": path}
 		h.open()
 		handle, _ := h.client()
-		if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
-			t.Fatalf("refused: %+v", r)
+		if r := h.start(handle, jobA, value(t, quickScan)); r == nil || r.Code != "scanner_missing" || r.Field != "tool" || r.Hint == "" || !strings.Contains(r.Reason, want) {
+			t.Errorf("%s: %+v", path, r)
 		}
-		if o := h.endOf(jobA).Outcome; o.Reason != wire.Launch || o.Stage != "scanner" || !strings.Contains(o.Detail, want) {
-			t.Errorf("%s: %+v", path, o)
+		p := h.reply(func(seq uint64) wire.Message {
+			return wire.Message{Preview: &wire.Preview{Seq: seq, Handle: handle, Value: value(t, quickScan)}}
+		}).Preview
+		if p == nil || p.Refused == nil || p.Refused.Code != "scanner_missing" || !strings.Contains(p.Scanner.Problem, want) {
+			t.Errorf("%s, previewed: %+v", path, p)
 		}
 		h.close()
+		if events := auditEvents(t, h); !slices.Equal(events[len(events)-3:], []string{"asked", "denied", "stopped"}) {
+			t.Errorf("%s: audit %v", path, events)
+		}
+	}
+}
+
+// What fails after a scan was accepted is an error that its caller can act on, as a refusal is.
+func TestALaunchThatFailsLaterSaysWhy(t *testing.T) {
+	h := newHouse(t)
+	small(t, h.cfg.StateDir)
+	h.open()
+	handle, _ := h.client()
+	// Room for a record, not for the outputs.
+	if err := os.WriteFile(filepath.Join(h.cfg.StateDir, "ballast"), make([]byte, 50<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
+		t.Fatalf("refused: %+v", r)
+	}
+	o := h.endOf(jobA).Outcome
+	if o.Reason != wire.Launch || o.Stage != "outputs" || o.Refused == nil || o.Refused.Code != "disk_full" || o.Refused.Hint == "" || !o.Refused.Retryable {
+		t.Errorf("%+v, %+v", o, o.Refused)
+	}
+	for _, stage := range []string{"scanner", "command", "scope", "outputs", "audit", "gate", "clone"} {
+		if r := notLaunched(stage, "why"); r.Code == "" || r.Hint == "" || !strings.Contains(r.Reason, "why") {
+			t.Errorf("%s: %+v", stage, r)
+		}
 	}
 }
 

@@ -40,7 +40,7 @@ func (l *Launcher) start(ctx context.Context, m wire.Start) *wire.Refusal {
 	if refused := l.enlist(j); refused != nil {
 		return refused
 	}
-	if refused := l.accepted(j); refused != nil {
+	if refused := l.accepted(ctx, j); refused != nil {
 		l.strike(j)
 		return refused
 	}
@@ -101,7 +101,7 @@ func (l *Launcher) strike(j *job) {
 }
 
 // accepted audits, prechecks and records a job. Nothing has been sent anywhere when it refuses.
-func (l *Launcher) accepted(j *job) *wire.Refusal {
+func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 	if err := l.audit.Append(j.entry(observability.Asked)); err != nil {
 		l.log.Error("cannot write the audit log: scans are refused", "why", err)
 		return &wire.Refusal{Code: "audit_unavailable", Reason: "the audit log cannot be written, so nothing is launched",
@@ -115,6 +115,9 @@ func (l *Launcher) accepted(j *job) *wire.Refusal {
 		r := unenforced(missing)
 		l.note(j.refusedBy(r))
 		return r
+	}
+	if _, err := l.scanners.get(ctx, scannerOf(j.call.Tool)); err != nil {
+		return l.noted(j, noScanner(j.call.Tool, err))
 	}
 	if err := l.records.create(j.record); err != nil {
 		l.log.Error("cannot keep a record", "job", j.record.ID, "why", err)
@@ -225,7 +228,7 @@ func (l *Launcher) notEntered(ctx context.Context, err error) wire.Outcome {
 	if errors.Is(err, policy.ErrQueueFull) {
 		return denied(&wire.Refusal{Code: "busy", Reason: "the queue of waiting scans is full", Hint: "wait for running scans to end", Retryable: true})
 	}
-	return wire.Outcome{Reason: wire.Launch, Stage: "gate", Detail: err.Error()}
+	return l.failed("gate", err)
 }
 
 // endedBy says which of our own causes ended a job.

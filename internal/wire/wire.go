@@ -192,7 +192,7 @@ type Exclusion struct {
 // Previewed is what Start would do.
 type Previewed struct {
 	Verdict     Verdict  `cbor:"verdict"`
-	Refused     *Refusal `cbor:"refused,omitempty"` // set when the verdict is not allow
+	Refused     *Refusal `cbor:"refused,omitempty"` // set when Start would be refused, by the verdict or for lack of something
 	Argv        []string `cbor:"argv,omitempty"`    // at most MaxList words
 	ArgvCount   int      `cbor:"argv_count"`
 	Scanner     Scanner  `cbor:"scanner"`
@@ -286,7 +286,7 @@ type Outcome struct {
 	Signal  int       `cbor:"signal,omitempty"`  // when Signalled or Violation
 	Stage   string    `cbor:"stage,omitempty"`   // of the launch that failed
 	Detail  string    `cbor:"detail,omitempty"`  // our own words, never the scanner's
-	Refused *Refusal  `cbor:"refused,omitempty"` // when Refused
+	Refused *Refusal  `cbor:"refused,omitempty"` // when Refused or Launch
 	Ended   time.Time `cbor:"ended"`
 	Usage   Usage     `cbor:"usage"`
 }
