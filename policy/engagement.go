@@ -375,6 +375,23 @@ func (e Engagement) Names(c Caller) bool {
 // Targets is the targets as people write them.
 func (e Engagement) Targets() []string { return slices.Clone(e.targets) }
 
+// Excluded is what is excluded, as people write it, sorted; what lies in another is left out.
+func (e Engagement) Excluded() []string {
+	var out []string
+	for _, r := range e.exclude {
+		out = append(out, textsOf(prefixesOf([]span{r.span}))...)
+	}
+	return out
+}
+
+// Hours says when it may be used; empty for at any hour.
+func (e Engagement) Hours() string {
+	if e.hours == nil {
+		return ""
+	}
+	return e.hours.text
+}
+
 // Tools is the tools that may be used, sorted.
 func (e Engagement) Tools() []string { return sortedKeys(e.tools) }
 

@@ -46,11 +46,7 @@ func (e Engagement) String() string {
 	}
 	p.facts("callers", e.callers)
 	p.facts("targets", e.targets)
-	var exclude []string
-	for _, r := range e.exclude {
-		exclude = append(exclude, textsOf(prefixesOf([]span{r.span}))...)
-	}
-	p.facts("exclude", exclude)
+	p.facts("exclude", e.Excluded())
 	if e.hours != nil {
 		p.fact("hours", "%s", e.hours.text)
 	}

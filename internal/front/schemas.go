@@ -99,5 +99,10 @@ const previewOutputSchema = `{"type":"object","properties":{"allowed":{"type":"b
 	`"argv":{"type":"array","items":{"type":"string"}},"argv_words":{"type":"integer"},"expected":{"type":"object","properties":{"packets":{"type":"integer"},"seconds":{"type":"integer"}}},` +
 	`"next":{"type":"string"},` + errorProperty + `}}`
 
-const capabilitiesOutputSchema = `{"type":"object","properties":{"engagements":{"type":"array","items":{"type":"object"}},"scanners":{"type":"array","items":{"type":"object"}},` +
+const capabilitiesOutputSchema = `{"type":"object","properties":{"engagements":{"type":"array","description":"those that name you; lists are cut, the counts beside them are exact","items":{"type":"object","properties":{` +
+	`"name":{"type":"string"},"description":{"type":"string"},"targets":{"type":"array","items":{"type":"string"}},"targets_count":{"type":"integer"},` +
+	`"excluded":{"type":"array","items":{"type":"string"}},"excluded_count":{"type":"integer"},"tools":{"type":"array","items":{"type":"string"}},` +
+	`"profiles":{"type":"object","description":"of each tool; * is all"},"intrusive":{"type":"string"},"addresses_per_job":{"type":"integer"},"ports_per_address":{"type":"integer"},` +
+	`"packets_per_second":{"type":"integer"},"limit_s":{"type":"integer"},"jobs_at_once":{"type":"integer"},"hours":{"type":"string"},"expires":{"type":"string"},` +
+	`"open":{"type":"boolean","description":"may be used now"},"closed":{"type":"string","description":"why not"}}}},"engagements_count":{"type":"integer"},"scanners":{"type":"array","items":{"type":"object"}},` +
 	`"slots":{"type":"integer"},"running":{"type":"integer"},"queued":{"type":"integer"},` + gapsProperty + `,` + errorProperty + `}}`

@@ -574,6 +574,10 @@ func (f *front) capabilities(ctx context.Context, s *session, r *mcp.CallToolReq
 	}
 	c := reply.Capabilities
 	c.Engagements, c.Scanners, c.NotEnforced = orEmpty(c.Engagements), orEmpty(c.Scanners), orEmpty(c.NotEnforced)
+	for i := range c.Engagements {
+		e := &c.Engagements[i]
+		e.Targets, e.Excluded = orEmpty(e.Targets), orEmpty(e.Excluded)
+	}
 	return c, nil
 }
 

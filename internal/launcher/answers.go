@@ -3,6 +3,7 @@ package launcher
 import (
 	"cmp"
 	"context"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -67,12 +68,6 @@ func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabili
 	p := l.judged()
 	now := time.Now()
 	c := &wire.Capabilities{Slots: l.cfg.Slots, NotEnforced: l.gaps()}
-	for _, e := range p.Engagements {
-		if !e.Names(onPolicy(caller)) || len(c.Engagements) == wire.MaxList {
-			continue
-		}
-		c.Engagements = append(c.Engagements, view(e, now))
-	}
 	for _, t := range runners.Tools() {
 		found, err := l.scanners.get(ctx, t.Scanner)
 		if err != nil {
@@ -89,7 +84,54 @@ func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabili
 			c.Queued++
 		}
 	}
+	showEngagements(c, p, onPolicy(caller), now)
 	return c, nil
+}
+
+// showEngagements puts those that name the caller into c, and no more of them than a message holds:
+// first their lists are made shorter, then there are fewer of them. The counts are exact.
+func showEngagements(c *wire.Capabilities, p *policy.Policy, caller policy.Caller, now time.Time) {
+	var his []policy.Engagement
+	for _, e := range p.Engagements {
+		if e.Names(caller) {
+			his = append(his, e)
+		}
+	}
+	c.EngagementsCount = len(his)
+	his = firstOf(his, wire.MaxList)
+	for entries := wire.MaxList; ; entries /= 2 {
+		c.Engagements = nil
+		for _, e := range his {
+			why, suspended := p.Suspended[e.Name]
+			if suspended {
+				why = "its file can no longer be read (" + clip(why) + "): ask the operator to run `secmcpd check`"
+			}
+			c.Engagements = append(c.Engagements, view(e, now, why, entries))
+		}
+		if len(his) == 0 || fits(wire.Reply{Capabilities: c}) {
+			return
+		}
+		if entries <= 1 {
+			his, entries = firstOf(his, len(his)/2), 2
+		}
+	}
+}
+
+// fits says that a reply is no larger than a message.
+func fits(r wire.Reply) bool {
+	r.Seq = math.MaxUint64 // whichever it gets
+	_, err := wire.Encode(&wire.Message{Reply: &r}, wire.MaxMessage)
+	return err == nil
+}
+
+// fitting is the reply, or a refusal in its place when it is larger than a message: an answer
+// that cannot be sent is no reason to end the connection.
+func fitting(r wire.Reply) wire.Reply {
+	if fits(r) {
+		return r
+	}
+	return wire.Reply{Seq: r.Seq, Refused: &wire.Refusal{Code: "answer_too_large", Reason: "the answer is larger than what the two halves of the daemon pass on",
+		Hint: "ask for less: fewer targets, ports or scripts"}}
 }
 
 // gaps is everything that is not enforced here: by the front, by the machine, by the network.
@@ -221,11 +263,30 @@ func (l *Launcher) noted(j *job, r *wire.Refusal) *wire.Refusal {
 	return r
 }
 
-func view(e policy.Engagement, now time.Time) wire.EngagementView {
-	_, closed := e.Open(now)
-	return wire.EngagementView{Name: e.Name, Description: e.Description, Targets: firstOf(e.Targets(), wire.MaxList), Tools: e.Tools(),
-		Intrusive: string(e.Intrusive), Addresses: e.Limits.Addresses, Rate: e.Limits.Rate, LimitS: int64(e.Limits.Duration / time.Second),
-		Expires: e.Expires, Open: closed == "", Closed: closed}
+// view shows an engagement with lists of at most that many entries. closed says why it may not be
+// used whatever the time is.
+func view(e policy.Engagement, now time.Time, closed string, entries int) wire.EngagementView {
+	if closed == "" {
+		_, closed = e.Open(now)
+	}
+	profiles := map[string][]string{}
+	for _, tool := range e.Tools() {
+		profiles[tool] = e.Profiles(tool)
+	}
+	targets, excluded := e.Targets(), e.Excluded()
+	return wire.EngagementView{Name: e.Name, Description: e.Description, Targets: clipped(targets, entries), TargetsCount: len(targets),
+		Excluded: clipped(excluded, entries), ExcludedCount: len(excluded), Tools: e.Tools(), Profiles: profiles, Intrusive: string(e.Intrusive),
+		Addresses: e.Limits.Addresses, Ports: e.Limits.Ports, Rate: e.Limits.Rate, LimitS: int64(e.Limits.Duration / time.Second), Jobs: e.Limits.Jobs,
+		Hours: e.Hours(), Expires: e.Expires, Open: closed == "", Closed: closed}
+}
+
+// clipped is the first of a list, each cut: the networks of one name can be thousands.
+func clipped(words []string, most int) []string {
+	out := []string{}
+	for _, w := range firstOf(words, most) {
+		out = append(out, clip(w))
+	}
+	return out
 }
 
 // note writes an audit record that nothing can be refused for any more: what it tells has

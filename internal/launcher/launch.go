@@ -229,12 +229,13 @@ func noScanner(tool string, err error) *wire.Refusal {
 	return &wire.Refusal{Code: "scanner_missing", Field: "tool", Got: tool, Reason: clip(err.Error()), Hint: hintScanner}
 }
 
-// clip bounds our own words where they travel.
+// clip bounds our own words where they travel. What is no UTF-8 (a path can be anything, and a cut
+// can go through a letter) would be refused on the way.
 func clip(s string) string {
 	if len(s) > 512 {
-		return s[:512] + "…"
+		s = s[:512] + "…"
 	}
-	return s
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 func onAudit(l sandbox.Limits, rate int) *observability.Limits {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,7 +13,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
@@ -535,6 +538,99 @@ func TestOnlySoManyJobsOfAnEngagementAtOnce(t *testing.T) {
 	}
 	if o := h.endOf(jobB).Outcome; o.Reason != wire.Refused || o.Refused.Code != "too_many_jobs" {
 		t.Errorf("%+v", o)
+	}
+}
+
+func (h *house) capabilities(handle uint64) *wire.Capabilities {
+	h.t.Helper()
+	r := h.reply(func(seq uint64) wire.Message { return wire.Message{Ask: &wire.Ask{Seq: seq, Handle: handle}} })
+	if r.Capabilities == nil {
+		h.t.Fatalf("refused: %+v", r.Refused)
+	}
+	return r.Capabilities
+}
+
+// A caller sees what it has to know to ask for what is allowed, and which engagement cannot be
+// used, and why.
+func TestACallerSeesItsEngagements(t *testing.T) {
+	h := newHouse(t)
+	h.engage("lab", engagement+"hours: {from: \"00:00\", to: \"24:00\", timezone: UTC}\nlimits: {jobs: 3, ports_per_address: 100}\n")
+	h.engage("others", strings.NewReplacer("name: lab", "name: others", "users: [0]", "users: [1]").Replace(engagement))
+	h.open()
+	handle, _ := h.client()
+	c := h.capabilities(handle)
+	want := wire.EngagementView{Name: "lab", Description: "the lab", Targets: []string{"10.77.0.0/16", ".lab.internal within 10.77.0.0/16"}, TargetsCount: 2,
+		Excluded: []string{"10.77.0.13"}, ExcludedCount: 1, Tools: []string{"nmap_scan"}, Profiles: map[string][]string{"nmap_scan": {"*"}}, Intrusive: "deny",
+		Addresses: 256, Ports: 100, Rate: 1000, LimitS: 3600, Jobs: 3, Hours: "every day 00:00-24:00 UTC", Open: true}
+	if len(c.Engagements) != 1 || c.EngagementsCount != 1 {
+		t.Fatalf("%+v", c)
+	}
+	if diff := cmp.Diff(want, c.Engagements[0]); diff != "" {
+		t.Error(diff)
+	}
+	h.engage("lab", "name: [")
+	c = h.capabilities(handle)
+	if len(c.Engagements) != 1 || c.Engagements[0].Open || !strings.Contains(c.Engagements[0].Closed, "secmcpd check") {
+		t.Errorf("suspended: %+v", c.Engagements)
+	}
+}
+
+// However many and however large the engagements are, the answer is one message.
+func TestCapabilitiesFitInAMessage(t *testing.T) {
+	for says, c := range map[string]struct{ engagements, targets, description, least int }{
+		"many with many targets":       {40, 64, 100, 40},
+		"many with long descriptions":  {200, 3, 1000, 16},
+		"one with names of many nets":  {1, 1, 10, 1},
+		"more than are ever shown":     {100, 1, 10, 64},
+		"one with more than is listed": {1, 3000, 10, 1},
+	} {
+		t.Run(says, func(t *testing.T) {
+			h := newHouse(t)
+			if err := os.Remove(filepath.Join(h.cfg.EngagementsDir, "lab.yaml")); err != nil {
+				t.Fatal(err)
+			}
+			var targets []string
+			for i := range c.targets {
+				targets = append(targets, fmt.Sprintf("10.77.%d.%d", i/256, i%256))
+			}
+			if c.targets == 1 {
+				var within []string
+				for i := range 5000 {
+					within = append(within, fmt.Sprintf("10.77.%d.%d", i/256, i%256))
+				}
+				targets = append(targets, "{name: .lab.internal, within: ["+strings.Join(within, ", ")+"]}")
+			}
+			for i := range c.engagements {
+				name := fmt.Sprintf("lab%d", i)
+				h.engage(name, fmt.Sprintf("name: %s\ndescription: %s\ncallers: {users: [0]}\ntargets: [%s]\nexclude: [%s]\ntools: {nmap_scan: {profiles: [\"*\"]}}\n",
+					name, strings.Repeat("d", c.description), strings.Join(targets, ", "), strings.Join(targets[:1], ", ")))
+			}
+			h.open()
+			handle, _ := h.client()
+			got := h.capabilities(handle)
+			if got.EngagementsCount != c.engagements || len(got.Engagements) < c.least || len(got.Engagements) > wire.MaxList {
+				t.Errorf("%d of %d engagements", len(got.Engagements), got.EngagementsCount)
+			}
+			for _, e := range got.Engagements {
+				if e.TargetsCount != len(targets) || len(e.Targets) == 0 || len(e.Targets) > wire.MaxList || e.ExcludedCount != 1 {
+					t.Fatalf("%d of %d targets, %d exclusions", len(e.Targets), e.TargetsCount, e.ExcludedCount)
+				}
+			}
+		})
+	}
+}
+
+// An answer that is too large for a message is a refusal of that request.
+func TestAnAnswerThatCannotBeSentIsARefusal(t *testing.T) {
+	if r := fitting(wire.Reply{Seq: 7, Preview: &wire.Previewed{Argv: []string{"nmap"}}}); r.Refused != nil || r.Preview == nil {
+		t.Errorf("one that fits: %+v", r)
+	}
+	r := fitting(wire.Reply{Seq: 7, Preview: &wire.Previewed{Argv: []string{strings.Repeat("x", wire.MaxMessage)}}})
+	if r.Seq != 7 || r.Preview != nil || r.Refused == nil || r.Refused.Code != "answer_too_large" {
+		t.Errorf("one that does not: %+v", r)
+	}
+	if s := clip(strings.Repeat("x", 511) + "ü" + "\xff"); !utf8.ValidString(s) {
+		t.Errorf("no text: %q", s)
 	}
 }
 

@@ -197,7 +197,7 @@ func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
 		slots <- struct{}{}
 		requests.Go(func() {
 			defer func() { <-slots }()
-			reply := answer()
+			reply := fitting(answer())
 			if err := conn.Send(wire.Message{Reply: &reply}); err != nil {
 				l.log.Warn("cannot answer the front", "why", err)
 				conn.Close()

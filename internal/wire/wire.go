@@ -212,27 +212,36 @@ type Scanner struct {
 
 // Capabilities is what one caller may do here.
 type Capabilities struct {
-	Engagements []EngagementView `cbor:"engagements,omitempty" json:"engagements"`
-	Scanners    []Scanner        `cbor:"scanners,omitempty" json:"scanners"`
-	Slots       int              `cbor:"slots" json:"slots"`     // scans at once
-	Running     int              `cbor:"running" json:"running"` // now
-	Queued      int              `cbor:"queued" json:"queued"`
-	NotEnforced []Gap            `cbor:"not_enforced,omitempty" json:"not_enforced"`
+	Engagements      []EngagementView `cbor:"engagements,omitempty" json:"engagements"` // as many as a message holds
+	EngagementsCount int              `cbor:"engagements_count" json:"engagements_count"`
+	Scanners         []Scanner        `cbor:"scanners,omitempty" json:"scanners"`
+	Slots            int              `cbor:"slots" json:"slots"`     // scans at once
+	Running          int              `cbor:"running" json:"running"` // now
+	Queued           int              `cbor:"queued" json:"queued"`
+	NotEnforced      []Gap            `cbor:"not_enforced,omitempty" json:"not_enforced"`
 }
 
-// EngagementView is an engagement as one of its callers may see it.
+// EngagementView is an engagement as one of its callers may see it. Its lists are cut, at MaxList
+// or for all of them to fit in a message; the counts beside them are exact.
 type EngagementView struct {
-	Name        string    `cbor:"name" json:"name"`
-	Description string    `cbor:"description,omitempty" json:"description,omitempty"`
-	Targets     []string  `cbor:"targets,omitempty" json:"targets"` // at most MaxList
-	Tools       []string  `cbor:"tools,omitempty" json:"tools"`
-	Intrusive   string    `cbor:"intrusive" json:"intrusive"`
-	Addresses   int       `cbor:"addresses" json:"addresses_per_job"`
-	Rate        int       `cbor:"rate" json:"packets_per_second"`
-	LimitS      int64     `cbor:"limit_s" json:"limit_s"`
-	Expires     time.Time `cbor:"expires,omitzero" json:"expires,omitzero"`
-	Open        bool      `cbor:"open" json:"open"`                         // may be used at this moment
-	Closed      string    `cbor:"closed,omitempty" json:"closed,omitempty"` // why not
+	Name          string              `cbor:"name" json:"name"`
+	Description   string              `cbor:"description,omitempty" json:"description,omitempty"`
+	Targets       []string            `cbor:"targets,omitempty" json:"targets"`
+	TargetsCount  int                 `cbor:"targets_count" json:"targets_count"`
+	Excluded      []string            `cbor:"excluded,omitempty" json:"excluded"`
+	ExcludedCount int                 `cbor:"excluded_count" json:"excluded_count"`
+	Tools         []string            `cbor:"tools,omitempty" json:"tools"`
+	Profiles      map[string][]string `cbor:"profiles,omitempty" json:"profiles"` // of each tool; "*" is all
+	Intrusive     string              `cbor:"intrusive" json:"intrusive"`
+	Addresses     int                 `cbor:"addresses" json:"addresses_per_job"`
+	Ports         int                 `cbor:"ports" json:"ports_per_address"`
+	Rate          int                 `cbor:"rate" json:"packets_per_second"`
+	LimitS        int64               `cbor:"limit_s" json:"limit_s"`
+	Jobs          int                 `cbor:"jobs" json:"jobs_at_once"`
+	Hours         string              `cbor:"hours,omitempty" json:"hours,omitempty"` // empty: any
+	Expires       time.Time           `cbor:"expires,omitzero" json:"expires,omitzero"`
+	Open          bool                `cbor:"open" json:"open"`                         // may be used at this moment
+	Closed        string              `cbor:"closed,omitempty" json:"closed,omitempty"` // why not
 }
 
 // The states of a job in the launcher.
