@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -127,14 +126,16 @@ func noneFor(p *Policy, usable []*Engagement, suspended []string) *Verdict {
 	if len(suspended) > 0 {
 		return suspension(suspended[0], p.Suspended[suspended[0]], true)
 	}
-	if len(p.Engagements) == 0 && len(p.Suspended) == 0 {
-		v := deny(NoEngagement, "", "", "nothing is authorised on this machine: it has no engagement")
-		v.Hint = "ask the operator to write one"
+	if p.hasUnread() {
+		// Whom they name is not known, nor is it this caller's business what they are called.
+		v := deny(EngagementSuspended, "", "", "no engagement in force names you; some engagement files are faulty, and one of them may")
+		v.Hint = "ask the operator to run `secmcpd check`"
 		return &v
 	}
 	if len(p.Engagements) == 0 {
-		name := slices.Min(slices.Collect(maps.Keys(p.Suspended)))
-		return suspension(name, p.Suspended[name], false)
+		v := deny(NoEngagement, "", "", "nothing is authorised on this machine: it has no engagement")
+		v.Hint = "ask the operator to write one"
+		return &v
 	}
 	v := deny(NotACaller, "", "", "no engagement names you or any of your groups among its callers")
 	v.Hint = "ask the operator to add you to an engagement or to one of its groups; a new group counts from the next login"

@@ -288,6 +288,38 @@ func TestLimitsToolsAndTime(t *testing.T) {
 	world{&Policy{Engagements: []Engagement{{}, {Name: "lab"}}}, Caller{}, monday}.check(t, []row{refuse("an engagement that was not read", one, NotACaller)})
 }
 
+// However targets overlap, an address that is left out is left out once.
+func TestExcludedCountsEachAddressOnce(t *testing.T) {
+	w := labWorld(t)
+	for _, c := range []struct {
+		says string
+		r    Request
+		want []string
+	}{
+		{"a network", scan("10.0.0.0/30"), []string{"10.0.0.1/32"}},
+		{"the same network again", scan("10.0.0.0/30", "10.0.0.0/30"), []string{"10.0.0.1/32"}},
+		{"a network in a network", scan("10.0.0.0/24", "10.0.0.0/30"), []string{"10.0.0.1/32"}},
+		{"the other way round", scan("10.0.0.0/30", "10.0.0.0/24"), []string{"10.0.0.1/32"}},
+		{"two families", scan("10.0.0.0/30", "fd00::ba0/124", "fd00::b00/120"), []string{"10.0.0.1/32", "fd00::bad/128"}},
+	} {
+		v := Decide(w.Policy, alice, c.r, monday)
+		var got []string
+		for _, e := range v.Excluded() {
+			got = append(got, e.Prefix.String())
+		}
+		if v.Outcome != Allow || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v of\n%s", c.says, got, v)
+		}
+	}
+	v := Verdict{Targets: []Judged{
+		{Excluded: []Exclusion{{netip.MustParsePrefix("10.9.0.0/25"), "a"}}},
+		{Excluded: []Exclusion{{netip.MustParsePrefix("10.8.0.0/16"), "b"}, {netip.MustParsePrefix("10.9.0.0/16"), "b"}}},
+	}}
+	if got := v.Excluded(); len(got) != 2 || got[1].Prefix.Bits() != 16 {
+		t.Errorf("a part and the whole: %v", got)
+	}
+}
+
 func TestSuspended(t *testing.T) {
 	w := labWorld(t)
 	w.Suspended = map[string]string{"lab": "lab.yaml:3: callers: got nothing"}
@@ -310,9 +342,16 @@ func TestSuspended(t *testing.T) {
 	}
 	never := &Policy{Suspended: w.Suspended}
 	world{never, bob, monday}.check(t, []row{
-		refuse("one that was never read", one, EngagementSuspended),
+		refuse("one that was never read", one, EngagementSuspended, "some engagement files are faulty", "secmcpd check"),
 		refuse("by name", named, EngagementSuspended),
 	})
+	w.Suspended["secret"] = "secret.yaml:1: name: got nothing"
+	for says, p := range map[string]*Policy{"nothing else is in force": never, "others are in force": w.Policy} {
+		if v := Decide(p, carol, one, monday); v.Code != EngagementSuspended || strings.Contains(v.String(), "secret") || strings.Contains(v.String(), "lab") ||
+			!strings.Contains(v.String(), "secmcpd check") {
+			t.Errorf("%s: somebody whom a faulty file may name is told\n%s", says, v)
+		}
+	}
 	for _, name := range []string{"lab", "gone"} {
 		if v := Rejudge(never, bob, one, name, monday); v.Outcome == Allow {
 			t.Errorf("a running job goes on under an engagement that is not there:\n%s", v)

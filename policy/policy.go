@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -118,6 +119,26 @@ type Exclusion struct {
 // Addresses is everything that may be sent to under v, as the shortest sorted list of prefixes.
 func (v Verdict) Addresses() []netip.Prefix { return prefixesOf(v.spans()) }
 
+// Excluded is everything that was asked for and left out, each address once however often it was
+// asked for: sorted, and no two overlap.
+func (v Verdict) Excluded() []Exclusion {
+	var all []Exclusion
+	for _, t := range v.Targets {
+		all = append(all, t.Excluded...)
+	}
+	slices.SortStableFunc(all, func(a, b Exclusion) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), a.Prefix.Bits()-b.Prefix.Bits())
+	})
+	// Prefixes either nest or are apart, so that one which lies in another lies in the last kept.
+	var out []Exclusion
+	for _, e := range all {
+		if last := len(out) - 1; last < 0 || !out[last].Prefix.Contains(e.Prefix.Addr()) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 func (v Verdict) spans() []span {
 	var all []span
 	for _, t := range v.Targets {
@@ -131,8 +152,8 @@ func (v Verdict) spans() []span {
 // Policy is everything that decisions rest on.
 type Policy struct {
 	Engagements []Engagement
-	// Suspended is the names of engagements whose file no longer parses, with the reason. A
-	// name may also be among Engagements, as it last was, for [Rejudge].
+	// Suspended is the names of engagements whose file does not parse, with the reason. A name may
+	// also be among Engagements, as it last was, for [Rejudge]; otherwise it was never read.
 	Suspended map[string]string
 	Machine   Machine
 }
@@ -143,6 +164,16 @@ type Machine struct {
 	Slots     []netip.Prefix // the networks of boxes: nothing makes them targets
 	Bridges   []netip.Prefix // networks of containers and virtual machines on it
 	Broadcast []netip.Prefix // directed broadcast addresses of networks that it is on
+}
+
+// hasUnread says that some engagement is suspended that was never read.
+func (p *Policy) hasUnread() bool {
+	for name := range p.Suspended {
+		if p.named(name) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // named is the engagement of that name, or nil.

@@ -116,10 +116,8 @@ func (v Verdict) grant(p *page) {
 	p.facts("may send to", textsOf(prefixesOf(spans)))
 	p.fact("", "%s in all", plural(int(sizeOf(spans)), "address", "addresses"))
 	var out []string
-	for _, t := range v.Targets {
-		for _, e := range t.Excluded {
-			out = append(out, textOf(e.Prefix)+" by "+e.Rule)
-		}
+	for _, e := range v.Excluded() {
+		out = append(out, textOf(e.Prefix)+" by "+e.Rule)
 	}
 	p.facts("leaves out", out)
 	if v.MoreNames {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -202,6 +203,13 @@ func (r *rules) look() (p policy.Policy, changed bool, err error) {
 			next.Suspended[e.Name] = why
 		}
 	}
+	for _, f := range faults {
+		// The name of the file is the name of the engagement, also of one that was never read.
+		name := strings.TrimSuffix(filepath.Base(f.File), ".yaml")
+		if _, is := next.Suspended[name]; !is && !inForce(name, engagements) {
+			next.Suspended[name] = f.String()
+		}
+	}
 	r.policy = next
 	return next, true, faults.Err()
 }
@@ -209,7 +217,7 @@ func (r *rules) look() (p policy.Policy, changed bool, err error) {
 // broken says why an engagement that was in force no longer parses; "" when it is there, or
 // was removed with its file.
 func broken(e policy.Engagement, now []policy.Engagement, faults strict.Faults) string {
-	if slices.ContainsFunc(now, func(n policy.Engagement) bool { return n.Name == e.Name }) {
+	if inForce(e.Name, now) {
 		return ""
 	}
 	for _, f := range faults {
@@ -218,6 +226,10 @@ func broken(e policy.Engagement, now []policy.Engagement, faults strict.Faults) 
 		}
 	}
 	return ""
+}
+
+func inForce(name string, engagements []policy.Engagement) bool {
+	return slices.ContainsFunc(engagements, func(e policy.Engagement) bool { return e.Name == name })
 }
 
 // machine replaces what is known of this machine's own addresses.
@@ -262,6 +274,11 @@ func (l *Launcher) rulesChanged(p policy.Policy, err error) {
 			state += " suspended"
 		}
 		record.Targets = append(record.Targets, state)
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Suspended)) {
+		if !inForce(name, p.Engagements) {
+			record.Targets = append(record.Targets, name+" unreadable")
+		}
 	}
 	record.TargetCount = len(record.Targets)
 	if err != nil {

@@ -124,12 +124,10 @@ func onWire(v policy.Verdict) wire.Verdict {
 			out.Addresses = append(out.Addresses, p.String())
 		}
 	}
-	for _, t := range v.Targets {
-		for _, e := range t.Excluded {
-			out.ExcludedCount += count(e.Prefix)
-			if len(out.Excluded) < wire.MaxList {
-				out.Excluded = append(out.Excluded, wire.Exclusion{Prefix: e.Prefix.String(), Rule: e.Rule})
-			}
+	for _, e := range v.Excluded() {
+		out.ExcludedCount += count(e.Prefix)
+		if len(out.Excluded) < wire.MaxList {
+			out.Excluded = append(out.Excluded, wire.Exclusion{Prefix: e.Prefix.String(), Rule: e.Rule})
 		}
 	}
 	return out

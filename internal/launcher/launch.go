@@ -328,10 +328,8 @@ var errSmall = errors.New("no answer")
 
 func excluded(v policy.Verdict) []netip.Prefix {
 	var out []netip.Prefix
-	for _, t := range v.Targets {
-		for _, e := range t.Excluded {
-			out = append(out, e.Prefix)
-		}
+	for _, e := range v.Excluded() {
+		out = append(out, e.Prefix)
 	}
 	return out
 }

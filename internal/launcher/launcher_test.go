@@ -435,6 +435,46 @@ func TestABrokenFileSuspendsItsEngagementAlone(t *testing.T) {
 	h.endOf(jobC)
 }
 
+// A file that was faulty already when the launcher started is no engagement that is not there:
+// callers are told of it, without its name unless they say it.
+func TestAFileThatIsBrokenAtTheStartIsSuspended(t *testing.T) {
+	h := newHouse(t)
+	h.engage("lab", "name: [")
+	h.open()
+	handle, _ := h.client()
+	r := h.start(handle, jobA, value(t, quickScan))
+	if r == nil || r.Code != policy.EngagementSuspended || !r.Retryable || strings.Contains(r.Reason+r.Got+r.Hint+r.Rule, "lab") || !strings.Contains(r.Hint, "secmcpd check") {
+		t.Errorf("alone: %+v", r)
+	}
+	h.engage("other", strings.NewReplacer("name: lab", "name: other", "users: [0]", "users: [1]").Replace(engagement))
+	r = h.start(handle, jobA, value(t, quickScan))
+	if r == nil || r.Code != policy.EngagementSuspended || strings.Contains(r.Reason+r.Got+r.Hint+r.Rule, "lab") || strings.Contains(r.Reason+r.Got+r.Hint+r.Rule, "other") {
+		t.Errorf("beside one that names somebody else: %+v", r)
+	}
+	if r := h.start(handle, jobA, value(t, strings.Replace(quickScan, "{", `{"engagement":"lab",`, 1))); r == nil || r.Code != policy.EngagementSuspended {
+		t.Errorf("by name: %+v", r)
+	}
+	h.engage("lab", engagement)
+	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
+		t.Fatalf("put right: %+v", r)
+	}
+	h.endOf(jobA)
+	h.engage("other", "name: [")
+	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
+		t.Errorf("beside a faulty one: %+v", r)
+	}
+	h.endOf(jobB)
+	if err := os.Remove(filepath.Join(h.cfg.EngagementsDir, "lab.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(h.cfg.EngagementsDir, "other.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.start(handle, "cccccccccccccccccccccccccc", value(t, quickScan)); r == nil || r.Code != policy.NoEngagement {
+		t.Errorf("with no file left: %+v", r)
+	}
+}
+
 func TestAMissingLayerRefusesUnlessItIsAccepted(t *testing.T) {
 	h := newHouse(t)
 	h.cfg.Accept = nil
@@ -631,6 +671,15 @@ func TestAnAnswerThatCannotBeSentIsARefusal(t *testing.T) {
 	}
 	if s := clip(strings.Repeat("x", 511) + "ü" + "\xff"); !utf8.ValidString(s) {
 		t.Errorf("no text: %q", s)
+	}
+}
+
+func TestOverlappingTargetsAreCountedOnce(t *testing.T) {
+	hole := []policy.Exclusion{{Prefix: netip.MustParsePrefix("10.0.0.4/30"), Rule: "exclude[0]"}}
+	left := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/30")}
+	v := onWire(policy.Verdict{Targets: []policy.Judged{{Addresses: left, Excluded: hole}, {Addresses: left, Excluded: hole}}})
+	if v.AddressCount != 4 || v.ExcludedCount != 4 || len(v.Excluded) != 1 {
+		t.Errorf("%+v", v)
 	}
 }
 
