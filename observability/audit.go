@@ -74,8 +74,13 @@ type Record struct {
 	Usage       *Usage    `json:"usage,omitempty"`
 	Bytes       int64     `json:"bytes,omitempty"`
 	Records     int       `json:"records,omitempty"`
-	Prev        string    `json:"prev"` // the hash of the record before; of the first, empty
-	Hash        string    `json:"hash"` // sha256 of this line without its hash
+
+	// Of a launch, sha256 over the whole lists, with a NUL between the words.
+	AddressesSHA256 string `json:"addresses_sha256,omitempty"`
+	ArgvSHA256      string `json:"argv_sha256,omitempty"`
+
+	Prev string `json:"prev"` // the hash of the record before; of the first, empty
+	Hash string `json:"hash"` // sha256 of this line without its hash
 }
 
 // Caller is who asked, from the kernel.

@@ -11,6 +11,9 @@ import (
 // others.
 var ErrQueueFull = errors.New("the queue is full")
 
+// ErrNoSlot says that every slot of a [Gate] is withheld.
+var ErrNoSlot = errors.New("every slot is withheld")
+
 // Gate lets jobs into a fixed number of slots. While all are taken, callers wait: uids take
 // turns, so that one who asks for a hundred jobs delays the others by one each, and among the
 // jobs of one uid the first is served first. The last quarter of the waiting places is for uids
@@ -19,7 +22,9 @@ var ErrQueueFull = errors.New("the queue is full")
 // A gate has no goroutine; who leaves hands the slot to who is next.
 type Gate struct {
 	mu       sync.Mutex
-	free     []int // the longest free first, so that each slot rests as long as can be
+	slots    int          // that are not withheld
+	withheld map[int]bool // not given to anybody again
+	free     []int        // the longest free first, so that each slot rests as long as can be
 	taken    int
 	maxQueue int
 	waiting  int
@@ -32,12 +37,12 @@ type queue struct {
 }
 
 type waiter struct {
-	slot chan int // takes one slot without blocking
+	slot chan int // takes one slot without blocking; closed when there will never be one
 }
 
 // NewGate makes a gate with slots numbered from 0, where at most maxQueue may wait.
 func NewGate(slots, maxQueue int) *Gate {
-	g := &Gate{maxQueue: max(maxQueue, 0)}
+	g := &Gate{slots: max(slots, 0), withheld: map[int]bool{}, maxQueue: max(maxQueue, 0)}
 	for i := range max(slots, 0) {
 		g.free = append(g.free, i)
 	}
@@ -55,7 +60,10 @@ func (g *Gate) Enter(ctx context.Context, uid uint32) (slot int, leave func(), e
 		return 0, nil, err
 	}
 	select {
-	case slot := <-w.slot:
+	case slot, is := <-w.slot:
+		if !is {
+			return 0, nil, ErrNoSlot
+		}
 		return slot, g.leaver(slot), nil
 	case <-ctx.Done():
 		g.withdraw(uid, w)
@@ -70,11 +78,42 @@ func (g *Gate) Load() (taken, waiting int) {
 	return g.taken, g.waiting
 }
 
+// Withhold keeps a slot that was entered from being given to anybody else when it is left: what
+// was in it may not be gone. Once no slot is left whoever waits, and whoever comes, gets [ErrNoSlot].
+func (g *Gate) Withhold(slot int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.withheld[slot] {
+		return
+	}
+	g.withheld[slot] = true
+	g.slots--
+	if g.slots > 0 {
+		return
+	}
+	for _, q := range g.turns {
+		for _, w := range q.waiters {
+			close(w.slot)
+		}
+	}
+	g.turns, g.waiting = nil, 0
+}
+
+// Slots is how many slots there are that are not withheld.
+func (g *Gate) Slots() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.slots
+}
+
 // join takes a free slot at once or a place at the end of the uid's queue. A slot is free only
 // while nobody waits.
 func (g *Gate) join(uid uint32) (*waiter, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.slots == 0 && len(g.withheld) > 0 {
+		return nil, ErrNoSlot
+	}
 	w := &waiter{slot: make(chan int, 1)}
 	if len(g.free) > 0 {
 		g.grantLocked(w)
@@ -119,8 +158,12 @@ func (g *Gate) leaver(slot int) func() {
 	})
 }
 
-// releaseLocked frees a slot and serves the uid whose turn it is, which then goes to the end.
+// releaseLocked frees a slot and serves the uid whose turn it is, which then goes to the end. One
+// that is withheld is taken for good.
 func (g *Gate) releaseLocked(slot int) {
+	if g.withheld[slot] {
+		return
+	}
 	g.free = append(g.free, slot)
 	g.taken--
 	if len(g.turns) == 0 {
@@ -143,8 +186,10 @@ func (g *Gate) withdraw(uid uint32, w *waiter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	select {
-	case slot := <-w.slot:
-		g.releaseLocked(slot)
+	case slot, is := <-w.slot:
+		if is {
+			g.releaseLocked(slot)
+		}
 		return
 	default:
 	}

@@ -54,6 +54,38 @@ func (c *crowd) want(t *testing.T, want string) {
 	}
 }
 
+// A slot whose last job may not be gone is nobody's; with none left nobody waits for ever.
+func TestAWithheldSlotIsNotGivenAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, 2, 100)
+		for _, who := range []string{"a1", "b1", "a2", "b2", "a3"} {
+			c.arrive(uint32(who[0]), who)
+		}
+		c.Withhold(0)
+		c.Withhold(0)
+		c.goes("a1") // slot 0: nobody follows
+		c.want(t, "a1 b1")
+		c.goes("b1") // slot 1
+		c.want(t, "a1 b1 a2")
+		if taken, waiting := c.Load(); taken != 2 || waiting != 2 || c.Slots() != 1 {
+			t.Errorf("%d taken, %d waiting, %d slots", taken, waiting, c.Slots())
+		}
+		c.Withhold(1)
+		synctest.Wait()
+		c.arrive(9, "late")
+		got := strings.Join(c.served[3:], " ")
+		for _, who := range []string{"b2", "a3", "late"} {
+			if !strings.Contains(got, who+": every slot is withheld") {
+				t.Errorf("%s still waits: %s", who, got)
+			}
+		}
+		c.goes("a2")
+		if taken, waiting := c.Load(); taken != 2 || waiting != 0 || c.Slots() != 0 {
+			t.Errorf("%d taken, %d waiting, %d slots", taken, waiting, c.Slots())
+		}
+	})
+}
+
 func TestUidsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(t, 1, 100)

@@ -39,6 +39,10 @@ const (
 	Launch    = "launch"    // it never ran: Stage and Err say why
 )
 
+// ErrAlive is in the Result of a box of which something may still run: nothing
+// else may run under its uid.
+var ErrAlive = errors.New("something of the box may still run")
+
 // Result of one box.
 type Result struct {
 	Reason      string
@@ -382,7 +386,7 @@ func (b *running) end(spec Spec, u *Usage) (ended *os.ProcessState, stage string
 		return ended, stage, err
 	}
 	if empty := b.leaf.waitEmpty(); empty != nil {
-		return ended, "empty cgroup", errors.Join(err, empty)
+		return ended, "empty cgroup", errors.Join(err, empty, ErrAlive)
 	}
 	b.leaf.measure(spec, u)
 	if removed := b.leaf.remove(); removed != nil {
@@ -400,7 +404,7 @@ func (b *running) reap(killed error) (*os.ProcessState, string, error) {
 	}
 	for deadline := time.Now().Add(emptyTimeout); !b.exited(tick); {
 		if time.Now().After(deadline) {
-			return nil, "kill", errors.Join(killed, fmt.Errorf("cannot end the scanner within %s", emptyTimeout))
+			return nil, "kill", errors.Join(killed, fmt.Errorf("cannot end the scanner within %s: %w", emptyTimeout, ErrAlive))
 		}
 	}
 	state, err := b.process.Wait()

@@ -3,6 +3,8 @@ package launcher
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"math"
 	"slices"
 	"strings"
@@ -67,7 +69,7 @@ func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabili
 	}
 	p := l.judged()
 	now := time.Now()
-	c := &wire.Capabilities{Slots: l.cfg.Slots, NotEnforced: l.gaps()}
+	c := &wire.Capabilities{Slots: l.gate.Slots(), NotEnforced: l.gaps()}
 	for _, t := range runners.Tools() {
 		found, err := l.scanners.get(ctx, t.Scanner)
 		if err != nil {
@@ -219,6 +221,13 @@ func (j *job) entry(event observability.Event) observability.Record {
 	case observability.Decided, observability.Launched:
 		e.Addresses, e.Prefixes = r.Verdict.Addresses, len(j.verdict.Addresses())
 	}
+	if event == observability.Launched {
+		var addresses []string
+		for _, p := range j.verdict.Addresses() {
+			addresses = append(addresses, p.String())
+		}
+		e.ArgvSHA256, e.AddressesSHA256 = digest(j.argv), digest(addresses)
+	}
 	e.Engagement, e.Revision, e.Rule = r.Verdict.Engagement, r.Verdict.Revision, r.Verdict.Rule
 	if event == observability.Decided {
 		return e
@@ -242,6 +251,12 @@ func (j *job) entry(event observability.Event) observability.Record {
 			Sent: o.Usage.SentPackets, Dropped: o.Usage.Dropped}
 	}
 	return e
+}
+
+// digest is the sha256 of a whole list, with a NUL between its words: the list itself is cut.
+func digest(words []string) string {
+	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
+	return hex.EncodeToString(sum[:])
 }
 
 // denied is the audit record of a denial by policy, refusedBy of any other refusal.

@@ -56,12 +56,24 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 		return l.failed("audit", err)
 	}
 	result := l.boxes.Run(ctx, spec, files)
+	l.withholdIfAlive(slot, j.record.ID, result.Err)
 	return l.outcome(ctx, j, result, network, outOfTime)
 }
 
 // commandFor is the command of a judged call: what its preview shows is what its launch runs.
 func commandFor(call runners.Call, tool *scanner, v policy.Verdict, wall time.Duration) (runners.Command, error) {
 	return call.Bounded(v.Limits.Rate, wall).Command(tool.version, v.Addresses(), excluded(v))
+}
+
+// withholdIfAlive keeps the slot of a box that could not be ended: no other job runs under the uid of
+// a process that may still live. The next start reclaims what is left, or fails.
+func (l *Launcher) withholdIfAlive(slot int, job string, err error) {
+	if !errors.Is(err, sandbox.ErrAlive) {
+		return
+	}
+	l.gate.Withhold(slot)
+	l.log.Error("a scanner cannot be ended; its slot is withheld until the launcher is restarted", "job", job,
+		"slot", slot, "uid", l.cfg.FirstSlotUID+uint32(slot), "slots_left", l.gate.Slots(), "why", err)
 }
 
 // deadline is the least of the job's limit and the end of the engagement's hours or term, with
@@ -168,6 +180,9 @@ func (l *Launcher) launching(j *job, s *scanner, c runners.Command, spec sandbox
 // outcome translates how a box ended.
 func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, network *scope.Slot, outOfTime string) wire.Outcome {
 	o := wire.Outcome{Reason: string(r.Reason), Code: r.Code, Signal: r.Signal, Stage: r.Stage, Usage: onWireUsage(r.Usage)}
+	if r.Err != nil && o.Reason != wire.Launch {
+		l.log.Error("cannot clean up after a scanner", "job", j.record.ID, "reason", o.Reason, "stage", r.Stage, "why", r.Err)
+	}
 	switch o.Reason {
 	case wire.Cancelled:
 		o.Reason = endedBy(context.Cause(ctx))
@@ -306,6 +321,9 @@ func (l *Launcher) runSmall(ctx context.Context, wish func(job string, uid uint3
 		return nil, err
 	}
 	defer errs.Close()
+	if l.smallAlive {
+		return nil, errSmallAlive
+	}
 	l.smallSeq++
 	spec, undo, err := wish("small-"+strconv.FormatUint(l.smallSeq, 10), l.cfg.FirstSlotUID+uint32(l.cfg.Slots))
 	if err != nil {
@@ -313,6 +331,9 @@ func (l *Launcher) runSmall(ctx context.Context, wish func(job string, uid uint3
 	}
 	defer undo()
 	r := l.boxes.Run(ctx, spec, sandbox.Files{Stdout: out, Stderr: errs})
+	if l.smallAlive = errors.Is(r.Err, sandbox.ErrAlive); l.smallAlive {
+		l.log.Error("a small box cannot be ended; there is no other until the launcher is restarted", "uid", spec.UID, "why", r.Err)
+	}
 	if string(r.Reason) != wire.Exited || r.Code != 0 {
 		return nil, fmt.Errorf("its box ended: %s, status %d, stage %q: %w", r.Reason, r.Code, r.Stage, errors.Join(r.Err, errSmall))
 	}
@@ -324,7 +345,10 @@ func (l *Launcher) runSmall(ctx context.Context, wish func(job string, uid uint3
 	return b[:n], nil
 }
 
-var errSmall = errors.New("no answer")
+var (
+	errSmall      = errors.New("no answer")
+	errSmallAlive = errors.New("an earlier box of this kind could not be ended: the launcher has to be restarted")
+)
 
 func excluded(v policy.Verdict) []netip.Prefix {
 	var out []netip.Prefix

@@ -110,6 +110,8 @@ type Launcher struct {
 	deciding sync.Mutex    // one verdict at a time
 	small    chan struct{} // one of our own small boxes at a time
 	smallSeq uint64        // guarded by small
+	// smallAlive says that something of a small box may still run under its uid. Guarded by small.
+	smallAlive bool
 
 	mu         sync.Mutex
 	clients    map[uint64]*client

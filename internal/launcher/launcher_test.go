@@ -2,10 +2,12 @@ package launcher
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,6 +24,7 @@ import (
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/runners"
+	"github.com/secmcpd/secmcpd/sandbox"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -56,6 +59,12 @@ func TestAScanGoesThroughTheWholeHouse(t *testing.T) {
 	h.close()
 	if _, err := os.Stat(filepath.Join(h.cfg.StateDir, "boxes", jobA)); !os.IsNotExist(err) {
 		t.Errorf("the record is kept after its acknowledgement: %v", err)
+	}
+	for _, r := range auditRecords(t, h) {
+		want := digest(append([]string{"10.77.0.10/32"}, r.Argv...)[:1]) == r.AddressesSHA256 && digest(r.Argv) == r.ArgvSHA256 && len(r.Argv) == r.Words
+		if r.Event == observability.Launched != want {
+			t.Errorf("the digests of %s: %+v", r.Event, r)
+		}
 	}
 	got := auditEvents(t, h)
 	want := []string{"started", "engagements", "asked", "decided", "launched", "done", "stopped"}
@@ -671,6 +680,59 @@ func TestAnAnswerThatCannotBeSentIsARefusal(t *testing.T) {
 	}
 	if s := clip(strings.Repeat("x", 511) + "ü" + "\xff"); !utf8.ValidString(s) {
 		t.Errorf("no text: %q", s)
+	}
+}
+
+// The lists of a record are cut; its digests are of the whole.
+func TestTheDigestsOfALaunchAreOfTheWholeLists(t *testing.T) {
+	var targets []policy.Judged
+	for i := range 200 {
+		targets = append(targets, policy.Judged{Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 1}), 32)}})
+	}
+	at := func(last string) observability.Record {
+		argv := append(slices.Repeat([]string{"-v"}, 300), last)
+		return (&job{argv: argv, verdict: policy.Verdict{Targets: targets}}).entry(observability.Launched)
+	}
+	one, other := at("a"), at("b")
+	if one.ArgvSHA256 == other.ArgvSHA256 || len(one.ArgvSHA256) != 64 || one.AddressesSHA256 != other.AddressesSHA256 {
+		t.Errorf("argv %s and %s, addresses %s and %s", one.ArgvSHA256, other.ArgvSHA256, one.AddressesSHA256, other.AddressesSHA256)
+	}
+	targets = targets[:len(targets)-1]
+	if fewer := at("a"); fewer.AddressesSHA256 == one.AddressesSHA256 {
+		t.Error("an address beyond the cut is not in the digest")
+	}
+}
+
+// No other job runs under the uid of a process that could not be ended.
+func TestTheSlotOfABoxThatCannotBeEndedIsWithheld(t *testing.T) {
+	var log bytes.Buffer
+	l := &Launcher{gate: policy.NewGate(2, 4), log: slog.New(slog.NewTextHandler(&log, nil)), cfg: Config{FirstSlotUID: 66000, Slots: 2}}
+	for _, c := range []struct {
+		says string
+		err  error
+		left int
+	}{
+		{"one that ended well", nil, 2},
+		{"one that left its cgroup behind, empty", errors.New("cannot remove cgroup"), 2},
+		{"one in which something may run", errors.Join(errors.New("cannot empty cgroup"), sandbox.ErrAlive), 1},
+	} {
+		slot, leave, err := l.gate.Enter(context.Background(), 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.withholdIfAlive(slot, jobA, c.err)
+		leave()
+		if l.gate.Slots() != c.left {
+			t.Errorf("%s: %d slots are left", c.says, l.gate.Slots())
+		}
+		if told := strings.Contains(log.String(), jobA); told != (c.left < 2) {
+			t.Errorf("%s: the log says %q", c.says, log.String())
+		}
+	}
+	j := &job{record: wire.Job{ID: jobB}}
+	l.outcome(context.Background(), j, sandbox.Result{Reason: wire.Exited, Stage: "empty cgroup", Err: errors.New("cannot empty cgroup")}, nil, wire.Timeout)
+	if !strings.Contains(log.String(), "cannot empty cgroup") || !strings.Contains(log.String(), jobB) {
+		t.Errorf("the log says nothing of what was left: %s", log.String())
 	}
 }
 

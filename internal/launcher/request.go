@@ -225,6 +225,10 @@ func (l *Launcher) notEntered(ctx context.Context, err error) wire.Outcome {
 	if cause := context.Cause(ctx); cause != nil {
 		return wire.Outcome{Reason: endedBy(cause)}
 	}
+	if errors.Is(err, policy.ErrNoSlot) {
+		return denied(&wire.Refusal{Code: "no_slot", Reason: "scanners that could not be ended hold every slot",
+			Hint: "the operator finds them in the log, and restarts the launcher once they are gone"})
+	}
 	if errors.Is(err, policy.ErrQueueFull) {
 		return denied(&wire.Refusal{Code: "busy", Reason: "the queue of waiting scans is full", Hint: "wait for running scans to end", Retryable: true})
 	}
@@ -256,7 +260,7 @@ func (l *Launcher) finish(j *job, o wire.Outcome) {
 		err := l.audit.Flush()
 		if err == nil {
 			if j.wasAudited() {
-				l.forget(record.ID)
+				l.forget(j)
 				return // acknowledged meanwhile
 			}
 			err = l.records.write(record)
@@ -299,17 +303,15 @@ func (l *Launcher) acknowledge(id string) {
 	j := l.jobs[id]
 	l.mu.Unlock()
 	if j != nil && j.mayBeForgotten() {
-		l.forget(id)
+		l.forget(j)
 	}
 }
 
-func (l *Launcher) forget(id string) {
-	l.mu.Lock()
-	delete(l.jobs, id)
-	l.mu.Unlock()
-	if err := l.records.remove(id); err != nil {
-		l.log.Error("cannot remove a record", "job", id, "why", err)
+func (l *Launcher) forget(j *job) {
+	if err := l.records.remove(j.record.ID); err != nil {
+		l.log.Error("cannot remove a record", "job", j.record.ID, "why", err)
 	}
+	l.strike(j) // the id may be used again from here on
 }
 
 // cancel ends a job for its caller. Another uid's job is said not to exist.
