@@ -92,7 +92,7 @@ func (l *Launcher) gaps() []wire.Gap {
 	l.link.mu.Lock()
 	front := slices.Clone(l.link.gaps)
 	l.link.mu.Unlock()
-	return mergeGaps(front, l.machineGaps())
+	return mergeGaps(l.machineGaps(), front)
 }
 
 func (l *Launcher) machineGaps() []wire.Gap {

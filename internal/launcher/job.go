@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -114,7 +115,7 @@ func rule(v policy.Verdict) string {
 
 // onWire shows a verdict to the front, its lists bounded.
 func onWire(v policy.Verdict) wire.Verdict {
-	out := wire.Verdict{Outcome: string(v.Outcome), Engagement: v.Engagement, Revision: v.Revision, Rule: v.Rule, Reason: v.Reason,
+	out := wire.Verdict{Outcome: string(v.Outcome), Engagement: v.Engagement, Revision: v.Revision, Rule: clip(v.Rule), Reason: clip(v.Reason),
 		Rate: v.Limits.Rate, LimitS: int64(v.Limits.Duration / time.Second), Until: v.Until}
 	for _, p := range v.Addresses() {
 		out.AddressCount += count(p)
@@ -126,11 +127,27 @@ func onWire(v policy.Verdict) wire.Verdict {
 		for _, e := range t.Excluded {
 			out.ExcludedCount += count(e.Prefix)
 			if len(out.Excluded) < wire.MaxList {
-				out.Excluded = append(out.Excluded, wire.Exclusion{Prefix: e.Prefix.String(), Rule: e.Rule})
+				out.Excluded = append(out.Excluded, wire.Exclusion{Prefix: e.Prefix.String(), Rule: clipTo(e.Rule, maxWord)})
 			}
 		}
 	}
 	return out
+}
+
+// maxWord bounds an entry of the lists in a record, in bytes. With all its lists full and all its
+// texts at their bounds a record still fits a message.
+const maxWord = 128
+
+// bounded is a refusal as it may go into a record.
+func bounded(r wire.Refusal) *wire.Refusal {
+	for _, s := range []*string{&r.Code, &r.Field, &r.Got, &r.Reason, &r.Hint, &r.Rule} {
+		*s = clip(*s)
+	}
+	r.Allowed = slices.Clone(firstOf(r.Allowed, wire.MaxList))
+	for i := range r.Allowed {
+		r.Allowed[i] = clipTo(r.Allowed[i], maxWord)
+	}
+	return &r
 }
 
 // count is the number of addresses of a prefix, at most 2^63.

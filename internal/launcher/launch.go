@@ -195,11 +195,14 @@ func (l *Launcher) failed(stage string, err error) wire.Outcome {
 }
 
 // clip bounds our own words where they travel.
-func clip(s string) string {
-	if len(s) > 512 {
-		return s[:512] + "…"
+func clip(s string) string { return clipTo(s, 512) }
+
+// clipTo cuts at a number of bytes. What is no UTF-8 would be refused on its way.
+func clipTo(s string, most int) string {
+	if len(s) > most {
+		s = s[:most] + "…"
 	}
-	return s
+	return strings.ToValidUTF8(s, "")
 }
 
 func onAudit(l sandbox.Limits, rate int) *observability.Limits {
@@ -307,7 +310,7 @@ func onWireUsage(u sandbox.Usage) wire.Usage {
 func onWireGaps(gaps []sandbox.Gap) []wire.Gap {
 	var out []wire.Gap
 	for _, g := range gaps {
-		out = append(out, wire.Gap(g))
+		out = append(out, wire.Gap{Layer: g.Layer, Why: clip(g.Why), Follows: clip(g.Follows)})
 	}
 	return out
 }

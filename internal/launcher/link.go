@@ -116,7 +116,27 @@ func (l *Launcher) greet(uc *net.UnixConn, conn *wire.Conn) ([]wire.Gap, error) 
 	if m.Hello == nil || m.Hello.Version != wire.Version {
 		return nil, fmt.Errorf("the front does not speak version %d of the protocol: restart both units", wire.Version)
 	}
-	return m.Hello.Gaps, uc.SetReadDeadline(time.Time{})
+	return frontGaps(m.Hello.Gaps), uc.SetReadDeadline(time.Time{})
+}
+
+// roomGaps is what the front may say of itself, in our words: what it writes beside a layer's
+// name would travel into records, refusals and the audit log.
+var roomGaps = []wire.Gap{
+	{Layer: wire.FrontNetwork, Why: "the front has a network interface", Follows: "a front that is taken over could send to the network"},
+	{Layer: wire.FrontPrivileges, Why: "the front was started without no_new_privs",
+		Follows: "a front that is taken over could run set-uid programs"},
+	{Layer: wire.Wall, Why: "the front says that both rooms are one user",
+		Follows: "what parses scanners' output can do what starts them can"},
+}
+
+// frontGaps are those of roomGaps that the front names, each once.
+func frontGaps(said []wire.Gap) (known []wire.Gap) {
+	for _, g := range roomGaps {
+		if slices.ContainsFunc(said, func(s wire.Gap) bool { return s.Layer == g.Layer }) {
+			known = append(known, g)
+		}
+	}
+	return known
 }
 
 // bring sends every record and every client, then lets events through. Clients that were there
@@ -136,7 +156,9 @@ func (l *Launcher) bring(conn *wire.Conn, gaps []wire.Gap) error {
 	}
 	l.mu.Unlock()
 	for _, j := range jobs {
-		if err := l.showLocked(j); err != nil {
+		if err := l.showLocked(j); errors.Is(err, wire.ErrUnsendable) {
+			l.sentLocked(err)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -197,12 +219,22 @@ func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
 		slots <- struct{}{}
 		requests.Go(func() {
 			defer func() { <-slots }()
-			reply := answer()
-			if err := conn.Send(wire.Message{Reply: &reply}); err != nil {
-				l.log.Warn("cannot answer the front", "why", err)
-				conn.Close()
-			}
+			l.answer(conn, answer())
 		})
+	}
+}
+
+// answer sends a reply, or says that there is none that could be sent.
+func (l *Launcher) answer(conn *wire.Conn, reply wire.Reply) {
+	err := conn.Send(wire.Message{Reply: &reply})
+	if errors.Is(err, wire.ErrUnsendable) {
+		l.log.Error("cannot answer the front", "why", err)
+		err = conn.Send(wire.Message{Reply: &wire.Reply{Seq: reply.Seq, Refused: &wire.Refusal{Code: "too_large",
+			Reason: "the answer is larger than one that can be given", Hint: "ask for less at once"}}})
+	}
+	if err != nil {
+		l.log.Warn("cannot answer the front", "why", err)
+		conn.Close()
 	}
 }
 
@@ -235,9 +267,19 @@ func (l *Launcher) send(m wire.Message, files ...*os.File) {
 	if l.link.conn == nil {
 		return
 	}
-	if err := l.link.conn.Send(m, files...); err != nil {
-		l.log.Warn("cannot tell the front", "why", err)
-		l.link.conn.Close() // serveFront ends and drops it
+	l.sentLocked(l.link.conn.Send(m, files...))
+}
+
+// sentLocked sees to what Send said. A message that cannot be sent to anybody is left out: the
+// next front would not get it either. Any other error ends the connection; serveFront then drops
+// it.
+func (l *Launcher) sentLocked(err error) {
+	if err == nil {
+		return
+	}
+	l.log.Error("cannot tell the front", "why", err)
+	if !errors.Is(err, wire.ErrUnsendable) {
+		l.link.conn.Close()
 	}
 }
 
@@ -249,10 +291,7 @@ func (l *Launcher) introduce(c *client) {
 		l.want()
 		return
 	}
-	if err := l.introduceLocked(c); err != nil {
-		l.log.Warn("cannot tell the front", "why", err)
-		l.link.conn.Close()
-	}
+	l.sentLocked(l.introduceLocked(c))
 }
 
 // introduceLocked needs link.mu.
@@ -269,10 +308,7 @@ func (l *Launcher) show(j *job) {
 		l.want()
 		return
 	}
-	if err := l.showLocked(j); err != nil {
-		l.log.Warn("cannot tell the front", "why", err)
-		l.link.conn.Close()
-	}
+	l.sentLocked(l.showLocked(j))
 }
 
 // showLocked needs link.mu. The first record of a connection that has outputs to show brings

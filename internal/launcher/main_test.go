@@ -179,7 +179,10 @@ func (h *house) close() {
 }
 
 // link accepts the launcher's connection and greets it.
-func (h *house) link() {
+func (h *house) link() { h.greet() }
+
+// greet is link, with what the front says that it cannot enforce.
+func (h *house) greet(gaps ...wire.Gap) {
 	h.t.Helper()
 	if err := h.front.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		h.t.Fatal(err)
@@ -189,7 +192,7 @@ func (h *house) link() {
 		h.t.Fatal(err)
 	}
 	h.raw, h.conn, h.events = raw, wire.NewFront(raw), make(chan event, 256)
-	if err := h.conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version}}); err != nil {
+	if err := h.conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version, Gaps: gaps}}); err != nil {
 		h.t.Fatal(err)
 	}
 	go func(conn *wire.Conn, events chan event) {

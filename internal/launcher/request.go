@@ -337,7 +337,9 @@ func covers(whole, part []netip.Prefix) bool {
 	return true
 }
 
-func denied(r *wire.Refusal) wire.Outcome { return wire.Outcome{Reason: wire.Refused, Refused: r} }
+func denied(r *wire.Refusal) wire.Outcome {
+	return wire.Outcome{Reason: wire.Refused, Refused: bounded(*r)}
+}
 
 func gone() *wire.Refusal {
 	return &wire.Refusal{Code: "caller_gone", Reason: "the connection behind this request is closed", Hint: "connect again", Retryable: true}

@@ -73,7 +73,7 @@ type Hello struct {
 	// instance are dead.
 	Instance string `cbor:"instance,omitempty"`
 	// Gaps is what the sender could not enforce about itself or, from the launcher, about
-	// this machine.
+	// this machine. Of the front's the launcher reads the layer only, if it is one of RoomLayers.
 	Gaps []Gap `cbor:"gaps,omitempty"`
 }
 
