@@ -27,6 +27,8 @@ type job struct {
 	caller wire.Client // as it was when the scan was asked for
 	call   runners.Call
 	plan   runners.Plan
+	end    context.CancelCauseFunc // nil: it ended with an earlier launcher
+	begun  bool                    // it is accepted, and the front may be told of it; guarded by Launcher.mu
 
 	mu      sync.Mutex
 	request policy.Request // what is judged, again and again; names get their answers once
@@ -34,7 +36,6 @@ type job struct {
 	verdict policy.Verdict // the last one
 	argv    []string       // from the launch on
 	limits  *observability.Limits
-	end     context.CancelCauseFunc
 }
 
 // asks is what is judged.

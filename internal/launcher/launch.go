@@ -27,6 +27,9 @@ import (
 // is undone by the defer beside it.
 func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 	tool, err := l.scanners.get(ctx, scannerOf(j.call.Tool))
+	if o, over := ended(ctx); over {
+		return o
+	}
 	if err != nil {
 		return l.failed("scanner", err)
 	}
@@ -221,14 +224,14 @@ func memoryFile(name string) (*os.File, error) {
 
 // runVersion asks a scanner for its version in a box of its own.
 func (l *Launcher) runVersion(ctx context.Context, name string, exe *os.File) ([]byte, error) {
-	return l.runSmall(ctx, func(job string, uid uint32) (sandbox.Spec, func(), error) {
-		in := cell{job: job, uid: uid, wall: versionTimeout}
+	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
+		in := cell{job: job, uid: l.cfg.FirstSlotUID + uint32(l.cfg.Slots) + 1, wall: versionTimeout}
 		return boxForVersion(exe, name, in, l.cfg.Limits), func() {}, nil
 	})
 }
 
 // runResolver asks one name server for names in a box whose scope is that server.
-func (l *Launcher) runResolver(ctx context.Context, server netip.AddrPort, names []string, ipv6 bool) ([]byte, error) {
+func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.AddrPort, names []string, ipv6 bool) ([]byte, error) {
 	exe, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return nil, fmt.Errorf("cannot open this program: %w", err)
@@ -239,7 +242,12 @@ func (l *Launcher) runResolver(ctx context.Context, server netip.AddrPort, names
 		family = "6"
 	}
 	argv := append([]string{"secmcpd", "resolve", family, server.String()}, names...)
-	return l.runSmall(ctx, func(job string, uid uint32) (sandbox.Spec, func(), error) {
+	_, leave, err := l.resolving.Enter(ctx, uid)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
 		network, err := l.slot(l.cfg.Slots, []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())}, server.Addr().Is6())
 		if err != nil {
 			return sandbox.Spec{}, nil, err
@@ -254,15 +262,9 @@ const (
 	versionTimeout = 10 * time.Second
 )
 
-// runSmall runs one of our own small boxes, one at a time, in the slot after the scans', and
-// returns what it wrote.
-func (l *Launcher) runSmall(ctx context.Context, wish func(job string, uid uint32) (sandbox.Spec, func(), error)) ([]byte, error) {
-	select {
-	case l.small <- struct{}{}:
-		defer func() { <-l.small }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+// runSmall runs one of our own small boxes and returns what it wrote. There is one of each kind at
+// a time, in a place of its own after the scans' slots.
+func (l *Launcher) runSmall(ctx context.Context, wish func(job string) (sandbox.Spec, func(), error)) ([]byte, error) {
 	out, err := memoryFile("stdout")
 	if err != nil {
 		return nil, err
@@ -273,8 +275,7 @@ func (l *Launcher) runSmall(ctx context.Context, wish func(job string, uid uint3
 		return nil, err
 	}
 	defer errs.Close()
-	l.smallSeq++
-	spec, undo, err := wish("small-"+strconv.FormatUint(l.smallSeq, 10), l.cfg.FirstSlotUID+uint32(l.cfg.Slots))
+	spec, undo, err := wish("small-" + strconv.FormatUint(l.smallSeq.Add(1), 10))
 	if err != nil {
 		return nil, err
 	}

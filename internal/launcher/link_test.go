@@ -1,13 +1,16 @@
 package launcher
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,14 +125,14 @@ func TestAMessageThatCannotBeSentIsLeftOut(t *testing.T) {
 	}
 	l := &Launcher{cfg: h.cfg, log: h.cfg.Log, records: r, jobs: map[string]*job{}, clients: map[uint64]*client{}}
 	for id, detail := range map[string]string{jobA: strings.Repeat("x", wire.MaxMessage), jobB: ""} {
-		l.jobs[id] = &job{record: wire.Job{ID: id, State: wire.Ended, Outcome: &wire.Outcome{Reason: wire.Launch, Detail: detail}}}
+		l.jobs[id] = &job{begun: true, record: wire.Job{ID: id, State: wire.Ended, Outcome: &wire.Outcome{Reason: wire.Launch, Detail: detail}}}
 	}
 	go func() {
 		if err := l.bring(ours, nil); err != nil {
 			t.Error(err)
 		}
 		l.show(l.jobs[jobA])
-		l.answer(ours, wire.Reply{Seq: 7, Capabilities: &wire.Capabilities{Scanners: []wire.Scanner{{Problem: strings.Repeat("x", wire.MaxMessage)}}}})
+		l.answer(ours, 7, wire.Reply{Capabilities: &wire.Capabilities{Scanners: []wire.Scanner{{Problem: strings.Repeat("x", wire.MaxMessage)}}}})
 		ours.Close()
 	}()
 	for _, fits := range []func(wire.Message) bool{
@@ -173,4 +176,222 @@ func unixConn(t *testing.T, fd int) *net.UnixConn {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c.(*net.UnixConn)
+}
+
+// A front that dies while a request of its own is under way, one that heeds nothing, comes back to
+// its running scan at once; the launcher's own end waits for that request.
+func TestAFrontComesBackBeforeItsOldRequestsEnd(t *testing.T) {
+	h := newHouse(t)
+	h.cfg.Scanners["nmap"] = ownNmap(t)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	var slow atomic.Bool
+	h.inside = func(l *Launcher) {
+		version := l.scanners.version
+		l.scanners.version = func(ctx context.Context, name string, exe *os.File) ([]byte, error) {
+			if slow.CompareAndSwap(true, false) {
+				close(asked)
+				<-answer
+			}
+			return version(ctx, name, exe)
+		}
+	}
+	h.open()
+	handle, _ := h.client()
+	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
+		t.Fatalf("refused: %+v", r)
+	}
+	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+
+	slow.Store(true)
+	if err := os.Chtimes(h.cfg.Scanners["nmap"], time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.conn.Send(wire.Message{Ask: &wire.Ask{Seq: 1 << 20, Handle: handle}}); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	h.raw.Close()
+	began := time.Now()
+	h.link()
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("the launcher came back after %v", took)
+	}
+	e := h.until(func(m wire.Message) bool { return m.Job != nil || m.Synced != nil })
+	if e.m.Job == nil || e.m.Job.ID != jobA || e.m.Job.State != wire.Running {
+		t.Fatalf("told first: %+v", e.m)
+	}
+	handle, _ = h.client()
+	if r := h.cancel(handle, jobA); r != nil {
+		t.Fatalf("refused: %+v", r)
+	}
+	if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled {
+		t.Errorf("it ended: %+v", o)
+	}
+
+	if err := h.conn.Send(wire.Message{Ack: &wire.Ack{Job: jobA}}); err != nil {
+		t.Fatal(err)
+	}
+	h.stop()
+	select {
+	case err := <-h.ended:
+		t.Errorf("the launcher ended before its last request: %v", err)
+		h.ended <- err
+	case <-time.After(farewellTime + time.Second):
+	}
+	close(answer)
+	h.close()
+}
+
+// ownNmap is a copy that a test may change.
+func ownNmap(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("/usr/bin/nmap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "nmap")
+	if err := os.WriteFile(path, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// silent is a name server that never answers: its packets vanish.
+var silent = []netip.AddrPort{netip.MustParseAddrPort("10.77.0.53:53")}
+
+const namedScan = `{"targets":["web.lab.internal"],"ports":[22],"limit":10}`
+
+func TestSlowNamesHoldUpNoVersions(t *testing.T) {
+	h := newHouse(t)
+	h.cfg.Resolvers = silent
+	var l *Launcher
+	h.inside = func(inside *Launcher) { l = inside }
+	h.open()
+	handle, _ := h.client()
+	if r := h.start(handle, jobA, value(t, namedScan)); r != nil {
+		t.Fatalf("refused: %+v", r)
+	}
+	eventually(t, func() bool { taken, _ := l.resolving.Load(); return taken == 1 })
+	began := time.Now()
+	if c := h.ask(handle).Capabilities; c == nil || len(c.Scanners) != 1 || c.Scanners[0].Version == "" {
+		t.Errorf("%+v", c)
+	}
+	if took := time.Since(began); took > resolveTimeout/3 {
+		t.Errorf("asking for a version took %v", took)
+	}
+}
+
+func eventually(t *testing.T, is func() bool) {
+	t.Helper()
+	for until := time.Now().Add(10 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("it does not come to that")
+		}
+	}
+}
+
+// A caller that cancels is told that it has cancelled, wherever its scan was.
+func TestACancelIsNoDenial(t *testing.T) {
+	for says, c := range map[string]struct {
+		scan string
+		slow bool
+		at   func(*Launcher) bool
+	}{
+		"while names are asked for":        {namedScan, false, func(l *Launcher) bool { taken, _ := l.resolving.Load(); return taken == 1 }},
+		"while the scanner is looked at":   {quickScan, true, func(l *Launcher) bool { return len(l.scanners.turn) == 1 }},
+		"while it waits for its own names": {namedScan, false, func(l *Launcher) bool { _, waiting := l.resolving.Load(); return waiting == 1 }},
+	} {
+		t.Run(says, func(t *testing.T) {
+			h := newHouse(t)
+			h.cfg.Resolvers = silent
+			var l *Launcher
+			h.inside = func(inside *Launcher) {
+				l = inside
+				if c.slow {
+					l.scanners.version = func(ctx context.Context, _ string, _ *os.File) ([]byte, error) {
+						<-ctx.Done()
+						return nil, ctx.Err()
+					}
+				}
+			}
+			h.open()
+			handle, _ := h.client()
+			if strings.Contains(says, "waits") {
+				if r := h.start(handle, jobB, value(t, namedScan)); r != nil {
+					t.Fatalf("refused: %+v", r)
+				}
+				eventually(t, func() bool { taken, _ := l.resolving.Load(); return taken == 1 })
+			}
+			if r := h.start(handle, jobA, value(t, c.scan)); r != nil {
+				t.Fatalf("refused: %+v", r)
+			}
+			eventually(t, func() bool { return c.at(l) })
+			if r := h.cancel(handle, jobA); r != nil {
+				t.Fatalf("refused: %+v", r)
+			}
+			if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled || o.Refused != nil || o.Stage != "" {
+				t.Errorf("it ended: %+v", o)
+			}
+			h.close()
+			for _, r := range auditRecords(t, h) {
+				if r.Job == jobA && (r.Event == "denied" || r.Event == "done" && r.Outcome != wire.Cancelled) {
+					t.Errorf("audited: %+v", r)
+				}
+			}
+		})
+	}
+}
+
+// A cancel that finds the job counts, however close it follows.
+func TestACancelRightBehindTheStartCounts(t *testing.T) {
+	h := newHouse(t)
+	h.open()
+	handle, _ := h.client()
+	for i := range 8 {
+		id := strings.Repeat(string(rune('c'+i)), wire.JobIDLength)
+		if err := h.conn.Send(wire.Message{Start: &wire.Start{Seq: 1 << 20, Handle: handle, Job: id, Value: value(t, longScan)}}); err != nil {
+			t.Fatal(err)
+		}
+		var refused *wire.Refusal
+		for range 1000 {
+			if refused = h.cancel(handle, id); refused == nil {
+				break
+			}
+		}
+		if refused != nil {
+			t.Fatalf("refused: %+v", refused)
+		}
+		if o := h.endOf(id).Outcome; o.Reason != wire.Cancelled {
+			t.Errorf("it ended: %+v", o)
+		}
+	}
+}
+
+// A start whose front is gone before it is accepted leaves nothing: the next front has been told
+// what there is, and gives up what it was not told of.
+func TestAStartWithoutItsFrontLeavesNothing(t *testing.T) {
+	h := newHouse(t)
+	r, err := openRecords(h.cfg.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &Launcher{cfg: h.cfg, log: h.cfg.Log, records: r, jobs: map[string]*job{}}
+	j := &job{record: wire.Job{ID: jobA}}
+	if refused := l.enlist(j); refused != nil {
+		t.Fatal(refused)
+	}
+	front, end := context.WithCancel(t.Context())
+	end()
+	if refused := l.begin(front, j); refused == nil || refused.Code != "front_gone" || j.begun {
+		t.Errorf("%+v, begun %v", refused, j.begun)
+	}
+}
+
+func TestRecordsAreToldOldestFirst(t *testing.T) {
+	now := time.Now()
+	records := []wire.Job{{ID: jobA, Asked: now.Add(time.Second)}, {ID: jobB, Asked: now}, {ID: "cccccccccccccccccccccccccc", Asked: now}}
+	slices.SortFunc(records, oldestFirst)
+	if records[0].ID != jobB || records[1].ID != "cccccccccccccccccccccccccc" || records[2].ID != jobA {
+		t.Errorf("%+v", records)
+	}
 }

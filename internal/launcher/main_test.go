@@ -102,6 +102,7 @@ type house struct {
 	raw    *net.UnixConn
 	events chan event
 	seq    uint64
+	inside func(*Launcher) // changes it before it lives
 }
 
 type event struct {
@@ -158,8 +159,22 @@ func (h *house) open() {
 	h.cfg.Listener = l
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop, h.ended = stop, make(chan error, 1)
-	go func() { h.ended <- Serve(ctx, h.cfg) }()
+	go func() { h.ended <- h.serve(ctx) }()
 	h.t.Cleanup(func() { h.close(); l.Close() })
+}
+
+// serve is Serve, with the test's hand inside.
+func (h *house) serve(ctx context.Context) error {
+	if h.inside == nil {
+		return Serve(ctx, h.cfg)
+	}
+	l, err := open(h.cfg)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	h.inside(l)
+	return l.live(ctx)
 }
 
 func (h *house) close() {
@@ -268,6 +283,18 @@ func (h *house) start(handle uint64, job string, value []byte) *wire.Refusal {
 	return h.reply(func(seq uint64) wire.Message {
 		return wire.Message{Start: &wire.Start{Seq: seq, Handle: handle, Job: job, Value: value}}
 	}).Refused
+}
+
+func (h *house) cancel(handle uint64, job string) *wire.Refusal {
+	h.t.Helper()
+	return h.reply(func(seq uint64) wire.Message {
+		return wire.Message{Cancel: &wire.Cancel{Seq: seq, Handle: handle, Job: job}}
+	}).Refused
+}
+
+func (h *house) ask(handle uint64) wire.Reply {
+	h.t.Helper()
+	return h.reply(func(seq uint64) wire.Message { return wire.Message{Ask: &wire.Ask{Seq: seq, Handle: handle}} })
 }
 
 // ended waits for the end of a job.

@@ -250,6 +250,7 @@ type Job struct {
 	UID         uint32    `cbor:"uid"`
 	Tool        string    `cbor:"tool"`
 	State       string    `cbor:"state"`
+	Asked       time.Time `cbor:"asked,omitzero"`
 	Files       []string  `cbor:"files,omitempty"` // "stdout", "stderr", "argv", "spec"
 	Verdict     Verdict   `cbor:"verdict"`
 	Scanner     Scanner   `cbor:"scanner"`
