@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,11 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/runners"
@@ -252,10 +256,52 @@ func (h *house) until(fits func(wire.Message) bool) event {
 // client connects as this test's own user and returns its handle.
 func (h *house) client() (uint64, *net.UnixConn) {
 	h.t.Helper()
-	c, err := net.DialUnix("unix", nil, h.cfg.Listener.Addr().(*net.UnixAddr))
+	c, err := unixDial(h)
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	return h.known(c), c
+}
+
+// clientAs connects as another user.
+func (h *house) clientAs(uid int) (uint64, *net.UnixConn) {
+	h.t.Helper()
+	c := h.dialAs(uid)
+	return h.known(c), c
+}
+
+func (h *house) dialAs(uid int) *net.UnixConn {
+	h.t.Helper()
+	path := h.cfg.Listener.Addr().String()
+	if err := os.Chmod(path, 0o666); err != nil {
+		h.t.Fatal(err)
+	}
+	type dialled struct {
+		fd  int
+		err error
+	}
+	done := make(chan dialled)
+	go func() {
+		// Never unlocked: the thread that has become somebody else ends with the goroutine.
+		runtime.LockOSThread()
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+				err = errno
+			}
+		}
+		done <- dialled{fd, errors.Join(err, unix.Connect(fd, &unix.SockaddrUnix{Name: path}))}
+	}()
+	d := <-done
+	if d.err != nil {
+		h.t.Fatal(d.err)
+	}
+	return unixConn(h.t, d.fd)
+}
+
+// known waits until the launcher has told of a client.
+func (h *house) known(c *net.UnixConn) uint64 {
+	h.t.Helper()
 	h.t.Cleanup(func() { c.Close() })
 	if h.conn == nil {
 		h.link()
@@ -264,7 +310,7 @@ func (h *house) client() (uint64, *net.UnixConn) {
 	for _, f := range e.files {
 		h.t.Cleanup(func() { f.Close() })
 	}
-	return e.m.Client.Handle, c
+	return e.m.Client.Handle
 }
 
 // reply sends a request and waits for its answer.
