@@ -4,10 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
@@ -129,32 +126,6 @@ func unenforced(missing []wire.Gap) *wire.Refusal {
 	return r
 }
 
-// asking limits how many names each caller may have resolved: a burst of namesBurst, then
-// namesPerMinute. Its table is bounded by forgetting everybody when it is full, which only ever
-// gives somebody a fresh burst.
-type asking struct {
-	mu     sync.Mutex
-	byUser map[uint32]*rate.Limiter
-}
-
-const (
-	namesBurst     = 256
-	namesPerMinute = 60
-	maxAskers      = 1024
-)
-
-func (a *asking) allow(uid uint32, names int) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.byUser == nil || len(a.byUser) >= maxAskers {
-		a.byUser = map[uint32]*rate.Limiter{}
-	}
-	if a.byUser[uid] == nil {
-		a.byUser[uid] = rate.NewLimiter(rate.Every(time.Minute/namesPerMinute), namesBurst)
-	}
-	return a.byUser[uid].AllowN(time.Now(), names)
-}
-
 // entry is what the audit log says of a job at one moment.
 func (j *job) entry(event observability.Event) observability.Record {
 	j.mu.Lock()
@@ -196,7 +167,8 @@ func (j *job) entry(event observability.Event) observability.Record {
 	return e
 }
 
-// denied is the audit record of a denial by policy, refusedBy of any other refusal.
+// denied is the audit record of a denial by policy, refusedBy of any other refusal. What was asked
+// for is in the record of its asking and is not repeated.
 func (j *job) denied(v policy.Verdict) observability.Record {
 	e := j.refusedBy(refusal(v))
 	e.Engagement, e.Revision, e.Rule = v.Engagement, v.Revision, v.Rule
@@ -205,6 +177,7 @@ func (j *job) denied(v policy.Verdict) observability.Record {
 
 func (j *job) refusedBy(r *wire.Refusal) observability.Record {
 	e := j.entry(observability.Asked)
+	e.Targets = nil
 	e.Event, e.Code, e.Reason = observability.Denied, r.Code, r.Reason
 	return e
 }

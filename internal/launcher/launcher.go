@@ -104,7 +104,10 @@ type Launcher struct {
 	net       *scope.Net // nil: netGap says why
 	netGap    *wire.Gap
 	scanners  scanners
-	asking    asking // names per caller
+	starts    *allowance // scans asked for
+	looks     *allowance // previews and capabilities
+	names     *allowance // names to be resolved
+	unheard   unheard
 	hangups   *hangups
 	wanted    chan struct{} // a front is needed
 	stop      func()        // ends serve
@@ -145,6 +148,7 @@ func (l *Launcher) live(ctx context.Context) error {
 	}
 	l.judged() // reads the engagements for the first time
 	err := l.serve(ctx)
+	l.tellUnheard(time.Now(), true)
 	return errors.Join(err, l.audit.Append(observability.Record{Event: observability.Stopped}))
 }
 
@@ -185,6 +189,7 @@ func open(cfg Config) (_ *Launcher, err error) {
 		gate:    policy.NewGate(cfg.Slots, cfg.Queue),
 		clients: map[uint64]*client{}, jobs: map[string]*job{}, requests: map[uint32]int{},
 		wanted: make(chan struct{}, 1), resolving: policy.NewGate(1, maxRecords)}
+	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
 	l.scanners = scanners{turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, version: l.runVersion}
 	defer func() {
 		if err != nil {

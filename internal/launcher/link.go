@@ -230,7 +230,11 @@ func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
 			l.answer(conn, r.seq, r.answer())
 			continue
 		}
-		leave, refused := l.place(r.handle)
+		refused := l.tooFast(r.handle, m)
+		var leave func()
+		if refused == nil {
+			leave, refused = l.place(r.handle)
+		}
 		if refused != nil {
 			l.answer(conn, r.seq, wire.Reply{Refused: refused})
 			continue

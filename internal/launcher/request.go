@@ -169,8 +169,8 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 
 // resolved asks for the names of a job once and pins their answers.
 func (l *Launcher) resolved(ctx context.Context, j *job, ask []string) *wire.Refusal {
-	if !l.asking.allow(j.caller.UID, len(ask)) {
-		return l.noted(j, &wire.Refusal{Code: "rate_too_high", Field: "targets", Reason: "too many names in a short time",
+	if !l.names.allow(j.caller.UID, len(ask), time.Now()) {
+		return l.noted(j, &wire.Refusal{Code: policy.RateTooHigh, Field: "targets", Reason: "too many names in a short time",
 			Hint: "wait a minute, or give addresses", Retryable: true})
 	}
 	a, err := l.resolve(ctx, j.caller.UID, ask, j.plan.IPv6)
