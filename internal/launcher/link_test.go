@@ -395,3 +395,34 @@ func TestRecordsAreToldOldestFirst(t *testing.T) {
 		t.Errorf("%+v", records)
 	}
 }
+
+// A scan that waits is launched only if nothing is missing by then.
+func TestAQueuedScanIsNotLaunchedWhenALayerIsLost(t *testing.T) {
+	h := newHouse(t)
+	h.cfg.Slots = 1
+	var l *Launcher
+	h.inside = func(inside *Launcher) { l = inside }
+	h.open()
+	handle, _ := h.client()
+	for _, id := range []string{jobA, jobB} {
+		if r := h.start(handle, id, value(t, longScan)); r != nil {
+			t.Fatalf("refused: %+v", r)
+		}
+		eventually(t, func() bool { taken, waiting := l.gate.Load(); return taken == 1 && (waiting == 1) == (id == jobB) })
+	}
+	h.raw.Close()
+	h.greet(wire.Gap{Layer: wire.FrontNetwork})
+	handle, _ = h.client()
+	if r := h.cancel(handle, jobA); r != nil {
+		t.Fatalf("refused: %+v", r)
+	}
+	if o := h.endOf(jobB).Outcome; o.Reason != wire.Refused || o.Refused == nil || o.Refused.Code != "not_enforced" || o.Refused.Got != wire.FrontNetwork {
+		t.Errorf("it ended: %+v", o)
+	}
+	h.close()
+	for _, r := range auditRecords(t, h) {
+		if r.Job == jobB && r.Event == "launched" {
+			t.Error("it was launched")
+		}
+	}
+}

@@ -160,9 +160,13 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 		return l.notEntered(ctx, err)
 	}
 	defer leave()
-	// The queue may have been long: the engagement is read and the clock asked once more.
+	// The queue may have been long: the engagement is read, the clock and the protections are
+	// asked once more.
 	if refused := l.decide(j); refused != nil {
 		return denied(refused)
+	}
+	if missing := l.missing(); len(missing) > 0 {
+		return denied(l.noted(j, unenforced(missing)))
 	}
 	return l.launch(ctx, j, slot)
 }
