@@ -242,7 +242,7 @@ func lookGroup() finding {
 }
 
 func lookSlotUIDs(s settings) finding {
-	first, last := s.Slots.FirstUID, s.Slots.FirstUID+s.Scans.AtOnce
+	first, last := s.Slots.FirstUID, s.Slots.FirstUID+s.Scans.AtOnce+1
 	for uid := first; uid <= last; uid++ {
 		if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 			return fault(fmt.Sprintf("uid %d is the user %s", uid, u.Username), "a scanner would be that user", "set slots.first_uid to a free range")

@@ -48,7 +48,7 @@ type scanSettings struct {
 }
 
 type slotSettings struct {
-	FirstUID int          `yaml:"first_uid"` // at_once+1 uids from here belong to boxes
+	FirstUID int          `yaml:"first_uid"` // at_once+2 uids from here belong to boxes
 	IPv4     netip.Prefix `yaml:"ipv4"`      // the range of the slots' links
 	IPv6     netip.Prefix `yaml:"ipv6"`
 }

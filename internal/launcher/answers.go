@@ -8,10 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
@@ -126,22 +123,12 @@ func fits(r wire.Reply) bool {
 	return err == nil
 }
 
-// fitting is the reply, or a refusal in its place when it is larger than a message: an answer
-// that cannot be sent is no reason to end the connection.
-func fitting(r wire.Reply) wire.Reply {
-	if fits(r) {
-		return r
-	}
-	return wire.Reply{Seq: r.Seq, Refused: &wire.Refusal{Code: "answer_too_large", Reason: "the answer is larger than what the two halves of the daemon pass on",
-		Hint: "ask for less: fewer targets, ports or scripts"}}
-}
-
 // gaps is everything that is not enforced here: by the front, by the machine, by the network.
 func (l *Launcher) gaps() []wire.Gap {
 	l.link.mu.Lock()
 	front := slices.Clone(l.link.gaps)
 	l.link.mu.Unlock()
-	return mergeGaps(front, l.machineGaps())
+	return mergeGaps(l.machineGaps(), front)
 }
 
 func (l *Launcher) machineGaps() []wire.Gap {
@@ -176,32 +163,6 @@ func unenforced(missing []wire.Gap) *wire.Refusal {
 	}
 	r.Got = strings.Join(layers, ", ")
 	return r
-}
-
-// asking limits how many names each caller may have resolved: a burst of namesBurst, then
-// namesPerMinute. Its table is bounded by forgetting everybody when it is full, which only ever
-// gives somebody a fresh burst.
-type asking struct {
-	mu     sync.Mutex
-	byUser map[uint32]*rate.Limiter
-}
-
-const (
-	namesBurst     = 256
-	namesPerMinute = 60
-	maxAskers      = 1024
-)
-
-func (a *asking) allow(uid uint32, names int) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.byUser == nil || len(a.byUser) >= maxAskers {
-		a.byUser = map[uint32]*rate.Limiter{}
-	}
-	if a.byUser[uid] == nil {
-		a.byUser[uid] = rate.NewLimiter(rate.Every(time.Minute/namesPerMinute), namesBurst)
-	}
-	return a.byUser[uid].AllowN(time.Now(), names)
 }
 
 // entry is what the audit log says of a job at one moment.
@@ -259,7 +220,8 @@ func digest(words []string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// denied is the audit record of a denial by policy, refusedBy of any other refusal.
+// denied is the audit record of a denial by policy, refusedBy of any other refusal. What was asked
+// for is in the record of its asking and is not repeated.
 func (j *job) denied(v policy.Verdict) observability.Record {
 	e := j.refusedBy(refusal(v))
 	e.Engagement, e.Revision, e.Rule = v.Engagement, v.Revision, v.Rule
@@ -268,6 +230,7 @@ func (j *job) denied(v policy.Verdict) observability.Record {
 
 func (j *job) refusedBy(r *wire.Refusal) observability.Record {
 	e := j.entry(observability.Asked)
+	e.Targets = nil
 	e.Event, e.Code, e.Reason = observability.Denied, r.Code, r.Reason
 	return e
 }

@@ -1,12 +1,17 @@
 package launcher
 
 import (
+	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 )
@@ -106,4 +111,68 @@ func connected(t *testing.T) (server, client *net.UnixConn) {
 	}
 	t.Cleanup(func() { server.Close(); client.Close() })
 	return server, client
+}
+
+// A job is its user's: another one cannot tell it from a job that does not exist, and it goes on.
+func TestNobodyEndsAnothersJob(t *testing.T) {
+	h := newHouse(t)
+	h.open()
+	handle, _ := h.client()
+	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
+		t.Fatalf("refused: %+v", r)
+	}
+	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	other, _ := h.clientAs(1000)
+	theirs, nobodys := h.cancel(other, jobA), h.cancel(other, jobB)
+	if theirs == nil || nobodys == nil || theirs.Code != "no_such_job" {
+		t.Fatalf("%+v, of a job that does not exist %+v", theirs, nobodys)
+	}
+	if theirs.Got, nobodys.Got = "", ""; !reflect.DeepEqual(theirs, nobodys) {
+		t.Errorf("%+v differs from %+v", theirs, nobodys)
+	}
+	time.Sleep(500 * time.Millisecond)
+	same, _ := h.client() // by user, not by connection
+	if r := h.cancel(same, jobA); r != nil {
+		t.Fatalf("it did not go on: %+v", r)
+	}
+	if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled || o.Usage.WallMS < 400 {
+		t.Errorf("it ended: %+v", o)
+	}
+}
+
+// One user's connections lock out nobody else, nor do all of them together break anything.
+func TestConnectionsAreBounded(t *testing.T) {
+	h := newHouse(t)
+	h.open()
+	first, conn := h.client()
+	for range maxClientsPerUID - 1 {
+		h.client()
+	}
+	refused := func(says string, dial func() *net.UnixConn) {
+		t.Helper()
+		c := dial()
+		if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("%s was let in (%d, %v)", says, n, err)
+		}
+	}
+	refused("one more of a user", func() *net.UnixConn { return h.dialAs(os.Getuid()) })
+	h.clientAs(1000)
+
+	// With one less there is room for one again.
+	conn.Close()
+	h.until(func(m wire.Message) bool { return m.Gone != nil && m.Gone.Handle == first })
+	h.client()
+
+	for uid := 1000; uid < 1000+maxClients/maxClientsPerUID-1; uid++ {
+		for n := range maxClientsPerUID {
+			if uid == 1000 && n == 0 {
+				continue // is there already
+			}
+			h.clientAs(uid)
+		}
+	}
+	refused("one more than all", func() *net.UnixConn { return h.dialAs(2000) })
 }

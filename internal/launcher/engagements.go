@@ -301,6 +301,7 @@ func (l *Launcher) followRules(ctx context.Context) error {
 		case <-tick.C:
 			l.judged()
 			l.rejudge()
+			l.tellUnheard(time.Now(), false)
 		}
 	}
 }

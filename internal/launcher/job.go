@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,8 @@ type job struct {
 	caller wire.Client // as it was when the scan was asked for
 	call   runners.Call
 	plan   runners.Plan
+	end    context.CancelCauseFunc // nil: it ended with an earlier launcher
+	begun  bool                    // it is accepted, and the front may be told of it; guarded by Launcher.mu
 
 	mu      sync.Mutex
 	request policy.Request // what is judged, again and again; names get their answers once
@@ -33,7 +36,6 @@ type job struct {
 	verdict policy.Verdict // the last one
 	argv    []string       // from the launch on
 	limits  *observability.Limits
-	end     context.CancelCauseFunc
 	// audited says that the end is in the audit log, acknowledged that the front has committed it.
 	audited, acknowledged bool
 }
@@ -116,7 +118,7 @@ func rule(v policy.Verdict) string {
 
 // onWire shows a verdict to the front, its lists bounded.
 func onWire(v policy.Verdict) wire.Verdict {
-	out := wire.Verdict{Outcome: string(v.Outcome), Engagement: v.Engagement, Revision: v.Revision, Rule: v.Rule, Reason: v.Reason,
+	out := wire.Verdict{Outcome: string(v.Outcome), Engagement: v.Engagement, Revision: v.Revision, Rule: clip(v.Rule), Reason: clip(v.Reason),
 		Rate: v.Limits.Rate, LimitS: int64(v.Limits.Duration / time.Second), Until: v.Until}
 	for _, p := range v.Addresses() {
 		out.AddressCount += count(p)
@@ -127,10 +129,26 @@ func onWire(v policy.Verdict) wire.Verdict {
 	for _, e := range v.Excluded() {
 		out.ExcludedCount += count(e.Prefix)
 		if len(out.Excluded) < wire.MaxList {
-			out.Excluded = append(out.Excluded, wire.Exclusion{Prefix: e.Prefix.String(), Rule: e.Rule})
+			out.Excluded = append(out.Excluded, wire.Exclusion{Prefix: e.Prefix.String(), Rule: clipTo(e.Rule, maxWord)})
 		}
 	}
 	return out
+}
+
+// maxWord bounds an entry of the lists in a record, in bytes. With all its lists full and all its
+// texts at their bounds a record still fits a message.
+const maxWord = 128
+
+// bounded is a refusal as it may go into a record.
+func bounded(r wire.Refusal) *wire.Refusal {
+	for _, s := range []*string{&r.Code, &r.Field, &r.Got, &r.Reason, &r.Hint, &r.Rule} {
+		*s = clip(*s)
+	}
+	r.Allowed = slices.Clone(firstOf(r.Allowed, wire.MaxList))
+	for i := range r.Allowed {
+		r.Allowed[i] = clipTo(r.Allowed[i], maxWord)
+	}
+	return &r
 }
 
 // count is the number of addresses of a prefix, at most 2^63.

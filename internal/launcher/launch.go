@@ -27,6 +27,9 @@ import (
 // is undone by the defer beside it.
 func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 	tool, err := l.scanners.get(ctx, scannerOf(j.call.Tool))
+	if o, over := ended(ctx); over {
+		return o
+	}
 	if err != nil {
 		return l.failed("scanner", err)
 	}
@@ -244,13 +247,16 @@ func noScanner(tool string, err error) *wire.Refusal {
 	return &wire.Refusal{Code: "scanner_missing", Field: "tool", Got: tool, Reason: clip(err.Error()), Hint: hintScanner}
 }
 
-// clip bounds our own words where they travel. What is no UTF-8 (a path can be anything, and a cut
-// can go through a letter) would be refused on the way.
-func clip(s string) string {
-	if len(s) > 512 {
-		s = s[:512] + "…"
+// clip bounds our own words where they travel.
+func clip(s string) string { return clipTo(s, 512) }
+
+// clipTo cuts at a number of bytes. What is no UTF-8 (a path can be anything, and a cut can go
+// through a letter) would be refused on its way; in its place is nothing, so that the bound holds.
+func clipTo(s string, most int) string {
+	if len(s) > most {
+		s = s[:most] + "…"
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	return strings.ToValidUTF8(s, "")
 }
 
 func onAudit(l sandbox.Limits, rate int) *observability.Limits {
@@ -269,14 +275,14 @@ func memoryFile(name string) (*os.File, error) {
 
 // runVersion asks a scanner for its version in a box of its own.
 func (l *Launcher) runVersion(ctx context.Context, name string, exe *os.File) ([]byte, error) {
-	return l.runSmall(ctx, func(job string, uid uint32) (sandbox.Spec, func(), error) {
-		in := cell{job: job, uid: uid, wall: versionTimeout}
+	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
+		in := cell{job: job, uid: l.cfg.FirstSlotUID + uint32(l.cfg.Slots) + 1, wall: versionTimeout}
 		return boxForVersion(exe, name, in, l.cfg.Limits), func() {}, nil
 	})
 }
 
 // runResolver asks one name server for names in a box whose scope is that server.
-func (l *Launcher) runResolver(ctx context.Context, server netip.AddrPort, names []string, ipv6 bool) ([]byte, error) {
+func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.AddrPort, names []string, ipv6 bool) ([]byte, error) {
 	exe, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return nil, fmt.Errorf("cannot open this program: %w", err)
@@ -287,7 +293,12 @@ func (l *Launcher) runResolver(ctx context.Context, server netip.AddrPort, names
 		family = "6"
 	}
 	argv := append([]string{"secmcpd", "resolve", family, server.String()}, names...)
-	return l.runSmall(ctx, func(job string, uid uint32) (sandbox.Spec, func(), error) {
+	_, leave, err := l.resolving.Enter(ctx, uid)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
 		network, err := l.slot(l.cfg.Slots, []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())}, server.Addr().Is6())
 		if err != nil {
 			return sandbox.Spec{}, nil, err
@@ -302,15 +313,9 @@ const (
 	versionTimeout = 10 * time.Second
 )
 
-// runSmall runs one of our own small boxes, one at a time, in the slot after the scans', and
-// returns what it wrote.
-func (l *Launcher) runSmall(ctx context.Context, wish func(job string, uid uint32) (sandbox.Spec, func(), error)) ([]byte, error) {
-	select {
-	case l.small <- struct{}{}:
-		defer func() { <-l.small }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+// runSmall runs one of our own small boxes and returns what it wrote. There is one of each kind at
+// a time, in a place of its own after the scans' slots.
+func (l *Launcher) runSmall(ctx context.Context, wish func(job string) (sandbox.Spec, func(), error)) ([]byte, error) {
 	out, err := memoryFile("stdout")
 	if err != nil {
 		return nil, err
@@ -321,17 +326,17 @@ func (l *Launcher) runSmall(ctx context.Context, wish func(job string, uid uint3
 		return nil, err
 	}
 	defer errs.Close()
-	if l.smallAlive {
+	if l.smallAlive.Load() {
 		return nil, errSmallAlive
 	}
-	l.smallSeq++
-	spec, undo, err := wish("small-"+strconv.FormatUint(l.smallSeq, 10), l.cfg.FirstSlotUID+uint32(l.cfg.Slots))
+	spec, undo, err := wish("small-" + strconv.FormatUint(l.smallSeq.Add(1), 10))
 	if err != nil {
 		return nil, err
 	}
 	defer undo()
 	r := l.boxes.Run(ctx, spec, sandbox.Files{Stdout: out, Stderr: errs})
-	if l.smallAlive = errors.Is(r.Err, sandbox.ErrAlive); l.smallAlive {
+	if errors.Is(r.Err, sandbox.ErrAlive) {
+		l.smallAlive.Store(true)
 		l.log.Error("a small box cannot be ended; there is no other until the launcher is restarted", "uid", spec.UID, "why", r.Err)
 	}
 	if string(r.Reason) != wire.Exited || r.Code != 0 {
@@ -347,7 +352,7 @@ func (l *Launcher) runSmall(ctx context.Context, wish func(job string, uid uint3
 
 var (
 	errSmall      = errors.New("no answer")
-	errSmallAlive = errors.New("an earlier box of this kind could not be ended: the launcher has to be restarted")
+	errSmallAlive = errors.New("an earlier small box could not be ended: the launcher has to be restarted")
 )
 
 func excluded(v policy.Verdict) []netip.Prefix {
@@ -365,7 +370,7 @@ func onWireUsage(u sandbox.Usage) wire.Usage {
 func onWireGaps(gaps []sandbox.Gap) []wire.Gap {
 	var out []wire.Gap
 	for _, g := range gaps {
-		out = append(out, wire.Gap(g))
+		out = append(out, wire.Gap{Layer: g.Layer, Why: clip(g.Why), Follows: clip(g.Follows)})
 	}
 	return out
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -40,7 +41,7 @@ type Config struct {
 	FrontUID     uint32            // never a caller
 	Slots        int               // scans at once
 	Queue        int               // scans that may wait
-	FirstSlotUID uint32            // Slots+1 uids from here belong to boxes
+	FirstSlotUID uint32            // Slots+2 uids from here belong to boxes
 	SlotsV4      netip.Prefix      // addresses of the slots' links
 	SlotsV6      netip.Prefix      //
 	Resolvers    []netip.AddrPort  // empty: the machine's own
@@ -72,9 +73,10 @@ type Stdio struct {
 
 func (c *Config) stdio() bool { return c.Stdio != nil }
 
-// isSlotUID reports whether a uid belongs to a box; the last one is the resolver's.
+// isSlotUID reports whether a uid belongs to a box; after the scans' come the resolver's and that
+// of whatever is asked for its version.
 func (c *Config) isSlotUID(uid uint32) bool {
-	return uid >= c.FirstSlotUID && uid-c.FirstSlotUID <= uint32(c.Slots)
+	return uid >= c.FirstSlotUID && uid-c.FirstSlotUID <= uint32(c.Slots)+1
 }
 
 func (c *Config) dialFront(ctx context.Context) (*net.UnixConn, error) {
@@ -91,31 +93,36 @@ func (c *Config) dialFront(ctx context.Context) (*net.UnixConn, error) {
 
 // Launcher is the privileged room while it runs.
 type Launcher struct {
-	cfg      Config
-	log      *slog.Logger
-	instance string
-	audit    *observability.Audit
-	records  *records
-	rules    rules
-	gate     *policy.Gate
-	boxes    *sandbox.Sandbox
-	net      *scope.Net // nil: netGap says why
-	netGap   *wire.Gap
-	scanners scanners
-	asking   asking // names per caller
-	hangups  *hangups
-	wanted   chan struct{} // a front is needed
-	stop     func()        // ends serve
-	link     link
-	deciding sync.Mutex    // one verdict at a time
-	small    chan struct{} // one of our own small boxes at a time
-	smallSeq uint64        // guarded by small
-	// smallAlive says that something of a small box may still run under its uid. Guarded by small.
-	smallAlive bool
+	cfg       Config
+	log       *slog.Logger
+	instance  string
+	audit     *observability.Audit
+	records   *records
+	rules     rules
+	gate      *policy.Gate
+	boxes     *sandbox.Sandbox
+	net       *scope.Net // nil: netGap says why
+	netGap    *wire.Gap
+	scanners  scanners
+	starts    *allowance // scans asked for
+	looks     *allowance // previews and capabilities
+	names     *allowance // names to be resolved
+	unheard   unheard
+	hangups   *hangups
+	wanted    chan struct{} // a front is needed
+	stop      func()        // ends serve
+	link      link
+	deciding  sync.Mutex     // one verdict at a time
+	resolving *policy.Gate   // one box for names at a time
+	smallSeq  atomic.Uint64  // our own small boxes
+	answering sync.WaitGroup // requests of the front, which may outlive its connection
+	// smallAlive says that something of a small box may still run under its uid.
+	smallAlive atomic.Bool
 
 	mu         sync.Mutex
 	clients    map[uint64]*client
 	jobs       map[string]*job
+	requests   map[uint32]int // under way, by uid
 	lastHandle uint64
 	ending     bool
 	running    sync.WaitGroup // jobs under way; added to under mu, while not ending
@@ -128,8 +135,12 @@ func Serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer l.close()
+	return l.live(ctx)
+}
+
+func (l *Launcher) live(ctx context.Context) error {
 	if found := l.audit.Tampered(); found != "" {
-		l.log.Error("the audit log was tampered with while no launcher had it", "dir", cfg.AuditDir, "found", found)
+		l.log.Error("the audit log was tampered with while no launcher had it", "dir", l.cfg.AuditDir, "found", found)
 	}
 	if err := l.audit.Append(observability.Record{Event: observability.Started}); err != nil {
 		return err
@@ -141,7 +152,8 @@ func Serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 	l.judged() // reads the engagements for the first time
-	err = l.serve(ctx)
+	err := l.serve(ctx)
+	l.tellUnheard(time.Now(), true)
 	return errors.Join(err, l.audit.Append(observability.Record{Event: observability.Stopped}))
 }
 
@@ -169,7 +181,9 @@ func (l *Launcher) serve(ctx context.Context) error {
 	})
 	l.cfg.Notify("READY=1")
 	l.want()
-	return g.Wait()
+	err := g.Wait()
+	l.answering.Wait()
+	return err
 }
 
 // open makes what the launcher stands on. Whatever a predecessor left (boxes, links, filters)
@@ -178,9 +192,10 @@ func open(cfg Config) (_ *Launcher, err error) {
 	l := &Launcher{cfg: cfg, log: cfg.Log, instance: newInstance(), lastHandle: randomHandle(),
 		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(), print: "never read"},
 		gate:    policy.NewGate(cfg.Slots, cfg.Queue),
-		clients: map[uint64]*client{}, jobs: map[string]*job{},
-		wanted: make(chan struct{}, 1), small: make(chan struct{}, 1)}
-	l.scanners = scanners{paths: cfg.Scanners, found: map[string]*scanner{}, version: l.runVersion}
+		clients: map[uint64]*client{}, jobs: map[string]*job{}, requests: map[uint32]int{},
+		wanted: make(chan struct{}, 1), resolving: policy.NewGate(1, maxRecords)}
+	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
+	l.scanners = scanners{turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, version: l.runVersion}
 	defer func() {
 		if err != nil {
 			l.close()
@@ -263,7 +278,7 @@ func (l *Launcher) recover() error {
 		l.log.Warn("a record that was cut off is removed", "job", fmt.Sprintf("%.40q", id))
 	}
 	for _, r := range kept {
-		j := &job{record: r, caller: wire.Client{UID: r.UID}, audited: true}
+		j := &job{record: r, caller: wire.Client{UID: r.UID}, begun: true, audited: true}
 		l.jobs[r.ID] = j
 		if r.State == wire.Ended {
 			continue
@@ -335,10 +350,10 @@ func (l *Launcher) all() []*job {
 	return out
 }
 
-func (l *Launcher) knows(id string) bool {
+func (l *Launcher) knows(j *job) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.jobs[id] != nil
+	return l.jobs[j.record.ID] == j
 }
 
 // learnMachine tells policy what this machine's own addresses are: nothing lifts those.

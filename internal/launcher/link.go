@@ -1,14 +1,15 @@
 package launcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,8 +19,10 @@ import (
 const (
 	// helloTimeout bounds the first exchange with the front; systemd may be starting it.
 	helloTimeout = 20 * time.Second
-	// maxRequests bounds the requests of the front that are under way at once.
-	maxRequests = 64
+	// maxRequests bounds the requests that are under way at once, maxRequestsPerUID those in the
+	// name of one user.
+	maxRequests       = 64
+	maxRequestsPerUID = maxRequests / 2
 )
 
 // link is the connection to the front, one at a time. Its mutex orders what is sent: a job's
@@ -116,7 +119,27 @@ func (l *Launcher) greet(uc *net.UnixConn, conn *wire.Conn) ([]wire.Gap, error) 
 	if m.Hello == nil || m.Hello.Version != wire.Version {
 		return nil, fmt.Errorf("the front does not speak version %d of the protocol: restart both units", wire.Version)
 	}
-	return m.Hello.Gaps, uc.SetReadDeadline(time.Time{})
+	return frontGaps(m.Hello.Gaps), uc.SetReadDeadline(time.Time{})
+}
+
+// roomGaps is what the front may say of itself, in our words: what it writes beside a layer's
+// name would travel into records, refusals and the audit log.
+var roomGaps = []wire.Gap{
+	{Layer: wire.FrontNetwork, Why: "the front has a network interface", Follows: "a front that is taken over could send to the network"},
+	{Layer: wire.FrontPrivileges, Why: "the front was started without no_new_privs",
+		Follows: "a front that is taken over could run set-uid programs"},
+	{Layer: wire.Wall, Why: "the front says that both rooms are one user",
+		Follows: "what parses scanners' output can do what starts them can"},
+}
+
+// frontGaps are those of roomGaps that the front names, each once.
+func frontGaps(said []wire.Gap) (known []wire.Gap) {
+	for _, g := range roomGaps {
+		if slices.ContainsFunc(said, func(s wire.Gap) bool { return s.Layer == g.Layer }) {
+			known = append(known, g)
+		}
+	}
+	return known
 }
 
 // bring sends every record and every client, then lets events through. Clients that were there
@@ -127,16 +150,21 @@ func (l *Launcher) bring(conn *wire.Conn, gaps []wire.Gap) error {
 	l.link.conn, l.link.shown, l.link.gaps = conn, map[string]bool{}, gaps
 	l.mu.Lock()
 	var jobs []*job
-	for _, id := range slices.Sorted(maps.Keys(l.jobs)) { // oldest first: ids begin with the time
-		jobs = append(jobs, l.jobs[id])
+	for _, j := range l.jobs {
+		if j.begun {
+			jobs = append(jobs, j)
+		}
 	}
 	var clients []*client
 	for _, c := range l.clients {
 		clients = append(clients, c)
 	}
 	l.mu.Unlock()
+	slices.SortFunc(jobs, func(a, b *job) int { return oldestFirst(a.snapshot(), b.snapshot()) })
 	for _, j := range jobs {
-		if err := l.showLocked(j); err != nil {
+		if err := l.showLocked(j); errors.Is(err, wire.ErrUnsendable) {
+			l.sentLocked(err)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -172,11 +200,15 @@ func (l *Launcher) drop(conn *wire.Conn) {
 	}
 }
 
-// serveFront answers requests until the connection ends.
+func oldestFirst(a, b wire.Job) int {
+	return cmp.Or(a.Asked.Compare(b.Asked), strings.Compare(a.ID, b.ID))
+}
+
+// serveFront answers requests until the connection ends. Those still under way then are ended,
+// and not waited for: the next front hears of its scans before it gives them up.
 func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
-	slots := make(chan struct{}, maxRequests)
-	var requests sync.WaitGroup
-	defer requests.Wait()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	for {
 		m, _, err := conn.Receive()
 		if err != nil {
@@ -190,41 +222,98 @@ func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
 			l.disconnect(m.Leave.Handle)
 			continue
 		}
-		answer, err := l.request(ctx, m)
+		r, err := l.request(ctx, m)
 		if err != nil {
 			return err
 		}
-		slots <- struct{}{}
-		requests.Go(func() {
-			defer func() { <-slots }()
-			reply := fitting(answer())
-			if err := conn.Send(wire.Message{Reply: &reply}); err != nil {
-				l.log.Warn("cannot answer the front", "why", err)
-				conn.Close()
-			}
-		})
+		if m.Cancel != nil { // at once: a cancel is never in want of a place
+			l.answer(conn, r.seq, r.answer())
+			continue
+		}
+		refused := l.tooFast(r.handle, m)
+		var leave func()
+		if refused == nil {
+			leave, refused = l.place(r.handle)
+		}
+		if refused != nil {
+			l.answer(conn, r.seq, wire.Reply{Refused: refused})
+			continue
+		}
+		go func() {
+			defer leave()
+			l.answer(conn, r.seq, r.answer())
+		}()
+	}
+}
+
+// request is one of the front's, in the name of a caller.
+type request struct {
+	seq, handle uint64
+	answer      func() wire.Reply
+}
+
+// place gives a request a place among those under way. There is no waiting for one: whoever
+// waited here would not hear that the front is gone.
+func (l *Launcher) place(handle uint64) (leave func(), refused *wire.Refusal) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.clients[handle]
+	if c == nil {
+		return nil, gone()
+	}
+	all := 0
+	for _, n := range l.requests {
+		all += n
+	}
+	if all >= maxRequests || l.requests[c.UID] >= maxRequestsPerUID {
+		return nil, &wire.Refusal{Code: "busy", Reason: "too many requests are being answered", Hint: "ask again in a moment", Retryable: true}
+	}
+	l.requests[c.UID]++
+	l.answering.Add(1)
+	return func() {
+		defer l.answering.Done()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.requests[c.UID]--; l.requests[c.UID] == 0 {
+			delete(l.requests, c.UID)
+		}
+	}, nil
+}
+
+// answer sends a reply, or says that there is none that could be sent.
+func (l *Launcher) answer(conn *wire.Conn, seq uint64, reply wire.Reply) {
+	reply.Seq = seq
+	err := conn.Send(wire.Message{Reply: &reply})
+	if errors.Is(err, wire.ErrUnsendable) {
+		l.log.Error("cannot answer the front", "why", err)
+		err = conn.Send(wire.Message{Reply: &wire.Reply{Seq: seq, Refused: &wire.Refusal{Code: "too_large",
+			Reason: "the answer is larger than one that can be given", Hint: "ask for less at once"}}})
+	}
+	if err != nil {
+		l.log.Warn("cannot answer the front", "why", err)
+		conn.Close()
 	}
 }
 
 // request picks what answers a message. Only these kinds may come from the front.
-func (l *Launcher) request(ctx context.Context, m wire.Message) (func() wire.Reply, error) {
+func (l *Launcher) request(ctx context.Context, m wire.Message) (request, error) {
 	switch {
 	case m.Start != nil:
-		return func() wire.Reply { return wire.Reply{Seq: m.Start.Seq, Refused: l.start(ctx, *m.Start)} }, nil
+		return request{m.Start.Seq, m.Start.Handle, func() wire.Reply { return wire.Reply{Refused: l.start(ctx, *m.Start)} }}, nil
 	case m.Cancel != nil:
-		return func() wire.Reply { return wire.Reply{Seq: m.Cancel.Seq, Refused: l.cancel(*m.Cancel)} }, nil
+		return request{m.Cancel.Seq, m.Cancel.Handle, func() wire.Reply { return wire.Reply{Refused: l.cancel(*m.Cancel)} }}, nil
 	case m.Preview != nil:
-		return func() wire.Reply {
+		return request{m.Preview.Seq, m.Preview.Handle, func() wire.Reply {
 			p, refused := l.preview(ctx, *m.Preview)
-			return wire.Reply{Seq: m.Preview.Seq, Preview: p, Refused: refused}
-		}, nil
+			return wire.Reply{Preview: p, Refused: refused}
+		}}, nil
 	case m.Ask != nil:
-		return func() wire.Reply {
+		return request{m.Ask.Seq, m.Ask.Handle, func() wire.Reply {
 			c, refused := l.capabilities(ctx, *m.Ask)
-			return wire.Reply{Seq: m.Ask.Seq, Capabilities: c, Refused: refused}
-		}, nil
+			return wire.Reply{Capabilities: c, Refused: refused}
+		}}, nil
 	}
-	return nil, errors.New("the front sent a message that only the launcher sends")
+	return request{}, errors.New("the front sent a message that only the launcher sends")
 }
 
 // send tells the front something, if it is there. Whatever matters is in a record that is sent
@@ -235,9 +324,19 @@ func (l *Launcher) send(m wire.Message, files ...*os.File) {
 	if l.link.conn == nil {
 		return
 	}
-	if err := l.link.conn.Send(m, files...); err != nil {
-		l.log.Warn("cannot tell the front", "why", err)
-		l.link.conn.Close() // serveFront ends and drops it
+	l.sentLocked(l.link.conn.Send(m, files...))
+}
+
+// sentLocked sees to what Send said. A message that cannot be sent to anybody is left out: the
+// next front would not get it either. Any other error ends the connection; serveFront then drops
+// it.
+func (l *Launcher) sentLocked(err error) {
+	if err == nil {
+		return
+	}
+	l.log.Error("cannot tell the front", "why", err)
+	if !errors.Is(err, wire.ErrUnsendable) {
+		l.link.conn.Close()
 	}
 }
 
@@ -249,10 +348,7 @@ func (l *Launcher) introduce(c *client) {
 		l.want()
 		return
 	}
-	if err := l.introduceLocked(c); err != nil {
-		l.log.Warn("cannot tell the front", "why", err)
-		l.link.conn.Close()
-	}
+	l.sentLocked(l.introduceLocked(c))
 }
 
 // introduceLocked needs link.mu.
@@ -269,10 +365,7 @@ func (l *Launcher) show(j *job) {
 		l.want()
 		return
 	}
-	if err := l.showLocked(j); err != nil {
-		l.log.Warn("cannot tell the front", "why", err)
-		l.link.conn.Close()
-	}
+	l.sentLocked(l.showLocked(j))
 }
 
 // showLocked needs link.mu. The first record of a connection that has outputs to show brings

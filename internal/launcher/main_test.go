@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,11 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/runners"
@@ -102,6 +106,7 @@ type house struct {
 	raw    *net.UnixConn
 	events chan event
 	seq    uint64
+	inside func(*Launcher) // changes it before it lives
 }
 
 type event struct {
@@ -158,8 +163,22 @@ func (h *house) open() {
 	h.cfg.Listener = l
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop, h.ended = stop, make(chan error, 1)
-	go func() { h.ended <- Serve(ctx, h.cfg) }()
+	go func() { h.ended <- h.serve(ctx) }()
 	h.t.Cleanup(func() { h.close(); l.Close() })
+}
+
+// serve is Serve, with the test's hand inside.
+func (h *house) serve(ctx context.Context) error {
+	if h.inside == nil {
+		return Serve(ctx, h.cfg)
+	}
+	l, err := open(h.cfg)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	h.inside(l)
+	return l.live(ctx)
 }
 
 func (h *house) close() {
@@ -179,7 +198,10 @@ func (h *house) close() {
 }
 
 // link accepts the launcher's connection and greets it.
-func (h *house) link() {
+func (h *house) link() { h.greet() }
+
+// greet is link, with what the front says that it cannot enforce.
+func (h *house) greet(gaps ...wire.Gap) {
 	h.t.Helper()
 	if err := h.front.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		h.t.Fatal(err)
@@ -189,7 +211,7 @@ func (h *house) link() {
 		h.t.Fatal(err)
 	}
 	h.raw, h.conn, h.events = raw, wire.NewFront(raw), make(chan event, 256)
-	if err := h.conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version}}); err != nil {
+	if err := h.conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version, Gaps: gaps}}); err != nil {
 		h.t.Fatal(err)
 	}
 	go func(conn *wire.Conn, events chan event) {
@@ -234,10 +256,52 @@ func (h *house) until(fits func(wire.Message) bool) event {
 // client connects as this test's own user and returns its handle.
 func (h *house) client() (uint64, *net.UnixConn) {
 	h.t.Helper()
-	c, err := net.DialUnix("unix", nil, h.cfg.Listener.Addr().(*net.UnixAddr))
+	c, err := unixDial(h)
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	return h.known(c), c
+}
+
+// clientAs connects as another user.
+func (h *house) clientAs(uid int) (uint64, *net.UnixConn) {
+	h.t.Helper()
+	c := h.dialAs(uid)
+	return h.known(c), c
+}
+
+func (h *house) dialAs(uid int) *net.UnixConn {
+	h.t.Helper()
+	path := h.cfg.Listener.Addr().String()
+	if err := os.Chmod(path, 0o666); err != nil {
+		h.t.Fatal(err)
+	}
+	type dialled struct {
+		fd  int
+		err error
+	}
+	done := make(chan dialled)
+	go func() {
+		// Never unlocked: the thread that has become somebody else ends with the goroutine.
+		runtime.LockOSThread()
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+				err = errno
+			}
+		}
+		done <- dialled{fd, errors.Join(err, unix.Connect(fd, &unix.SockaddrUnix{Name: path}))}
+	}()
+	d := <-done
+	if d.err != nil {
+		h.t.Fatal(d.err)
+	}
+	return unixConn(h.t, d.fd)
+}
+
+// known waits until the launcher has told of a client.
+func (h *house) known(c *net.UnixConn) uint64 {
+	h.t.Helper()
 	h.t.Cleanup(func() { c.Close() })
 	if h.conn == nil {
 		h.link()
@@ -246,7 +310,7 @@ func (h *house) client() (uint64, *net.UnixConn) {
 	for _, f := range e.files {
 		h.t.Cleanup(func() { f.Close() })
 	}
-	return e.m.Client.Handle, c
+	return e.m.Client.Handle
 }
 
 // reply sends a request and waits for its answer.
@@ -265,6 +329,18 @@ func (h *house) start(handle uint64, job string, value []byte) *wire.Refusal {
 	return h.reply(func(seq uint64) wire.Message {
 		return wire.Message{Start: &wire.Start{Seq: seq, Handle: handle, Job: job, Value: value}}
 	}).Refused
+}
+
+func (h *house) cancel(handle uint64, job string) *wire.Refusal {
+	h.t.Helper()
+	return h.reply(func(seq uint64) wire.Message {
+		return wire.Message{Cancel: &wire.Cancel{Seq: seq, Handle: handle, Job: job}}
+	}).Refused
+}
+
+func (h *house) ask(handle uint64) wire.Reply {
+	h.t.Helper()
+	return h.reply(func(seq uint64) wire.Message { return wire.Message{Ask: &wire.Ask{Seq: seq, Handle: handle}} })
 }
 
 // ended waits for the end of a job.

@@ -64,7 +64,7 @@ func openRecords(stateDir string) (*records, error) {
 
 func (r *records) path(job, file string) string { return filepath.Join(r.dir, job, file) }
 
-// create makes the directory of a new job and its first record. An id that was used before is
+// create makes the directory of a new job and its first record. An id that is still kept is
 // refused: the front may lie.
 func (r *records) create(j wire.Job) error {
 	if err := os.Mkdir(filepath.Join(r.dir, j.ID), 0o700); err != nil {

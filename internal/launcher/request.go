@@ -24,8 +24,9 @@ import (
 //
 // start answers the front; run goes on in a goroutine of the job's own.
 
-// start accepts a scan or says why not. nil: accepted, the rest is told by the job's record.
-func (l *Launcher) start(ctx context.Context, m wire.Start) *wire.Refusal {
+// start accepts a scan or says why not. nil: accepted, the rest is told by the job's record. front
+// ends with the connection that asked.
+func (l *Launcher) start(front context.Context, m wire.Start) *wire.Refusal {
 	caller, ok := l.caller(m.Handle)
 	if !ok {
 		return gone()
@@ -35,8 +36,10 @@ func (l *Launcher) start(ctx context.Context, m wire.Start) *wire.Refusal {
 		return refused
 	}
 	plan := call.Plan()
-	j := &job{caller: caller, call: call, plan: plan, request: asked(plan, call.Tool),
-		record: wire.Job{ID: m.Job, UID: caller.UID, Tool: call.Tool, State: wire.Queued}}
+	// Before anybody can find the job: whoever does can end it.
+	ctx, end := context.WithCancelCause(context.WithoutCancel(front))
+	j := &job{caller: caller, call: call, plan: plan, request: asked(plan, call.Tool), end: end,
+		record: wire.Job{ID: m.Job, UID: caller.UID, Tool: call.Tool, State: wire.Queued, Asked: time.Now()}}
 	if refused := l.enlist(j); refused != nil {
 		return refused
 	}
@@ -44,23 +47,35 @@ func (l *Launcher) start(ctx context.Context, m wire.Start) *wire.Refusal {
 		l.strike(j)
 		return refused
 	}
-	l.mu.Lock()
-	if l.ending {
-		l.mu.Unlock()
+	if refused := l.begin(front, j); refused != nil {
+		l.note(j.refusedBy(refused))
+		if err := l.records.remove(j.record.ID); err != nil {
+			l.log.Error("cannot remove a record", "job", j.record.ID, "why", err)
+		}
 		l.strike(j)
-		return stopping()
+		return refused
 	}
-	l.running.Add(1)
-	l.mu.Unlock()
-	ctx, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	j.mu.Lock()
-	j.end = end
-	j.mu.Unlock()
 	go func() {
 		defer l.running.Done()
 		defer end(nil)
 		l.finish(j, l.run(ctx, j))
 	}()
+	return nil
+}
+
+// begin makes an accepted job one that runs, unless there is nobody left who would hear that it
+// was accepted: the next front is told of those that have begun, and gives up the others.
+func (l *Launcher) begin(front context.Context, j *job) *wire.Refusal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ending {
+		return stopping()
+	}
+	if front.Err() != nil {
+		return &wire.Refusal{Code: "front_gone", Reason: "the connection to the front ended before the scan began", Retryable: true}
+	}
+	j.begun = true
+	l.running.Add(1)
 	return nil
 }
 
@@ -78,7 +93,8 @@ func decodeCall(value []byte) (runners.Call, *wire.Refusal) {
 	return call, nil
 }
 
-// enlist reserves the id and a place. A job's id is used once, whatever the front says.
+// enlist reserves the id and a place. Of two jobs with one id the second is refused, until the
+// front has acknowledged the first.
 func (l *Launcher) enlist(j *job) *wire.Refusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,7 +133,9 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 		return r
 	}
 	if _, err := l.scanners.get(ctx, scannerOf(j.call.Tool)); err != nil {
-		return l.noted(j, noScanner(j.call.Tool, err))
+		if _, over := ended(ctx); !over { // else run says how it ended
+			return l.noted(j, noScanner(j.call.Tool, err))
+		}
 	}
 	if err := l.records.create(j.record); err != nil {
 		l.log.Error("cannot keep a record", "job", j.record.ID, "why", err)
@@ -136,6 +154,9 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 			return denied(refused)
 		}
 	}
+	if o, over := ended(ctx); over {
+		return o
+	}
 	if refused := l.decide(j); refused != nil {
 		return denied(refused)
 	}
@@ -144,20 +165,27 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 		return l.notEntered(ctx, err)
 	}
 	defer leave()
-	// The queue may have been long: the engagement is read and the clock asked once more.
+	// The queue may have been long: the engagement is read, the clock and the protections are
+	// asked once more.
 	if refused := l.decide(j); refused != nil {
 		return denied(refused)
+	}
+	if missing := l.missing(); len(missing) > 0 {
+		return denied(l.noted(j, unenforced(missing)))
 	}
 	return l.launch(ctx, j, slot)
 }
 
 // resolved asks for the names of a job once and pins their answers.
 func (l *Launcher) resolved(ctx context.Context, j *job, ask []string) *wire.Refusal {
-	if !l.asking.allow(j.caller.UID, len(ask)) {
-		return l.noted(j, &wire.Refusal{Code: "rate_too_high", Field: "targets", Reason: "too many names in a short time",
+	if !l.names.allow(j.caller.UID, len(ask), time.Now()) {
+		return l.noted(j, &wire.Refusal{Code: policy.RateTooHigh, Field: "targets", Reason: "too many names in a short time",
 			Hint: "wait a minute, or give addresses", Retryable: true})
 	}
-	a, err := l.resolve(ctx, ask, j.plan.IPv6)
+	a, err := l.resolve(ctx, j.caller.UID, ask, j.plan.IPv6)
+	if _, over := ended(ctx); over {
+		return nil // that it has no answers is then no denial; run says how it ended
+	}
 	if err != nil {
 		l.log.Error("cannot resolve names", "job", j.record.ID, "why", err)
 		return l.noted(j, &wire.Refusal{Code: "name_unresolved", Field: "targets", Reason: "names cannot be resolved here: " + err.Error(),
@@ -222,8 +250,8 @@ func (l *Launcher) crowded(j *job, v policy.Verdict) *wire.Refusal {
 }
 
 func (l *Launcher) notEntered(ctx context.Context, err error) wire.Outcome {
-	if cause := context.Cause(ctx); cause != nil {
-		return wire.Outcome{Reason: endedBy(cause)}
+	if o, over := ended(ctx); over {
+		return o
 	}
 	if errors.Is(err, policy.ErrNoSlot) {
 		return denied(&wire.Refusal{Code: "no_slot", Reason: "scanners that could not be ended hold every slot",
@@ -233,6 +261,14 @@ func (l *Launcher) notEntered(ctx context.Context, err error) wire.Outcome {
 		return denied(&wire.Refusal{Code: "busy", Reason: "the queue of waiting scans is full", Hint: "wait for running scans to end", Retryable: true})
 	}
 	return l.failed("gate", err)
+}
+
+// ended is the outcome of a job that we have ended, over all that may have failed because of it.
+func ended(ctx context.Context) (o wire.Outcome, over bool) {
+	if cause := context.Cause(ctx); cause != nil {
+		return wire.Outcome{Reason: endedBy(cause)}, true
+	}
+	return wire.Outcome{}, false
 }
 
 // endedBy says which of our own causes ended a job.
@@ -271,7 +307,7 @@ func (l *Launcher) finish(j *job, o wire.Outcome) {
 		l.log.Error("cannot keep the end of a job; trying again", "job", record.ID, "why", err)
 		l.show(j)
 		time.Sleep(wait)
-		if !l.knows(record.ID) {
+		if !l.knows(j) {
 			return // acknowledged meanwhile
 		}
 	}
@@ -332,11 +368,8 @@ func (l *Launcher) cancel(m wire.Cancel) *wire.Refusal {
 
 // stop ends a job with a cause; the first cause stands.
 func (j *job) stop(cause error) {
-	j.mu.Lock()
-	end := j.end
-	j.mu.Unlock()
-	if end != nil {
-		end(cause)
+	if j.end != nil {
+		j.end(cause)
 	}
 }
 
@@ -394,7 +427,9 @@ func covers(whole, part []netip.Prefix) bool {
 	return true
 }
 
-func denied(r *wire.Refusal) wire.Outcome { return wire.Outcome{Reason: wire.Refused, Refused: r} }
+func denied(r *wire.Refusal) wire.Outcome {
+	return wire.Outcome{Reason: wire.Refused, Refused: bounded(*r)}
+}
 
 func gone() *wire.Refusal {
 	return &wire.Refusal{Code: "caller_gone", Reason: "the connection behind this request is closed", Hint: "connect again", Retryable: true}

@@ -87,8 +87,9 @@ func Resolvers() ([]netip.AddrPort, error) {
 	return nil, errors.New("no name server that a box can reach is known: set `resolvers` in secmcpd.yaml")
 }
 
-// resolve asks for names in a box of its own, whose scope is the name server.
-func (l *Launcher) resolve(ctx context.Context, names []string, ipv6 bool) (answers, error) {
+// resolve asks for names in a box of its own, whose scope is the name server. Users take turns, so
+// that the slow names of one hold up the others by one question each.
+func (l *Launcher) resolve(ctx context.Context, uid uint32, names []string, ipv6 bool) (answers, error) {
 	resolvers := l.cfg.Resolvers
 	if len(resolvers) == 0 {
 		var err error
@@ -98,7 +99,7 @@ func (l *Launcher) resolve(ctx context.Context, names []string, ipv6 bool) (answ
 	}
 	var errs []error
 	for _, r := range resolvers[:min(len(resolvers), 3)] {
-		out, err := l.runResolver(ctx, r, names, ipv6)
+		out, err := l.runResolver(ctx, uid, r, names, ipv6)
 		if err == nil {
 			return parseAnswers(out, names)
 		}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +30,7 @@ type scanner struct {
 
 // scanners remembers what was found. Looking again costs one stat unless the file changed.
 type scanners struct {
-	mu    sync.Mutex
+	turn  chan struct{}     // of one place: one look at a time
 	paths map[string]string // scanner's name to path, from the configuration
 	found map[string]*scanner
 	// version runs the executable in a box without network and returns the first bytes that
@@ -44,8 +43,12 @@ const maxScanner = 256 << 20
 
 // get finds a scanner. The error is fit for a caller: it names the path and what to do.
 func (s *scanners) get(ctx context.Context, name string) (*scanner, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	path := s.paths[name]
 	if path == "" {
 		return nil, fmt.Errorf("no path is configured for %s", name)

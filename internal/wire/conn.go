@@ -37,14 +37,18 @@ func NewFront(c *net.UnixConn) *Conn {
 	return &Conn{c: c, takesFiles: true, buf: make([]byte, MaxMessage+1)}
 }
 
+// ErrUnsendable says that a message is none that this protocol can carry. Nothing of it was
+// written: the connection is as it was, and other messages go on.
+var ErrUnsendable = errors.New("no message of this protocol")
+
 // Send writes one message with descriptors, which stay the caller's.
 func (c *Conn) Send(m Message, files ...*os.File) error {
 	if err := m.check(); err != nil {
-		return fmt.Errorf("cannot send: %w", err)
+		return fmt.Errorf("cannot send: %w: %w", ErrUnsendable, err)
 	}
 	b, err := Encode(&m, MaxMessage)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot send: %w: %w", ErrUnsendable, err)
 	}
 	if len(files) > MaxFiles {
 		return fmt.Errorf("cannot send %d descriptors, at most %d", len(files), MaxFiles)

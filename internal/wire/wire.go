@@ -73,7 +73,7 @@ type Hello struct {
 	// instance are dead.
 	Instance string `cbor:"instance,omitempty"`
 	// Gaps is what the sender could not enforce about itself or, from the launcher, about
-	// this machine.
+	// this machine. Of the front's the launcher reads the layer only, if it is one of RoomLayers.
 	Gaps []Gap `cbor:"gaps,omitempty"`
 }
 
@@ -91,7 +91,7 @@ type Client struct {
 	UID    uint32   `cbor:"uid"`
 	GID    uint32   `cbor:"gid"`
 	Groups []uint32 `cbor:"groups,omitempty"`
-	PID    int32    `cbor:"pid"`
+	PID    int32    `cbor:"pid"` // of who connected, as it was then; told, never acted on
 }
 
 // Gone says that a client's connection has hung up; its handle is dead.
@@ -259,6 +259,7 @@ type Job struct {
 	UID         uint32    `cbor:"uid"`
 	Tool        string    `cbor:"tool"`
 	State       string    `cbor:"state"`
+	Asked       time.Time `cbor:"asked,omitzero"`  // zero from a launcher that did not note it
 	Files       []string  `cbor:"files,omitempty"` // "stdout", "stderr", "argv", "spec"
 	Verdict     Verdict   `cbor:"verdict"`
 	Scanner     Scanner   `cbor:"scanner"`
