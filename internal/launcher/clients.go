@@ -88,10 +88,10 @@ func (l *Launcher) connect(c *client) error {
 			same++
 		}
 	}
-	if len(l.clients) >= maxClients || same >= maxClientsPerUID {
+	if all := len(l.clients); all >= maxClients || same >= maxClientsPerUID {
 		l.mu.Unlock()
 		c.close()
-		return fmt.Errorf("uid %d has %d connections of %d, all have %d of %d", c.UID, same, maxClientsPerUID, len(l.clients), maxClients)
+		return fmt.Errorf("uid %d has %d connections of %d, all have %d of %d", c.UID, same, maxClientsPerUID, all, maxClients)
 	}
 	l.lastHandle++
 	c.Handle = l.lastHandle
