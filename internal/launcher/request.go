@@ -230,7 +230,7 @@ func (l *Launcher) notEntered(ctx context.Context, err error) wire.Outcome {
 
 // endedBy says which of our own causes ended a job.
 func endedBy(cause error) string {
-	for _, known := range []error{errWithdrawn, errShutdown} {
+	for _, known := range []error{errWithdrawn, errShutdown, errScopeLost} {
 		if errors.Is(cause, known) {
 			return known.Error()
 		}

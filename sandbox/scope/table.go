@@ -238,7 +238,7 @@ func (t *table) counters(index int) (c Counters, err error) {
 		}
 	}
 	if last != 2 {
-		return c, ErrLost
+		return Counters{}, ErrLost
 	}
 	return c, nil
 }
