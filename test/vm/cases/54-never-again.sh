@@ -14,8 +14,6 @@ equal "forwarding while it runs" "$(forwards)" 1
 ip -o link | grep -q secv || fail "no link"
 ip rule | grep -q secv || fail "no rule of routing"
 nft list table inet secmcpd >/dev/null
-# Nobody may ask for the launcher meanwhile.
-systemctl stop secmcpd.socket
 kill -9 "$(launcher)"
 dead() { ! active secmcpd-launcher.service && [ "$(property secmcpd-launcher.service SubState)" = failed ]; }
 eventually 10 dead
@@ -25,5 +23,5 @@ equal "rules of routing left" "$(ip rule | grep -c secv || true)" 0
 equal "routes left" "$(ip route show table all | grep -cE 'table 15904[0-9]{5}' || true)" 0
 refused nft list table inet secmcpd
 equal "forwarding afterwards" "$(forwards)" 0
-systemctl start secmcpd.socket secmcpd-launcher.service
+systemctl start secmcpd-launcher.service
 equal "status of the job" "$(value status "$(ended "$job")")" interrupted
