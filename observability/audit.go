@@ -36,6 +36,7 @@ const (
 	Denied      Event = "denied"      // or refused
 	Launched    Event = "launched"    // written before the scanner is started
 	Violation   Event = "violation"   // the box killed a scanner for a call that no scanner makes
+	ScopeLost   Event = "scope_lost"  // somebody else changed the kernel's filter: its scans are ended
 	Done        Event = "done"        // nothing of the scan runs any more
 	Interrupted Event = "interrupted" // the launcher died while it ran
 	Unreadable  Event = "unreadable"  // a job's record could not be read at the start; it was put aside with the outputs

@@ -176,6 +176,20 @@ func TestProbes(t *testing.T) {
 		{"nmap-raw", "symlink", "ENOSYS", "EACCES", "0"},
 		{"nmap-raw", "mkfifo", "!", "EACCES", "0"},
 		{"nmap-raw", "mknod", "!", "EACCES", "EPERM"},
+		{"nmap-raw", "write /proc/self/fd/1", "EACCES", "EACCES", "EACCES"},
+		{"nmap-raw", "ftruncate 1", "ENOSYS", "-", "-"},
+		{"masscan", "ftruncate 1", "ENOSYS", "-", "-"},
+		{"nmap-raw", "dup", "ENOSYS", "-", "-"},
+		{"nmap-raw", "dup-above", "ENOSYS", "-", "-"},
+		{"nmap-raw", "dup-cloexec", "ENOSYS", "-", "-"},
+		{"nmap-raw", "no-append 0", "0", "0", "0"},
+		{"nmap-raw", "no-append 1", "ENOSYS", "-", "-"},
+		{"nmap-raw", "no-append 2", "ENOSYS", "-", "-"},
+		{"nmap-raw", "no-append-high", "ENOSYS", "-", "-"},
+		{"gobuster", "no-append 1", "ENOSYS", "-", "-"},
+		{"version", "no-append 1", "ENOSYS", "-", "-"},
+		{"nmap-raw", "append", "0", "0", "0"},
+		{"nmap-raw", "non-blocking", "0", "0", "0"},
 		{"nmap-raw", "inotify", "ENOSYS", "-", "-"},
 		{"nmap-raw", "name-to-handle", "!", "-", "-"},
 		{"nmap-raw", "open-by-handle", "!", "-", "-"},
@@ -235,7 +249,7 @@ func TestProbes(t *testing.T) {
 		{"nmap-raw", "execve-setuid", "!", "-", "-"},
 		{"nmap-raw", "execve-written", "!", "EACCES", "EACCES"},
 		{"nmap-raw", "execveat", "ENOSYS", "-", "-"},
-		{"nmap-raw", "execveat-again 256", "EINVAL", "EINVAL", "EINVAL"},
+		{"nmap-raw", "execveat-again 256", "ENOSYS", "EINVAL", "EINVAL"},
 		{"nmap-raw", "dup2-there 256", "ENOSYS", "EBADF", "EBADF"},
 		{"nmap-raw", "memfd", "ENOSYS", "-", "-"},
 		{"nmap-raw", "setuid", "!", "EPERM", "EPERM"},
@@ -344,6 +358,16 @@ func attempt(t testing.TB, s *Sandbox, spec Spec) string {
 		return "0"
 	}
 	return unix.ErrnoName(unix.Errno(number))
+}
+
+// What a scanner has written stays written: it can neither overwrite nor cut off what the front
+// may have read already.
+func TestOutputOnlyGrows(t *testing.T) {
+	for _, name := range boxNames() {
+		if got := succeed(t, box, wish(t, name, probe, "probe", "rewrite")); got != "first\nsecond\n" {
+			t.Errorf("%s: its output is %q", name, got)
+		}
+	}
 }
 
 // A scanner reads the files it was given, and writes none of them.

@@ -49,7 +49,7 @@ var profiles = map[string]profile{
 	},
 	"masscan": {
 		raw: true, network: true, threads: true,
-		calls:   join(base, inet, []string{"eventfd2", "getdents64", "ftruncate"}),
+		calls:   join(base, inet, []string{"eventfd2", "getdents64"}),
 		sockets: join(inetSockets, packetSockets, netlink),
 		ioctls:  join(ttyIoctls, interfaceIoctls),
 		options: join(plainOptions, rawOptions),
@@ -84,8 +84,8 @@ func boxNames() []string { return slices.Sorted(maps.Keys(profiles)) }
 // base is what any program of this machine's libc needs, with the variants
 // that other versions and other processors use for the same thing.
 var base = []string{
-	"access", "arch_prctl", "brk", "clock_gettime", "clock_nanosleep", "close", "dup", "exit", "exit_group",
-	"faccessat", "faccessat2", "fcntl", "fstat", "futex", "getcwd", "getegid", "geteuid", "getgid", "getpgrp",
+	"access", "arch_prctl", "brk", "clock_gettime", "clock_nanosleep", "close", "exit", "exit_group",
+	"faccessat", "faccessat2", "fstat", "futex", "getcwd", "getegid", "geteuid", "getgid", "getpgrp",
 	"getpid", "getppid", "getrandom", "getrlimit", "getrusage", "gettid", "gettimeofday", "getuid", "lseek",
 	"lstat", "madvise", "mmap", "mprotect", "mremap", "munmap", "nanosleep", "newfstatat", "open", "openat",
 	"poll", "ppoll", "pread64", "prlimit64", "read", "readlink", "readlinkat", "readv", "restart_syscall",
@@ -97,7 +97,7 @@ var base = []string{
 var inet = []string{"bind", "connect", "getpeername", "getsockname", "getsockopt", "recvfrom", "recvmsg", "sendmsg", "sendto", "shutdown"}
 
 var nmapCalls = []string{
-	"epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "eventfd2", "ftruncate",
+	"epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "eventfd2",
 	"getdents64", "pipe2", "pselect6", "select", "sendmmsg",
 }
 
@@ -223,6 +223,7 @@ func (p profile) filter(execFD int) (*seccomp.ScmpFilter, error) {
 		r.add(seccomp.ActAllow, "clone", masked(0, threadFlags|newNamespaces, threadFlags))
 	}
 	r.add(seccomp.ActAllow, "execveat", equal(0, uint64(execFD)), equal(4, unix.AT_EMPTY_PATH))
+	r.addFcntl()
 	for _, option := range prctls {
 		r.add(seccomp.ActAllow, "prctl", equal(0, option))
 	}
@@ -246,6 +247,24 @@ func (s socketKind) conditions() []condition {
 		c = append(c, equal(2, s.protocol))
 	}
 	return c
+}
+
+// addFcntl keeps standard output and error appending, whatever the scanner does: the front reads
+// them as they grow. Their descriptors stay 1 and 2, since there is no dup of any kind, and there
+// is no ftruncate. Sockets are made non-blocking by the same call, so the descriptor decides.
+func (r *rules) addFcntl() {
+	for _, command := range []uint64{unix.F_GETFD, unix.F_SETFD, unix.F_GETFL} {
+		r.add(seccomp.ActAllow, "fcntl", equal(1, command))
+	}
+	set := equal(1, unix.F_SETFL)
+	r.add(seccomp.ActAllow, "fcntl", set, masked(2, unix.O_APPEND, unix.O_APPEND))
+	for _, fd := range []uint64{0, 3} {
+		r.add(seccomp.ActAllow, "fcntl", set, equal(0, fd))
+	}
+	// Above 3 some higher bit is set. "Greater" would look at the upper half, too.
+	for bit := 2; bit < 31; bit++ {
+		r.add(seccomp.ActAllow, "fcntl", set, masked(0, 1<<bit, 1<<bit))
+	}
 }
 
 type condition struct {

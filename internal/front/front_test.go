@@ -420,6 +420,7 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 		{"by its box", cut, wire.Outcome{Reason: wire.Violation, Signal: 31}, "failed", "violation"},
 		{"before it began", nil, wire.Outcome{Reason: wire.Launch, Stage: "clone", Refused: &wire.Refusal{Code: "launch_failed", Hint: "h"}}, "failed", "launch"},
 		{"with the launcher", cut, wire.Outcome{Reason: wire.Interrupted}, "interrupted", "interrupted"},
+		{"by the loss of its filter", cut, wire.Outcome{Reason: wire.ScopeLost}, "interrupted", "scope_lost"},
 		{"with the daemon", cut, wire.Outcome{Reason: wire.Shutdown}, "interrupted", "shutdown"},
 	} {
 		t.Run(c.says, func(t *testing.T) {

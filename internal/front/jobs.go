@@ -309,7 +309,7 @@ func stateOf(record wire.Job, r report.Report) store.State {
 		return store.Partial
 	case wire.Refused:
 		return store.Refused
-	case wire.Shutdown, wire.Interrupted:
+	case wire.Shutdown, wire.Interrupted, wire.ScopeLost:
 		return store.Interrupted
 	}
 	return store.Failed // launch, violation, signalled

@@ -20,6 +20,7 @@ var (
 	errCancelled = errors.New(wire.Cancelled)
 	errWithdrawn = errors.New(wire.Withdrawn)
 	errShutdown  = errors.New(wire.Shutdown)
+	errScopeLost = errors.New(wire.ScopeLost)
 )
 
 // job is one requested scan, from acceptance until the front has acknowledged its end.

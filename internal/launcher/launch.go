@@ -46,6 +46,8 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 		return l.failed("scope", err)
 	}
 	defer l.leave(network)
+	ctx, release := whileFiltered(ctx, network)
+	defer release()
 	spec := boxFor(command, tool.file, l.cell(j.record.ID, slot, network, wall), l.cfg.Limits)
 
 	files, err := l.outputs(j.record.ID, command, spec)
@@ -99,6 +101,24 @@ func (l *Launcher) slot(index int, allow []netip.Prefix, ipv6 bool) (*scope.Slot
 		return nil, nil
 	}
 	return l.net.Slot(index, allow, ipv6)
+}
+
+// whileFiltered ends ctx when the filter is no longer in force for a slot.
+func whileFiltered(ctx context.Context, s *scope.Slot) (_ context.Context, release func()) {
+	if s == nil {
+		return ctx, func() {}
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-s.Lost():
+			end(errScopeLost)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { end(nil); <-done }
 }
 
 // cell is the place of a box: what belongs to its slot and to nobody else meanwhile.
@@ -199,15 +219,21 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 		l.log.Error("a scanner made a call that no scanner makes; its box killed it", "job", j.record.ID)
 		l.note(j.entry(observability.Violation))
 	}
+	gaps := onWireGaps(r.NotEnforced)
 	if network != nil {
-		if c, err := network.Counters(); err == nil {
-			o.Usage.SentPackets, o.Usage.Dropped = c.Sent, c.Dropped
-		} else {
+		c, err := network.Counters()
+		o.Usage.SentPackets, o.Usage.Dropped = c.Sent, c.Dropped
+		switch {
+		case errors.Is(err, scope.ErrLost):
+			// However the box ended: for a moment of its life nothing is certain.
+			o.Reason, o.Detail = wire.ScopeLost, "until its link was taken down, only routing held it to the scope's addresses, and nothing was counted"
+			gaps = append(gaps, wire.Gap{Layer: sandbox.Scope, Why: scope.ErrLost.Error(), Follows: o.Detail})
+		case err != nil:
 			l.log.Error("cannot read a slot's counters", "job", j.record.ID, "why", err)
 		}
 	}
 	j.mu.Lock()
-	j.record.NotEnforced = mergeGaps(j.record.NotEnforced, onWireGaps(r.NotEnforced))
+	j.record.NotEnforced = mergeGaps(j.record.NotEnforced, gaps)
 	j.mu.Unlock()
 	return o
 }
@@ -304,6 +330,7 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 			return sandbox.Spec{}, nil, err
 		}
 		in := l.cell(job, l.cfg.Slots, network, resolveTimeout)
+		// A loss of the filter meanwhile takes its link down, and it ends by its own time.
 		return boxForResolver(exe, argv, hostsFile(), in, l.cfg.Limits), func() { l.leave(network) }, nil
 	})
 }

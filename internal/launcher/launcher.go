@@ -168,6 +168,7 @@ func (l *Launcher) serve(ctx context.Context) error {
 	g.Go(func() error { return l.hangups.run(l.disconnect) })
 	g.Go(func() error { return l.followRules(ctx) })
 	g.Go(func() error { return l.followMachine(ctx) })
+	g.Go(func() error { return l.followFilter(rest) })
 	g.Go(func() error { return l.keepLinked(rest) })
 	g.Go(func() error { return l.accept(ctx) })
 	g.Go(func() error {
@@ -373,6 +374,20 @@ func (l *Launcher) followMachine(ctx context.Context) error {
 			return
 		}
 		l.rejudge()
+	})
+}
+
+// followFilter watches over the kernel's filter as long as scans may run. Their slots tell them.
+func (l *Launcher) followFilter(ctx context.Context) error {
+	if l.net == nil {
+		return nil
+	}
+	return l.net.Watch(ctx, func(err error) {
+		l.log.Error("somebody else changed or removed the nftables table inet secmcpd: running scans are ended")
+		if err != nil {
+			l.log.Error("what follows from that did not go well", "why", err)
+		}
+		l.note(observability.Record{Event: observability.ScopeLost, Reason: scope.ErrLost.Error()})
 	})
 }
 

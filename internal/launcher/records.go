@@ -110,7 +110,8 @@ func syncDir(path string) error {
 }
 
 // output makes one of the scanner's output files. O_EXCL: nothing that exists is ever written
-// to; O_APPEND: a scanner that seeks cannot overwrite what the front has read.
+// to; O_APPEND: a scanner cannot overwrite what the front has read. The box's filter of system
+// calls keeps it from switching that off.
 func (r *records) output(job, file string) (*os.File, error) {
 	return os.OpenFile(r.path(job, file), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 }

@@ -286,6 +286,7 @@ const (
 	Launch      = "launch"      // the box could not be built; Stage says where
 	Refused     = "refused"     // judged again before the launch, and denied
 	Shutdown    = "shutdown"    // the launcher was stopped
+	ScopeLost   = "scope_lost"  // somebody else changed or removed the kernel's filter
 	Interrupted = "interrupted" // the launcher died and took its boxes with it
 )
 

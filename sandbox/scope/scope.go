@@ -10,7 +10,9 @@
 //	                        everything else: dropped, counted
 //
 // The table stays when the launcher is killed: its base drops whatever comes from a secv
-// interface that has no slot.
+// interface that has no slot. Somebody else may remove it all the same, as a firewall does that
+// begins by forgetting every rule: Watch ends the slots then, and until it has, a slot's fence
+// in the routing keeps its packets from all destinations but those of its scope.
 package scope
 
 import (
@@ -22,11 +24,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
+	nl "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -46,26 +51,89 @@ type Config struct{ V4, V6 netip.Prefix }
 
 // Net is the slots' side of the machine while it is open.
 type Net struct {
-	cfg Config
-	mu  sync.Mutex // one change of the table at a time
-	nft *nftables.Conn
-	t   *table
+	cfg    Config
+	nft    *nftables.Conn // one socket for every change: by its port, ours are told from others'
+	socket *nl.Conn       // the same one
+	port   uint32
+	list   *nftables.Conn
+	events *events
+
+	mu     sync.Mutex // one change of the table at a time
+	t      *table     // nil: it was lost and could not be made anew yet
+	print  string     // of the table, after our last change
+	slots  map[int]*Slot
+	guards map[guard]bool
 }
 
+// guard is a switch of an interface that is on for slots alone.
+type guard struct{ family, key, link string }
+
 // Open makes the table. Reclaim comes before it.
-func Open(c Config) (*Net, error) {
+func Open(c Config) (_ *Net, err error) {
 	if err := free(c); err != nil {
 		return nil, fmt.Errorf("cannot use the range of slots: %w", err)
 	}
-	conn, err := nftables.New()
+	n := &Net{cfg: c, slots: map[int]*Slot{}, guards: map[guard]bool{}}
+	// Before there is a table: no change of it goes unseen.
+	if n.events, err = subscribe(); err != nil {
+		return nil, fmt.Errorf("cannot follow nf_tables: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.disconnect())
+		}
+	}()
+	if n.nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(n.learn)); err == nil {
+		n.list, err = nftables.New()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot speak with nf_tables: %w", err)
 	}
-	t, err := newTable(conn, c)
-	if err != nil {
+	if n.t, err = newTable(n.nft, n.list, c); err != nil {
 		return nil, fmt.Errorf("cannot make the filter's base: %w", err)
 	}
-	return &Net{cfg: c, nft: conn, t: t}, nil
+	return n, n.remember()
+}
+
+// learn keeps the socket of our changes and asks for its port.
+func (n *Net) learn(c *nl.Conn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var name unix.Sockaddr
+	var failed error
+	if err := raw.Control(func(fd uintptr) { name, failed = unix.Getsockname(int(fd)) }); err != nil || failed != nil {
+		return errors.Join(err, failed)
+	}
+	address, ok := name.(*unix.SockaddrNetlink)
+	if !ok {
+		return errors.New("not a netlink socket")
+	}
+	n.socket, n.port = c, address.Pid
+	return nil
+}
+
+// drain reads what a change that failed may have left unread: the answers to the next one
+// would be taken for others. The kernel has answered before a change returns.
+func (n *Net) drain() error {
+	if err := n.socket.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		return err
+	}
+	for range 1 << 16 {
+		if _, err := n.socket.Receive(); errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+	}
+	return n.socket.SetReadDeadline(time.Time{})
+}
+
+func (n *Net) disconnect() error {
+	err := n.events.file.Close()
+	if n.nft != nil {
+		err = errors.Join(err, n.nft.CloseLasting())
+	}
+	return err
 }
 
 // free refuses a range that the machine uses: its own hosts could no longer be told from slots.
@@ -106,10 +174,11 @@ func toPrefix(n *net.IPNet) (netip.Prefix, bool) {
 func (n *Net) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return reclaim(n.nft)
+	return errors.Join(reclaim(n.nft), n.unguard(), n.disconnect())
 }
 
-// Reclaim removes what a launcher that died has left: links, forwarding, filter, in this order.
+// Reclaim removes what a launcher that died has left: links, fences, forwarding, filter, in this
+// order.
 func Reclaim() error {
 	conn, err := nftables.New()
 	if err != nil {
@@ -129,6 +198,9 @@ func reclaim(conn *nftables.Conn) error {
 				return fmt.Errorf("cannot remove %s: %w", l.Attrs().Name, err)
 			}
 		}
+	}
+	if err := removeFences(); err != nil {
+		return err
 	}
 	return removeTable(conn)
 }
@@ -153,7 +225,26 @@ func Supported() error {
 type Slot struct {
 	net   *Net
 	index int
+	allow []netip.Prefix
+	ipv6  bool
 	netns *os.File
+	lost  chan struct{}
+}
+
+// ErrLost says that somebody else has changed or removed the filter under a slot.
+var ErrLost = errors.New("the kernel's filter was changed or removed by somebody else")
+
+// Lost is closed when the filter is no longer in force for the slot. Its link is down then and
+// stays down.
+func (s *Slot) Lost() <-chan struct{} { return s.lost }
+
+func (s *Slot) isLost() bool {
+	select {
+	case <-s.lost:
+		return true
+	default:
+		return false
+	}
 }
 
 // addresses of both ends of a slot's link.
@@ -179,10 +270,15 @@ func (n *Net) Slot(index int, allow []netip.Prefix, ipv6 bool) (_ *Slot, err err
 	if !n.cfg.V4.Contains(a.inner4) || !n.cfg.V6.Contains(a.inner6) {
 		return nil, fmt.Errorf("cannot make slot %d: the range of slots has no place for it", index)
 	}
-	s := &Slot{net: n, index: index}
+	if n.t == nil {
+		if err := n.renew(); err != nil {
+			return nil, fmt.Errorf("cannot make slot %d: %w", index, err)
+		}
+	}
+	s := &Slot{net: n, index: index, allow: slices.Clone(allow), ipv6: ipv6, lost: make(chan struct{})}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("cannot make slot %d: %w", index, err), s.close())
+			err = errors.Join(fmt.Errorf("cannot make slot %d: %w", index, err), n.drain(), s.close())
 		}
 	}()
 	if s.netns, err = newNetns(ipv6); err != nil {
@@ -191,12 +287,19 @@ func (n *Net) Slot(index int, allow []netip.Prefix, ipv6 bool) (_ *Slot, err err
 	if err := n.t.addSlot(index, a, allow); err != nil {
 		return nil, fmt.Errorf("filter: %w", err)
 	}
+	if err := fence(index, s.name(), allow, ipv6); err != nil {
+		return nil, fmt.Errorf("fence: %w", err)
+	}
 	if err := s.join(a, ipv6); err != nil {
 		return nil, fmt.Errorf("link: %w", err)
 	}
 	if err := n.forward(s.name(), allow, ipv6); err != nil {
 		return nil, fmt.Errorf("forwarding: %w", err)
 	}
+	if err := n.remember(); err != nil {
+		return nil, err
+	}
+	n.slots[index] = s
 	return s, nil
 }
 
@@ -271,6 +374,11 @@ func (s *Slot) join(a addresses, ipv6 bool) error {
 			return err
 		}
 	} else if err := errors.Join(set("ipv6", s.name(), "accept_ra", "0"), set("ipv6", s.name(), "accept_dad", "0")); err != nil {
+		return err
+	}
+	// Part of the fence: what claims to come from elsewhere goes nowhere. There is no such switch
+	// for IPv6.
+	if err := set("ipv4", s.name(), "rp_filter", "1"); err != nil {
 		return err
 	}
 	outer, err := here.LinkByName(s.name())
@@ -350,7 +458,7 @@ func (n *Net) forward(link string, allow []netip.Prefix, ipv6 bool) error {
 		if get("ipv4", name, "forwarding") == "1" {
 			continue
 		}
-		if err := n.t.guard("ipv4", "forwarding", name); err != nil {
+		if err := n.guard(guard{"ipv4", "forwarding", name}); err != nil {
 			return err
 		}
 		if err := set("ipv4", name, "forwarding", "1"); err != nil {
@@ -368,7 +476,7 @@ func (n *Net) forward(link string, allow []netip.Prefix, ipv6 bool) error {
 			return ErrNoIPv6
 		}
 		if name != link {
-			if err := n.t.guard("ipv6", "force_forwarding", name); err != nil {
+			if err := n.guard(guard{"ipv6", "force_forwarding", name}); err != nil {
 				return err
 			}
 		}
@@ -377,6 +485,27 @@ func (n *Net) forward(link string, allow []netip.Prefix, ipv6 bool) error {
 		}
 	}
 	return nil
+}
+
+func (n *Net) guard(g guard) error {
+	n.guards[g] = true
+	return n.t.guard(g.family, g.key, g.link)
+}
+
+// unguard switches back what is on for slots alone.
+func (n *Net) unguard() error {
+	var errs []error
+	for g := range n.guards {
+		// An interface that is gone needs no switching back.
+		if get(g.family, g.link, g.key) == "1" {
+			if err := set(g.family, g.link, g.key, "0"); err != nil {
+				errs = append(errs, fmt.Errorf("cannot switch forwarding of %s back: %w", g.link, err))
+				continue
+			}
+		}
+		delete(n.guards, g)
+	}
+	return errors.Join(errs...)
 }
 
 // outgoing names the interfaces that have a route to some part of the scope.
@@ -453,10 +582,14 @@ type Counters struct {
 	Refused uint64 // on the way in, from elsewhere
 }
 
-// Counters reads the slot's. They are exact, and gone with the slot.
+// Counters reads the slot's. They are exact, and gone with the slot. ErrLost: they are gone
+// already, even if the watch has not said so yet.
 func (s *Slot) Counters() (Counters, error) {
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
+	if s.isLost() || s.net.t == nil {
+		return Counters{}, ErrLost
+	}
 	return s.net.t.counters(s.index)
 }
 
@@ -480,7 +613,14 @@ func (s *Slot) close() error {
 		// The filter stays where the link stays.
 		return err
 	}
-	errs = append(errs, s.net.t.removeSlot(s.index))
+	errs = append(errs, unfence(s.index, s.name(), s.allow, s.ipv6))
+	if !s.isLost() && s.net.t != nil { // a lost slot's part went with the filter that was replaced
+		delete(s.net.slots, s.index)
+		if err := s.net.t.removeSlot(s.index); err != nil {
+			errs = append(errs, err, s.net.drain())
+		}
+		errs = append(errs, s.net.remember())
+	}
 	if s.netns != nil {
 		errs = append(errs, s.netns.Close())
 		s.netns = nil

@@ -325,7 +325,34 @@ func TestNoAttackLeavesTheScope(t *testing.T) {
 	}
 }
 
-// Without the filter most of the same attacks arrive, so "blocked" above is a result.
+// Without the filter, nothing goes elsewhere than to an address of the scope all the same.
+func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
+	l := newLab(t)
+	n := openNet(t)
+	s, err := n.Slot(0, []netip.Prefix{host(allowed), host(allowed6)}, true)
+	must(t, err)
+	defer s.Close()
+	must(t, reaches(s.NetNS(), allowed))
+	must(t, removeRules(n))
+	must(t, reaches(s.NetNS(), allowed))
+	must(t, reaches(s.NetNS(), allowed6))
+	l.strangers(inner(s), inner6(s))
+	for _, a := range attacks {
+		must(t, a.send(s))
+		for _, f := range l.strangers(inner(s), inner6(s)) {
+			if !strings.Contains(f, "> "+allowed.String()+",") && !strings.Contains(f, "> "+allowed6.String()+",") {
+				t.Errorf("%s reached the lab: %s", a.name, f)
+			}
+		}
+	}
+	for _, to := range []netip.Addr{forbidden, forbidden6, config.addresses(1).inner4} {
+		if dial(s.NetNS(), to, 300*time.Millisecond) == nil {
+			t.Errorf("%s was reached", to)
+		}
+	}
+}
+
+// Without filter and fence most of the same attacks arrive, so "blocked" above is a result.
 func TestWithoutTheFilterAttacksArrive(t *testing.T) {
 	l := newLab(t)
 	n := openNet(t)
@@ -334,6 +361,8 @@ func TestWithoutTheFilterAttacksArrive(t *testing.T) {
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed))
 	must(t, removeRules(n))
+	must(t, removeFences())
+	must(t, set("ipv4", s.name(), "rp_filter", "0"))
 	l.strangers(inner(s), inner6(s))
 	arrived := 0
 	for _, a := range attacks {
@@ -389,6 +418,9 @@ func TestTheFilterOutlivesItsOwner(t *testing.T) {
 		if strings.HasPrefix(l.Attrs().Name, prefix) {
 			t.Errorf("%s is still there", l.Attrs().Name)
 		}
+	}
+	if out, err := exec.Command("sh", "-c", "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all").Output(); err != nil || strings.Contains(string(out), "15905") {
+		t.Errorf("of the fence: %s, %v", out, err)
 	}
 }
 
@@ -519,7 +551,12 @@ func traces(t *testing.T, n *Net) string {
 	must(t, err)
 	fds, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
-	return fmt.Sprintf("%d links, %d chains, %d sets, %d rules, %d descriptors", len(links), len(chains), len(sets), len(rules), len(fds))
+	routing, err := netlink.RuleList(netlink.FAMILY_ALL)
+	must(t, err)
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	must(t, err)
+	return fmt.Sprintf("%d links, %d chains, %d sets, %d rules, %d rules of routing, %d routes, %d descriptors",
+		len(links), len(chains), len(sets), len(rules), len(routing), len(routes), len(fds))
 }
 
 func TestTheMachineKnowsItsOwnAddresses(t *testing.T) {

@@ -1,6 +1,7 @@
 package scope
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,13 +17,18 @@ import (
 // tableName is ours alone: nothing else is ever changed in the machine's filter.
 const tableName = "secmcpd"
 
+func ourTable() *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+}
+
 // before conntrack (-200) and everything else that could rewrite: what is judged here is what
 // leaves, since untracked packets are not translated.
 const beforeAll = -310
 
 // table is the filter in the kernel.
 type table struct {
-	nft     *nftables.Conn
+	nft     *nftables.Conn // changes
+	list    *nftables.Conn // questions
 	t       *nftables.Table
 	pre     *nftables.Chain
 	forward *nftables.Chain
@@ -30,9 +36,9 @@ type table struct {
 
 // newTable makes the base: nothing comes from a slot's link that has no slot, nothing reaches
 // this machine from one, slots do not reach each other.
-func newTable(conn *nftables.Conn, c Config) (*table, error) {
+func newTable(conn, list *nftables.Conn, c Config) (*table, error) {
 	accept := nftables.ChainPolicyAccept
-	t := &table{nft: conn, t: conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: tableName})}
+	t := &table{nft: conn, list: list, t: conn.AddTable(ourTable())}
 	t.pre = conn.AddChain(&nftables.Chain{Table: t.t, Name: "prerouting", Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(beforeAll), Policy: &accept})
 	input := conn.AddChain(&nftables.Chain{Table: t.t, Name: "input", Type: nftables.ChainTypeFilter,
@@ -167,7 +173,7 @@ func after(p netip.Prefix) netip.Addr {
 // removeSlot takes a slot's chains and sets out; what is not there is no error.
 func (t *table) removeSlot(index int) error {
 	for _, chain := range []*nftables.Chain{t.pre, t.forward} {
-		rules, err := t.nft.GetRules(t.t, chain)
+		rules, err := t.list.GetRules(t.t, chain)
 		if err != nil {
 			return err
 		}
@@ -182,7 +188,7 @@ func (t *table) removeSlot(index int) error {
 	if err := t.nft.Flush(); err != nil {
 		return err
 	}
-	chains, err := t.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	chains, err := t.list.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return err
 	}
@@ -192,7 +198,7 @@ func (t *table) removeSlot(index int) error {
 			t.nft.DelChain(c)
 		}
 	}
-	sets, err := t.nft.GetSets(t.t)
+	sets, err := t.list.GetSets(t.t)
 	if err != nil {
 		return err
 	}
@@ -204,9 +210,11 @@ func (t *table) removeSlot(index int) error {
 	return t.nft.Flush()
 }
 
+// counters fails with ErrLost where the rules that count are not there.
 func (t *table) counters(index int) (c Counters, err error) {
+	var last int // the rules at the ends of both chains
 	for _, name := range []string{chainName(index), backName(index)} {
-		rules, err := t.nft.GetRules(t.t, &nftables.Chain{Table: t.t, Name: name})
+		rules, err := t.list.GetRules(t.t, &nftables.Chain{Table: t.t, Name: name})
 		if err != nil {
 			return c, fmt.Errorf("cannot read the counters of slot %d: %w", index, err)
 		}
@@ -221,13 +229,59 @@ func (t *table) counters(index int) (c Counters, err error) {
 					c.Sent += counter.Packets
 				case "dropped":
 					c.Dropped += counter.Packets
+					last++
 				case "refused":
 					c.Refused += counter.Packets
+					last++
 				}
 			}
 		}
 	}
+	if last != 2 {
+		return Counters{}, ErrLost
+	}
 	return c, nil
+}
+
+// fingerprint tells whether the filter is as it was: chains, rules and the members of sets.
+// Counters are not part of it.
+func (t *table) fingerprint() (string, error) {
+	h := sha256.New()
+	chains, err := t.list.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range chains {
+		if c.Table.Name != tableName {
+			continue
+		}
+		fmt.Fprintf(h, "chain %q\n", c.Name)
+		if c.Hooknum != nil && c.Priority != nil && c.Policy != nil {
+			fmt.Fprintf(h, "hook %d %d %d\n", *c.Hooknum, *c.Priority, *c.Policy)
+		}
+		rules, err := t.list.GetRules(t.t, c)
+		if err != nil {
+			return "", err
+		}
+		for _, r := range rules {
+			fmt.Fprintf(h, "rule %d %q %d\n", r.Handle, r.UserData, len(r.Exprs)) // what is replaced has another handle
+		}
+	}
+	sets, err := t.list.GetSets(t.t)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range sets {
+		members, err := t.list.GetSetElements(s)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "set %q\n", s.Name)
+		for _, m := range members {
+			fmt.Fprintf(h, "%x %v\n", m.Key, m.IntervalEnd)
+		}
+	}
+	return string(h.Sum(nil)), nil
 }
 
 // guard keeps an interface whose forwarding is switched on for slots from forwarding for

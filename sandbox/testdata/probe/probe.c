@@ -175,7 +175,7 @@ static long inodes(void) {
 
 static long descriptors(void) {
 	for (int i = 0; i < 100000; i++)
-		if (dup(0) < 0)
+		if (open("/dev/null", O_RDONLY) < 0)
 			return -1;
 	return 0;
 }
@@ -256,6 +256,17 @@ int main(int argc, char **argv) {
 	} else if (!strcmp(name, "flood")) {
 		memset(buf, 'x', sizeof buf);
 		for (;;) write(1, buf, sizeof buf);
+	} else if (!strcmp(name, "rewrite")) {
+		write(1, "first\n", 6);
+		fcntl(1, F_SETFL, 0);
+		int again = dup(1);
+		if (again < 0)
+			again = 1;
+		fcntl(again, F_SETFL, 0);
+		ftruncate(again, 0);
+		lseek(again, 0, SEEK_SET);
+		write(again, "second\n", 7);
+		return 0;
 	} else if (!strcmp(name, "input")) {
 		cat(argv[2]);
 		say(writing(argv[2]));
@@ -274,6 +285,14 @@ int main(int argc, char **argv) {
 	TRY("unlink", unlink(argv[2]));
 	TRY("rename", rename(argv[2], "/tmp/y"));
 	TRY("truncate", truncate(argv[2], 0));
+	TRY("ftruncate", ftruncate(atoi(argv[2]), 0));
+	TRY("dup", dup(1));
+	TRY("dup-above", fcntl(1, F_DUPFD, 10));
+	TRY("dup-cloexec", fcntl(1, F_DUPFD_CLOEXEC, 10));
+	TRY("no-append", fcntl(atoi(argv[2]), F_SETFL, 0));
+	TRY("no-append-high", syscall(SYS_fcntl, 0xdead00000001UL, F_SETFL, O_NONBLOCK));
+	TRY("append", fcntl(1, F_SETFL, O_APPEND | O_NONBLOCK));
+	TRY("non-blocking", fcntl(socket(AF_INET, SOCK_STREAM, 0), F_SETFL, O_RDWR | O_NONBLOCK));
 	TRY("inotify", syscall(SYS_inotify_init1, 0));
 	TRY("name-to-handle", syscall(SYS_name_to_handle_at, AT_FDCWD, "/", buf, buf + 64, 0));
 	TRY("open-by-handle", syscall(SYS_open_by_handle_at, AT_FDCWD, buf, 0));

@@ -1,0 +1,74 @@
+package launcher
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/sandbox"
+)
+
+// A firewall that is loaded again forgets every rule, ours too. The scans that ran are ended and
+// say why; the next one runs as if nothing had happened.
+func TestAFirewallThatForgetsEveryRuleEndsRunningScans(t *testing.T) {
+	h := newHouse(t)
+	h.open()
+	handle, _ := h.client()
+	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
+		t.Fatalf("refused: %+v", r)
+	}
+	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	other, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.FlushRuleset()
+	if err := other.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	end := h.endOf(jobA)
+	t.Logf("ended %v after the change", time.Since(began))
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it ended only after %v", took)
+	}
+	if end.Outcome.Reason != wire.ScopeLost || !strings.Contains(end.Outcome.Detail, "nothing was counted") {
+		t.Errorf("it ended: %+v", end.Outcome)
+	}
+	said := false
+	for _, g := range end.NotEnforced {
+		said = said || g.Layer == sandbox.Scope
+	}
+	if !said {
+		t.Errorf("its record claims that the scope was enforced: %+v", end.NotEnforced)
+	}
+
+	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
+		t.Fatalf("refused: %+v", r)
+	}
+	end = h.endOf(jobB)
+	if end.Outcome.Reason != wire.Exited || end.Outcome.Code != 0 {
+		t.Errorf("the next scan ended: %+v", end.Outcome)
+	}
+	for _, g := range end.NotEnforced {
+		if g.Layer == sandbox.Scope {
+			t.Errorf("the next scan ran without: %+v", g)
+		}
+	}
+	lost, done := 0, ""
+	for _, r := range auditRecords(t, h) {
+		if r.Event == observability.ScopeLost {
+			lost++
+		}
+		if r.Event == observability.Done && r.Job == jobA {
+			done = r.Outcome
+		}
+	}
+	if lost != 1 || done != wire.ScopeLost {
+		t.Errorf("the audit log says %d times that the filter was lost, and that the scan ended by %q", lost, done)
+	}
+}

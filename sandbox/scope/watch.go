@@ -1,0 +1,208 @@
+package scope
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// events is a subscription to every change of nf_tables, by whoever made it.
+type events struct {
+	file *os.File
+	conn syscall.RawConn
+	buf  []byte
+}
+
+// eventBytes is what the kernel may keep for us. A firewall that loads a long list of addresses
+// says each of them; what does not fit is lost, and found out about.
+const eventBytes = 8 << 20
+
+func subscribe() (*events, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, err
+	}
+	// Without CAP_NET_ADMIN over the machine there is a smaller buffer, which is only a matter of luck.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBytes)
+	file := os.NewFile(uintptr(fd), "nf_tables events")
+	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return &events{file: file, conn: conn, buf: make([]byte, 1<<17)}, nil
+}
+
+// errOverrun says that events were lost.
+var errOverrun = errors.New("events were lost")
+
+// next waits for messages and says whether one of them is of somebody else, about our table.
+func (e *events) next(ours uint32) (changed bool, err error) {
+	var n, flags int
+	var from unix.Sockaddr
+	var received error
+	err = e.conn.Read(func(fd uintptr) bool {
+		n, _, flags, from, received = unix.Recvmsg(int(fd), e.buf, nil, 0)
+		return !errors.Is(received, unix.EAGAIN)
+	})
+	return e.judge(n, flags, from, errors.Join(err, received), ours)
+}
+
+// forget drops what is waiting to be read.
+func (e *events) forget() error {
+	var received error
+	err := e.conn.Read(func(fd uintptr) bool {
+		for range 1 << 16 { // an overrun is reported once, then what there is
+			if _, _, _, _, received = unix.Recvmsg(int(fd), e.buf, nil, 0); errors.Is(received, unix.EAGAIN) {
+				received = nil
+				break
+			}
+		}
+		return true
+	})
+	return errors.Join(err, received)
+}
+
+func (e *events) judge(n, flags int, from unix.Sockaddr, err error, ours uint32) (bool, error) {
+	if errors.Is(err, unix.ENOBUFS) || err == nil && flags&unix.MSG_TRUNC != 0 {
+		return false, errOverrun
+	}
+	if err != nil {
+		return false, err
+	}
+	if k, ok := from.(*unix.SockaddrNetlink); !ok || k.Pid != 0 {
+		return false, nil // not the kernel
+	}
+	messages, err := syscall.ParseNetlinkMessage(e.buf[:n])
+	if err != nil {
+		return false, errOverrun
+	}
+	for _, m := range messages {
+		// The kernel writes the port of the socket by which a change came.
+		if m.Header.Type>>8 == unix.NFNL_SUBSYS_NFTABLES && m.Header.Pid != ours && ofOurTable(m.Data) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// nfgenmsg is the size of the header of every message: family, version, number.
+const nfgenmsg = 4
+
+// ofOurTable reads the attribute that is the table's name in every message that has one:
+// tables, chains, rules, sets, elements, objects.
+func ofOurTable(b []byte) bool {
+	if len(b) < nfgenmsg || b[0] != unix.NFPROTO_INET {
+		return false
+	}
+	for b = b[nfgenmsg:]; len(b) >= unix.NLA_HDRLEN; {
+		size, kind := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])
+		if size < unix.NLA_HDRLEN || size > len(b) {
+			return true // not as we know it: looked at as if it were
+		}
+		if kind&0x3fff == unix.NFTA_TABLE_NAME {
+			return strings.TrimRight(string(b[unix.NLA_HDRLEN:size]), "\x00") == tableName
+		}
+		b = b[min((size+3)&^3, len(b)):]
+	}
+	return false
+}
+
+// Watch waits for somebody else to change or remove the filter, until ctx ends. Whenever that
+// happens, every slot's link is taken down at once, each slot says so (Lost), and the filter's
+// base is made anew for the slots to come; then lost is told, with what went wrong in that.
+func (n *Net) Watch(ctx context.Context, lost func(err error)) error {
+	defer context.AfterFunc(ctx, func() { _ = n.events.file.SetReadDeadline(time.Unix(1, 0)) })() // fails once closed
+	for {
+		changed, err := n.events.next(n.port)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errOverrun):
+			changed = !n.intact()
+		case err != nil:
+			return fmt.Errorf("cannot watch the filter: %w", err)
+		}
+		if changed {
+			lost(n.lose())
+		}
+	}
+}
+
+// lose is what follows when the filter is no longer ours.
+func (n *Net) lose() error {
+	first := linksDown() // at once: a slot that is just being made holds the lock
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	errs := []error{linksDown()}
+	if errs[0] != nil {
+		errs = append(errs, first)
+	}
+	for index, s := range n.slots {
+		close(s.lost)
+		delete(n.slots, index)
+	}
+	// The guards are gone with the filter. Whoever needs an interface switches it on again.
+	errs = append(errs, n.unguard(), n.events.forget(), n.renew())
+	return errors.Join(errs...)
+}
+
+// linksDown takes down the link of every slot.
+func linksDown() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("cannot list links: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, prefix) && l.Type() == "veth" {
+			if err := netlink.LinkSetDown(l); err != nil && !gone(err) {
+				errs = append(errs, fmt.Errorf("cannot take %s down: %w", l.Attrs().Name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// renew replaces whatever is there by the base.
+func (n *Net) renew() (err error) {
+	n.t, n.print = nil, ""
+	n.nft.AddTable(ourTable())
+	n.nft.DelTable(ourTable())
+	t, err := newTable(n.nft, n.list, n.cfg)
+	if err != nil {
+		return errors.Join(fmt.Errorf("cannot make the filter's base: %w", err), n.drain())
+	}
+	n.t = t
+	return n.remember()
+}
+
+// remember keeps what the filter looks like after a change of ours.
+func (n *Net) remember() (err error) {
+	if n.print, err = n.t.fingerprint(); err != nil {
+		return fmt.Errorf("cannot read the filter back: %w", err)
+	}
+	return nil
+}
+
+// intact compares the filter with what it looked like after the last change of ours.
+func (n *Net) intact() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.t == nil {
+		return false
+	}
+	print, err := n.t.fingerprint()
+	return err == nil && print == n.print
+}
