@@ -1,0 +1,263 @@
+package front
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/secmcpd/secmcpd/internal/store"
+	"github.com/secmcpd/secmcpd/internal/wire"
+)
+
+// house is a front that outlives the connections of its launcher, as the daemon's does.
+type house struct {
+	*room
+	front *front
+}
+
+const grace = 200 * time.Millisecond
+
+func newHouse(t *testing.T) *house {
+	t.Helper()
+	h := &house{room: &room{t: t, dir: t.TempDir()}}
+	s, err := store.Open(h.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: "@" + newJobID(), Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	cfg := Config{Listener: listener, StateDir: h.dir, Keep: store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}, Grace: grace}
+	if h.front, err = newFront(ctx, cfg, s, nil); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- h.front.serve(stop) }()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("the front ended: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("the front does not end")
+		}
+		h.conn.Close()
+		s.Close()
+		listener.Close()
+	})
+	h.link()
+	return h
+}
+
+// link connects as a launcher and greets; it has said nothing of its records yet.
+func (h *house) link() {
+	h.t.Helper()
+	ours, theirs := pair(h.t, unix.SOCK_SEQPACKET)
+	h.conn, h.inbox = wire.NewLauncher(ours.(*net.UnixConn)), make(chan wire.Message, 64)
+	go func() { _ = h.front.follow(theirs.(*net.UnixConn)) }()
+	h.tell(wire.Message{Hello: &wire.Hello{Version: wire.Version, Instance: "test"}})
+	go func(conn *wire.Conn, inbox chan wire.Message) {
+		defer close(inbox)
+		for {
+			m, _, err := conn.Receive()
+			if err != nil {
+				return
+			}
+			inbox <- m
+		}
+	}(h.conn, h.inbox)
+	if m := h.hear(); m.Hello == nil {
+		h.t.Fatalf("the front began with %+v", m)
+	}
+}
+
+// cut ends the launcher's connection and waits until the front has seen it.
+func (h *house) cut() {
+	h.t.Helper()
+	h.conn.Close()
+	for deadline := time.Now().Add(10 * time.Second); h.front.launcher() != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			h.t.Fatal("the front does not see that its launcher is gone")
+		}
+	}
+}
+
+func (h *house) synced() { h.t.Helper(); h.tell(wire.Message{Synced: &wire.Synced{}}) }
+
+func (h *house) kept(id string) store.Job {
+	h.t.Helper()
+	row, err := h.front.store.Get(context.Background(), 1000, id)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return row
+}
+
+// The connection ends between the request and its answer. The scan may have been accepted, and may
+// run: what became of it is what the launcher's records say, and not before they have come.
+func TestWhetherAScanWasAcceptedIsForTheLauncherToSay(t *testing.T) {
+	for says, c := range map[string]struct {
+		then   func(h *house, id string) *running // what the launcher says when it is back
+		status string
+		code   any
+	}{
+		"it ran to its end": {func(h *house, id string) *running {
+			run := h.launched(id)
+			run.write(capture(h.t, "connect.xml"))
+			run.end(exited)
+			h.synced()
+			return run
+		}, "completed", nil},
+		"it runs": {func(h *house, id string) *running {
+			run := h.launched(id)
+			h.synced()
+			run.write(capture(h.t, "connect.xml"))
+			run.end(exited)
+			return run
+		}, "completed", nil},
+		"it was refused later": {func(h *house, id string) *running {
+			run := &running{r: h.room, record: wire.Job{ID: id, UID: 1000, State: wire.Queued}}
+			h.tell(wire.Message{Job: &run.record})
+			h.synced()
+			run.end(wire.Outcome{Reason: wire.Refused, Refused: &wire.Refusal{Code: "target_never"}})
+			return run
+		}, "refused", "target_never"},
+		"it does not know it": {func(h *house, id string) *running {
+			h.synced()
+			return &running{r: h.room, record: wire.Job{ID: id}}
+		}, "refused", "launcher_unreachable"},
+	} {
+		t.Run(says, func(t *testing.T) {
+			h := newHouse(t)
+			h.synced()
+			start(context.Background(), h.agent(1000, nil), "nmap_scan", json.RawMessage(quick))
+			id := h.until(func(m wire.Message) bool { return m.Start != nil }).Start.Job
+			h.cut()
+			time.Sleep(2 * grace) // the launcher is slow to come back
+			if row := h.kept(id); row.State.Finished() {
+				t.Errorf("before the launcher has said anything: %s", row.State)
+			}
+			h.link()
+			run := c.then(h, id)
+			run.acknowledged()
+			answer := h.call(h.agent(1000, nil), "job_result", map[string]any{"job_id": id})
+			if answer["status"] != c.status || at(answer, "error", "code") != c.code {
+				t.Errorf("%v", answer)
+			}
+			if c.status == "completed" && len(answer["hosts"].([]any)) == 0 {
+				t.Error("what it found is gone")
+			}
+		})
+	}
+}
+
+// A launcher that connects anew before the front has seen that the old connection is gone.
+func TestAScanOfAConnectionThatWasReplacedIsJudgedByTheNewOne(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	start(context.Background(), h.agent(1000, nil), "nmap_scan", json.RawMessage(quick))
+	id := h.until(func(m wire.Message) bool { return m.Start != nil }).Start.Job
+	old := h.conn
+	defer old.Close()
+	h.link()
+	h.synced()
+	h.until(func(m wire.Message) bool { return m.Ack != nil && m.Ack.Job == id })
+	if row := h.kept(id); row.State != store.Refused {
+		t.Errorf("%s", row.State)
+	}
+}
+
+// A launcher that is away has not lost its scans: they end as what it says when it is back. What
+// they have written is kept meanwhile, and counts if it is never heard of again.
+func TestScansOfALauncherThatIsAwayAreNotGivenUp(t *testing.T) {
+	for says, c := range map[string]struct {
+		listed bool
+		status string
+	}{
+		"it comes back with its scans":     {true, "completed"},
+		"its successor knows none of them": {false, "interrupted"},
+	} {
+		t.Run(says, func(t *testing.T) {
+			h := newHouse(t)
+			h.synced()
+			_, run := h.begin(h.agent(1000, nil), quick)
+			whole := capture(t, "connect.xml")
+			run.write(whole)
+			for h.kept(run.record.ID).State != store.Running {
+				time.Sleep(time.Millisecond)
+			}
+			h.cut()
+			path := filepath.Join(h.dir, "jobs", run.record.ID, "nmap.xml")
+			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+				if b, err := os.ReadFile(path); err == nil && bytes.Equal(b, whole) {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("what it has written is not kept")
+				}
+			}
+			if row := h.kept(run.record.ID); row.State != store.Running {
+				t.Errorf("while the launcher is away it is %s", row.State)
+			}
+			h.link()
+			if c.listed {
+				run.show()
+			}
+			h.synced()
+			if c.listed {
+				run.end(exited)
+			}
+			run.acknowledged()
+			answer := h.call(h.agent(1000, nil), "job_result", map[string]any{"job_id": run.record.ID})
+			if answer["status"] != c.status || len(answer["hosts"].([]any)) == 0 {
+				t.Errorf("%v", answer)
+			}
+		})
+	}
+}
+
+// The launcher is away, the front is started again, and the launcher that comes has lost its
+// records: the scan is interrupted with what was kept of it.
+func TestWhatWasKeptCountsWhenTheRecordsAreLost(t *testing.T) {
+	r := newRoom(t)
+	out, run := r.begin(r.agent(1000, nil), `{"targets":["10.77.0.10"],"wait_s":0}`)
+	id := r.object(<-out)["job_id"].(string)
+	for deadline := time.Now().Add(10 * time.Second); r.call(r.agent(1000, nil), "job_status", map[string]any{"job_id": id})["status"] != "running"; {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not run")
+		}
+	}
+	r.close()
+	s, err := store.Open(r.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Save(run.record.ID, "nmap.xml", bytes.NewReader(capture(t, "killed.xml")), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.open()
+	r.tell(wire.Message{Synced: &wire.Synced{}})
+	run.acknowledged()
+	answer := r.call(r.agent(1000, nil), "job_result", map[string]any{"job_id": id})
+	hosts, _ := answer["hosts"].([]any)
+	if answer["status"] != "interrupted" || len(hosts) == 0 || at(answer, "engagement") != "lab" || at(answer, "coverage", "cut_by") != "interrupted" {
+		t.Errorf("%v", answer)
+	}
+}
