@@ -1,6 +1,7 @@
 package front
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base32"
@@ -24,7 +25,7 @@ import (
 type job struct {
 	mu       sync.Mutex
 	row      store.Job // its ID and UID never change
-	asked    *link // the connection that it was asked for on, until it is known whether the launcher accepted it
+	asked    *link     // the connection that it was asked for on, until it is known whether the launcher accepted it
 	record   wire.Job
 	files    map[string]*os.File // the launcher's outputs, read-only
 	reading  bool                // a goroutine reads the report and will commit
@@ -215,6 +216,10 @@ func (f *front) conclude(j *job) {
 		if err == nil {
 			break
 		}
+		if errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrNotFound) {
+			f.log.Error("a result cannot be kept and is given up", "job", j.row.ID, "why", err) // trying again changes nothing
+			break
+		}
 		f.log.Error("cannot keep a result; trying again", "job", j.row.ID, "why", err)
 		select {
 		case <-time.After(wait):
@@ -360,13 +365,37 @@ func (f *front) commit(j *job, r report.Report) error {
 	row.Record = encode(record)
 	row.Summary = encode(summarise(record, r))
 	row.Result = encode(r)
-	if err := f.store.Update(context.WithoutCancel(f.ctx), row); err != nil {
+	err := f.store.Update(context.WithoutCancel(f.ctx), row)
+	for errors.Is(err, store.ErrTooLarge) && shorten(&r) {
+		f.log.Warn("a result is too large and is cut", "job", j.row.ID, "hosts_left", len(r.Hosts))
+		row.Result = encode(r)
+		err = f.store.Update(context.WithoutCancel(f.ctx), row)
+	}
+	if err != nil {
 		return err
 	}
 	j.mu.Lock()
 	j.row.State, j.row.Engagement, j.row.Started, j.row.Ended = row.State, row.Engagement, row.Started, row.Ended
 	j.mu.Unlock()
 	return nil
+}
+
+// shorten leaves out half of a report that is too large to be kept, and says so in it. It reports
+// whether there was anything to leave out.
+func shorten(r *report.Report) bool {
+	what := "hosts"
+	switch {
+	case len(r.Hosts) > 0:
+		r.Hosts = r.Hosts[:len(r.Hosts)/2]
+	case len(r.Coverage.Completed) > 0:
+		what, r.Coverage.Completed = "coverage", r.Coverage.Completed[:0]
+	default:
+		return false
+	}
+	if !slices.Contains(r.Cut, what) {
+		r.Cut = append(slices.Clone(r.Cut), what)
+	}
+	return true
 }
 
 // stateOf says in one word how a job ended. Only a scanner that ended by itself, well, and with
@@ -393,11 +422,14 @@ func stateOf(record wire.Job, r report.Report) store.State {
 	return store.Failed // launch, violation, signalled
 }
 
-// encode is for our own types, which always encode.
+// encode is for our own types, which always encode. What HTML would need escaped is left as it is:
+// a host that sends much of it would have six bytes kept for each one.
 func encode(v any) json.RawMessage {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		panic(fmt.Sprintf("front: %T: %v", v, err))
 	}
-	return b
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -1,14 +1,19 @@
 package front
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +21,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners/report"
 )
 
 // house is a front that outlives the connections of its launcher, as the daemon's does.
@@ -259,5 +265,127 @@ func TestWhatWasKeptCountsWhenTheRecordsAreLost(t *testing.T) {
 	hosts, _ := answer["hosts"].([]any)
 	if answer["status"] != "interrupted" || len(hosts) == 0 || at(answer, "engagement") != "lab" || at(answer, "coverage", "cut_by") != "interrupted" {
 		t.Errorf("%v", answer)
+	}
+}
+
+// Hosts that send as much as a scan may write, of a character that a careless encoding makes six
+// of: the result is kept, says what it leaves out, and the front stays small.
+func TestAReportFullOfTextIsKeptAndTheFrontStaysSmall(t *testing.T) {
+	const most = 400 << 20 // of the 512 MiB that its unit may use
+	if os.Getenv("FRONT_MEMORY") == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), "FRONT_MEMORY=1")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		t.Logf("%s", out)
+		return
+	}
+	h := newHouse(t)
+	h.synced()
+	agent := h.agent(1000, nil)
+	var runs []*running
+	for range 4 {
+		_, run := h.begin(agent, quick)
+		writeHostile(t, run.stdout, 62<<20)
+		runs = append(runs, run)
+	}
+	for _, run := range runs {
+		run.end(exited)
+	}
+	waiting := map[string]bool{}
+	for _, run := range runs {
+		waiting[run.record.ID] = true
+	}
+	for deadline := time.After(2 * time.Minute); len(waiting) > 0; {
+		select {
+		case m := <-h.inbox:
+			if m.Ack != nil {
+				delete(waiting, m.Ack.Job)
+			}
+		case <-deadline:
+			t.Fatalf("%d results are not kept", len(waiting))
+		}
+	}
+	for _, run := range runs {
+		answer := h.call(agent, "job_result", map[string]any{"job_id": run.record.ID})
+		cut, _ := at(answer, "coverage", "cut_from").([]any)
+		if answer["status"] != "completed" || !slices.Contains(cut, any("texts")) || at(answer, "coverage", "complete") != false {
+			delete(answer, "hosts")
+			t.Errorf("%v", answer)
+		}
+		t.Logf("a result of %d bytes", len(h.kept(run.record.ID).Result))
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	var peak int64
+	if _, err := fmt.Sscan(rest, &peak); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("at most %d MiB in memory", peak>>10)
+	if peak<<10 > most {
+		t.Errorf("%d MiB, at most %d", peak>>10, most>>20)
+	}
+}
+
+// A result that the store does not take is cut until it does, and says so: trying again for ever
+// would keep nothing of it.
+func TestAResultThatIsTooLargeIsCut(t *testing.T) {
+	h := newHouse(t)
+	row := store.Job{ID: newJobID(), UID: 1000, Tool: "nmap_scan", Profile: "quick", State: store.Queued, Created: time.Now(), Arguments: json.RawMessage(`{}`)}
+	if err := h.front.store.Create(context.Background(), row); err != nil {
+		t.Fatal(err)
+	}
+	j := newJob(row)
+	outcome := exited
+	j.record = wire.Job{ID: row.ID, State: wire.Ended, Started: time.Now(), Outcome: &outcome}
+	r := report.Report{Finished: true, ExitOK: true}
+	for range 10 {
+		r.Hosts = append(r.Hosts, report.Host{Status: "up", Vendor: strings.Repeat("x", 10<<20)})
+	}
+	if err := h.front.commit(j, r); err != nil {
+		t.Fatal(err)
+	}
+	var kept report.Report
+	row = h.kept(row.ID)
+	if err := json.Unmarshal(row.Result, &kept); err != nil {
+		t.Fatal(err)
+	}
+	if row.State != store.Completed || len(kept.Hosts) != 5 || fmt.Sprint(kept.Cut) != "[hosts]" {
+		t.Errorf("%s, %d hosts, cut %v", row.State, len(kept.Hosts), kept.Cut)
+	}
+}
+
+// writeHostile writes a whole report of a size, nearly all of it text of hosts.
+func writeHostile(t *testing.T, to io.Writer, size int) {
+	t.Helper()
+	text := strings.Repeat(">", 256)
+	out := bufio.NewWriter(to)
+	written := 0
+	write := func(format string, args ...any) {
+		n, err := fmt.Fprintf(out, format, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		written += n
+	}
+	write(`<nmaprun scanner="nmap" version="7.95">`)
+	hosts := 0
+	for ; written < size-8<<20; hosts++ {
+		write(`<host><status state="up" reason="syn-ack"/><address addr="10.77.%d.%d" addrtype="ipv4"/><ports>`, hosts/256, hosts%256)
+		for port := range 1000 {
+			write(`<port protocol="tcp" portid="%d"><state state="open" reason="syn-ack"/>`+
+				`<service name="http" product="%[2]s" version="%[2]s" extrainfo="%[2]s" hostname="%[2]s" ostype="%[2]s" devicetype="%[2]s" method="probed"><cpe>%[2]s</cpe></service>`+
+				`<script id="banner" output="%[2]s%[2]s%[2]s%[2]s"/></port>`, port+1, text)
+		}
+		write(`</ports></host>`)
+	}
+	write(`<runstats><finished exit="success"/><hosts up="%[1]d" down="0" total="%[1]d"/></runstats></nmaprun>`, hosts)
+	if err := out.Flush(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -62,6 +62,7 @@ var (
 	ErrNotFound = errors.New("no such job") // also for another user's job: no oracle
 	ErrExists   = errors.New("this job exists already")
 	ErrDiskFull = errors.New("no space left for jobs and results")
+	ErrTooLarge = errors.New("larger than is kept")
 )
 
 // Limits bound what is kept. The oldest finished jobs go first.
@@ -73,7 +74,7 @@ type Limits struct {
 
 const (
 	maxArguments = 64 << 10
-	maxRecord    = 256 << 10
+	maxRecord    = 1 << 20 // a message of the launcher, whatever is escaped in it
 	maxSummary   = 64 << 10
 	maxResult    = 64 << 20
 )
@@ -205,7 +206,7 @@ func (j *Job) check() error {
 		{"summary", len(j.Summary), maxSummary}, {"result", len(j.Result), maxResult},
 	} {
 		if f.size > f.top {
-			return fmt.Errorf("cannot keep job: %s has %d bytes, at most %d are kept", f.name, f.size, f.top)
+			return fmt.Errorf("cannot keep job: %s: %w: it has %d bytes, at most %d are kept", f.name, ErrTooLarge, f.size, f.top)
 		}
 	}
 	if j.ID == "" || j.ID != filepath.Base(j.ID) || j.ID[0] == '.' {
