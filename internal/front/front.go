@@ -138,16 +138,20 @@ func (f *front) remember(ctx context.Context) error {
 	return nil
 }
 
-// house keeps the store within its limits.
+func (f *front) prune(ctx context.Context) {
+	if n, err := f.store.Prune(ctx, f.cfg.Keep, time.Now()); err != nil && ctx.Err() == nil {
+		f.log.Error("cannot remove old jobs", "why", err)
+	} else if n > 0 {
+		f.log.Info("old jobs removed", "count", n)
+	}
+}
+
+// house removes what has become too old; what is too much is removed whenever a job has ended.
 func (f *front) house(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		if n, err := f.store.Prune(ctx, f.cfg.Keep, time.Now()); err != nil && ctx.Err() == nil {
-			f.log.Error("cannot remove old jobs", "why", err)
-		} else if n > 0 {
-			f.log.Info("old jobs removed", "count", n)
-		}
+		f.prune(ctx)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -239,6 +239,7 @@ func (f *front) conclude(j *job) {
 	j.change()
 	j.mu.Unlock()
 	f.tell(l, wire.Message{Ack: &wire.Ack{Job: j.row.ID}})
+	f.prune(f.ctx)
 }
 
 // parse reads the scanner's report until the job is over. Whatever is whole by then counts. Where

@@ -34,6 +34,11 @@ const grace = 200 * time.Millisecond
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
+	return newHouseThatKeeps(t, 100)
+}
+
+func newHouseThatKeeps(t *testing.T, jobs int) *house {
+	t.Helper()
 	h := &house{room: &room{t: t, dir: t.TempDir()}}
 	s, err := store.Open(h.dir)
 	if err != nil {
@@ -44,7 +49,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	cfg := Config{Listener: listener, StateDir: h.dir, Keep: store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
+	cfg := Config{Listener: listener, StateDir: h.dir, Keep: store.Limits{Jobs: jobs, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}, Grace: grace}
 	if h.front, err = newFront(ctx, cfg, s, nil); err != nil {
 		t.Fatal(err)
@@ -265,6 +270,44 @@ func TestWhatWasKeptCountsWhenTheRecordsAreLost(t *testing.T) {
 	hosts, _ := answer["hosts"].([]any)
 	if answer["status"] != "interrupted" || len(hosts) == 0 || at(answer, "engagement") != "lab" || at(answer, "coverage", "cut_by") != "interrupted" {
 		t.Errorf("%v", answer)
+	}
+}
+
+// What is too much goes when a job ends, not an hour later, and calls that are refused displace no
+// result.
+func TestTheOldestResultGoesWhenThereAreTooMany(t *testing.T) {
+	h := newHouseThatKeeps(t, 3)
+	h.synced()
+	s := h.agent(1000, nil)
+	var ids []any
+	for range 5 {
+		_, run := h.begin(s, quick)
+		run.end(exited)
+		run.acknowledged()
+		ids = append(ids, run.record.ID)
+		for range 3 {
+			start(context.Background(), s, "nmap_scan", json.RawMessage(quick))
+			m := h.until(func(m wire.Message) bool { return m.Start != nil }).Start
+			h.tell(wire.Message{Reply: &wire.Reply{Seq: m.Seq, Refused: &wire.Refusal{Code: "target_never"}}})
+			h.until(func(m wire.Message) bool { return m.Ack != nil })
+		}
+	}
+	var left []any
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		left = nil
+		list := h.call(s, "job_list", map[string]any{"state": "failed"})
+		for _, job := range list["jobs"].([]any) {
+			left = append(left, at(job, "job_id"))
+		}
+		if len(left) == 3 {
+			break
+		}
+	}
+	if want := []any{ids[4], ids[3], ids[2]}; fmt.Sprint(left) != fmt.Sprint(want) {
+		t.Errorf("of %v there are %v", ids, left)
+	}
+	if list := h.call(s, "job_list", map[string]any{"state": "refused", "limit": 100}); len(list["jobs"].([]any)) != 15 {
+		t.Errorf("%v", list)
 	}
 }
 
