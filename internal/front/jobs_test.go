@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +29,25 @@ import (
 type house struct {
 	*room
 	front *front
+	log   lines
+}
+
+// lines is a log that is read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 const grace = 200 * time.Millisecond
@@ -50,7 +70,7 @@ func newHouseThatKeeps(t *testing.T, jobs int) *house {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	cfg := Config{Listener: listener, StateDir: h.dir, Keep: store.Limits{Jobs: jobs, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}, Grace: grace}
+		Log: slog.New(slog.NewTextHandler(&h.log, nil)), Notify: func(string) {}, Grace: grace}
 	if h.front, err = newFront(ctx, cfg, s, nil); err != nil {
 		t.Fatal(err)
 	}
