@@ -54,6 +54,15 @@ func newJobID() string {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))[:wire.JobIDLength]
 }
 
+// now is the answer about a job that has not been committed.
+func (j *job) now() answer {
+	a := j.underWay()
+	if j.unanswered() != nil {
+		a.Next = "Whether the scan was accepted is not known yet. job_status tells once it is."
+	}
+	return a
+}
+
 // begin makes a job durable and asks the launcher for it. A refusal ends the job with it.
 func (f *front) begin(ctx context.Context, s *session, row store.Job, value []byte) (*job, *wire.Refusal) {
 	j := newJob(row)
@@ -180,6 +189,7 @@ func (j *job) change() {
 // finish sets how a job ended, once, and sees to it that this is committed.
 func (f *front) finish(j *job, o wire.Outcome) {
 	j.mu.Lock()
+	j.asked = nil
 	if j.record.Outcome == nil {
 		j.record.Outcome = &o
 		j.record.State = wire.Ended
@@ -347,6 +357,24 @@ func (f *front) underWayAll() []*job {
 	return slices.Collect(maps.Values(f.jobs))
 }
 
+// shorten leaves out half of a report that is too large to be kept, and says so in it. It reports
+// whether there was anything to leave out.
+func shorten(r *report.Report) bool {
+	what := "hosts"
+	switch {
+	case len(r.Hosts) > 0:
+		r.Hosts = r.Hosts[:len(r.Hosts)/2]
+	case len(r.Coverage.Completed) > 0:
+		what, r.Coverage.Completed = "coverage", r.Coverage.Completed[:0]
+	default:
+		return false
+	}
+	if !slices.Contains(r.Cut, what) {
+		r.Cut = append(slices.Clone(r.Cut), what)
+	}
+	return true
+}
+
 // commit keeps the end of a job: artefacts first, then the row that speaks of them.
 func (f *front) commit(j *job, r report.Report) error {
 	f.keeping.Lock()
@@ -379,24 +407,6 @@ func (f *front) commit(j *job, r report.Report) error {
 	j.row.State, j.row.Engagement, j.row.Started, j.row.Ended = row.State, row.Engagement, row.Started, row.Ended
 	j.mu.Unlock()
 	return nil
-}
-
-// shorten leaves out half of a report that is too large to be kept, and says so in it. It reports
-// whether there was anything to leave out.
-func shorten(r *report.Report) bool {
-	what := "hosts"
-	switch {
-	case len(r.Hosts) > 0:
-		r.Hosts = r.Hosts[:len(r.Hosts)/2]
-	case len(r.Coverage.Completed) > 0:
-		what, r.Coverage.Completed = "coverage", r.Coverage.Completed[:0]
-	default:
-		return false
-	}
-	if !slices.Contains(r.Cut, what) {
-		r.Cut = append(slices.Clone(r.Cut), what)
-	}
-	return true
 }
 
 // stateOf says in one word how a job ended. Only a scanner that ended by itself, well, and with

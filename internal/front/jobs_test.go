@@ -177,6 +177,10 @@ func TestWhetherAScanWasAcceptedIsForTheLauncherToSay(t *testing.T) {
 			h.synced()
 			start(context.Background(), h.agent(1000, nil), "nmap_scan", json.RawMessage(quick))
 			id := h.until(func(m wire.Message) bool { return m.Start != nil }).Start.Job
+			said := h.call(h.agent(1000, nil), "job_status", map[string]any{"job_id": id})
+			if next, _ := said["next"].(string); said["status"] != "queued" || !strings.Contains(next, "accepted is not known yet") {
+				t.Errorf("before the launcher has answered: %v", said)
+			}
 			h.cut()
 			time.Sleep(2 * grace) // the launcher is slow to come back
 			if row := h.kept(id); row.State.Finished() {

@@ -250,10 +250,6 @@ func (j *job) underWay() answer {
 	if p := j.progress; p.Remaining > 0 {
 		a.PollAfterS = min(max(p.Remaining, 2), 60)
 	}
-	if j.asked != nil {
-		a.Next = "Whether the scan was accepted is not known yet: job_status tells."
-		return a
-	}
 	a.Next = "The scan goes on. job_status tells how far it is, job_result gives what it found once it has ended, job_cancel ends it."
 	return a
 }
