@@ -64,8 +64,8 @@ type limitSettings struct {
 }
 
 type jobSettings struct {
-	Keep    int           `yaml:"keep"`     // finished jobs
-	KeepMiB int           `yaml:"keep_mib"` // their artefacts
+	Keep    int           `yaml:"keep"`     // finished jobs of each user
+	KeepMiB int           `yaml:"keep_mib"` // results and artefacts of all users
 	KeepFor time.Duration `yaml:"keep_for"`
 }
 

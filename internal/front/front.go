@@ -7,6 +7,8 @@ package front
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -28,8 +30,8 @@ type Config struct {
 	Version  string
 	Log      *slog.Logger
 	Notify   func(state string) // sd_notify
-	// Grace is how long jobs of a launcher that is gone wait for the next one to speak of
-	// them, before they are committed as interrupted.
+	// Grace is how long after the end of the launcher's connection what its jobs have written is
+	// kept here, too. How they ended is for the next one to say.
 	Grace time.Duration
 }
 
@@ -43,6 +45,8 @@ type front struct {
 
 	ctx     context.Context // ends with Serve
 	running sync.WaitGroup  // sessions and jobs; added to under mu while not closing
+
+	keeping sync.Mutex // one job's result at a time is put into the store: each may be large
 
 	mu       sync.Mutex
 	closing  bool
@@ -64,14 +68,20 @@ func Serve(ctx context.Context, cfg Config) error {
 	defer s.Close()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, jobs: map[string]*job{}, sessions: map[uint64]*session{}}
-	if f.server, err = newServer(f); err != nil {
-		return err
-	}
-	if err := f.remember(ctx); err != nil {
+	f, err := newFront(ctx, cfg, s, gaps)
+	if err != nil {
 		return err
 	}
 	return f.serve(stop)
+}
+
+func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
+	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, jobs: map[string]*job{}, sessions: map[uint64]*session{}}
+	var err error
+	if f.server, err = newServer(f); err != nil {
+		return nil, err
+	}
+	return f, f.remember(ctx)
 }
 
 func (f *front) serve(stop func()) error {
@@ -87,6 +97,7 @@ func (f *front) serve(stop func()) error {
 	g.Go(func() error { return f.house(ctx) })
 	f.cfg.Notify("READY=1")
 	err := g.Wait()
+	stop()
 	f.cfg.Notify("STOPPING=1")
 	f.mu.Lock()
 	f.closing = true
@@ -115,24 +126,32 @@ func (f *front) remember(ctx context.Context) error {
 		return err
 	}
 	for _, row := range rows {
-		f.jobs[row.ID] = newJob(row)
-	}
-	if len(rows) > 0 {
-		f.awaitLauncher()
+		j := newJob(row)
+		if len(row.Record) > 0 {
+			if err := json.Unmarshal(row.Record, &j.record); err != nil {
+				return fmt.Errorf("cannot read job %s back: %w", row.ID, err)
+			}
+			j.record.Outcome = nil
+		}
+		f.jobs[row.ID] = j
 	}
 	return nil
 }
 
-// house keeps the store within its limits.
+func (f *front) prune(ctx context.Context) {
+	if n, err := f.store.Prune(ctx, f.cfg.Keep, time.Now()); err != nil && ctx.Err() == nil {
+		f.log.Error("cannot remove old jobs", "why", err)
+	} else if n > 0 {
+		f.log.Info("old jobs removed", "count", n)
+	}
+}
+
+// house removes what has become too old; what is too much is removed whenever a job has ended.
 func (f *front) house(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		if n, err := f.store.Prune(ctx, f.cfg.Keep, time.Now()); err != nil && ctx.Err() == nil {
-			f.log.Error("cannot remove old jobs", "why", err)
-		} else if n > 0 {
-			f.log.Info("old jobs removed", "count", n)
-		}
+		f.prune(ctx)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base32"
@@ -8,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,9 +24,8 @@ import (
 // job is a scan under way, from its creation until its end is committed.
 type job struct {
 	mu       sync.Mutex
-	row      store.Job
-	asking   bool // the launcher has not answered yet whether it accepts it
-	link     *link
+	row      store.Job // its ID and UID never change
+	asked    *link     // the connection that it was asked for on, until it is known whether the launcher accepted it
 	record   wire.Job
 	files    map[string]*os.File // the launcher's outputs, read-only
 	reading  bool                // a goroutine reads the report and will commit
@@ -37,10 +39,12 @@ func newJob(row store.Job) *job {
 	return &job{row: row, files: map[string]*os.File{}, changed: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
 }
 
-func (j *job) isAsking() bool {
+// unanswered is the connection on which the launcher was asked for the job, if it is not known
+// whether it accepted it.
+func (j *job) unanswered() *link {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.asking
+	return j.asked
 }
 
 // newJobID is unguessable: 130 bits in 26 letters.
@@ -50,37 +54,77 @@ func newJobID() string {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))[:wire.JobIDLength]
 }
 
+// now is the answer about a job that has not been committed.
+func (j *job) now() answer {
+	a := j.underWay()
+	if j.unanswered() != nil {
+		a.Next = "Whether the scan was accepted is not known yet. job_status tells once it is."
+	}
+	return a
+}
+
 // begin makes a job durable and asks the launcher for it. A refusal ends the job with it.
 func (f *front) begin(ctx context.Context, s *session, row store.Job, value []byte) (*job, *wire.Refusal) {
 	j := newJob(row)
-	j.asking = true
 	if err := f.store.Create(ctx, row); err != nil {
 		f.log.Error("cannot keep a job", "why", err)
 		return nil, storeRefusal(err)
 	}
 	f.mu.Lock()
+	l := f.link
+	j.asked = l
 	f.jobs[row.ID] = j
 	f.mu.Unlock()
-	// The client may vanish meanwhile; whether the job was accepted must be known all the same.
-	reply, err := f.ask(context.WithoutCancel(ctx), func(seq uint64) wire.Message {
-		return wire.Message{Start: &wire.Start{Seq: seq, Handle: s.client.Handle, Job: row.ID, Value: value}}
-	})
-	j.mu.Lock()
-	j.asking = false
-	j.mu.Unlock()
-	switch {
-	case err != nil && f.launcher() != nil && f.launcher() == s.link:
-		// It may have been accepted: the record will tell.
-		return j, nil
-	case err != nil:
+	if l == nil {
 		r := &wire.Refusal{Code: "launcher_unreachable", Reason: "the privileged half of the daemon does not answer", Hint: "ask again in a few seconds", Retryable: true}
-		f.finish(j, wire.Outcome{Reason: wire.Refused, Refused: r, Ended: time.Now()})
+		f.refuse(j, r)
 		return j, r
-	case reply.Refused != nil:
-		f.finish(j, wire.Outcome{Reason: wire.Refused, Refused: reply.Refused, Ended: time.Now()})
-		return j, reply.Refused
+	}
+	// The client may vanish meanwhile; whether the job was accepted must be known all the same.
+	answered := make(chan *wire.Refusal, 1)
+	f.spawn(func() { answered <- f.request(j, l, s.client.Handle, value) })
+	timeout := time.NewTimer(requestTimeout)
+	defer timeout.Stop()
+	select {
+	case r := <-answered:
+		return j, r
+	case <-timeout.C:
+	case <-f.ctx.Done():
 	}
 	return j, nil
+}
+
+// request asks the launcher for a job and returns its refusal. Where the connection ends before
+// the answer, the job may have been accepted, and may run: it stays under way until the records of
+// the launcher's next connection tell.
+func (f *front) request(j *job, l *link, handle uint64, value []byte) *wire.Refusal {
+	reply, err := l.ask(f.ctx, func(seq uint64) wire.Message {
+		return wire.Message{Start: &wire.Start{Seq: seq, Handle: handle, Job: j.row.ID, Value: value}}
+	})
+	if err != nil {
+		return nil
+	}
+	j.mu.Lock()
+	j.asked = nil
+	j.mu.Unlock()
+	if reply.Refused != nil {
+		f.refuse(j, reply.Refused)
+	}
+	return reply.Refused
+}
+
+func (f *front) refuse(j *job, r *wire.Refusal) {
+	f.finish(j, wire.Outcome{Reason: wire.Refused, Refused: r, Ended: time.Now()})
+}
+
+// miss ends a job that the launcher does not know.
+func (f *front) miss(j *job) {
+	if j.unanswered() == nil {
+		f.finish(j, wire.Outcome{Reason: wire.Interrupted, Ended: time.Now(), Detail: "the launcher died or never started it"})
+		return
+	}
+	f.refuse(j, &wire.Refusal{Code: "launcher_unreachable", Reason: "the connection to the privileged half of the daemon broke before it accepted the scan; nothing was sent",
+		Hint: "ask again", Retryable: true})
 }
 
 func storeRefusal(err error) *wire.Refusal {
@@ -105,7 +149,7 @@ func (f *front) learn(l *link, record wire.Job, files []*os.File) {
 		return
 	}
 	j.mu.Lock()
-	j.link = l
+	j.asked = nil
 	for i, file := range files {
 		if i >= len(record.Files) || j.files[record.Files[i]] != nil {
 			file.Close() // the same file by another descriptor: the first is being read
@@ -145,6 +189,7 @@ func (j *job) change() {
 // finish sets how a job ended, once, and sees to it that this is committed.
 func (f *front) finish(j *job, o wire.Outcome) {
 	j.mu.Lock()
+	j.asked = nil
 	if j.record.Outcome == nil {
 		j.record.Outcome = &o
 		j.record.State = wire.Ended
@@ -167,7 +212,7 @@ func (f *front) read(j *job) {
 }
 
 func (f *front) conclude(j *job) {
-	r, err := j.parse(f.ctx)
+	r, err := f.parse(j)
 	if err != nil {
 		f.log.Error("cannot read a report", "job", j.row.ID, "why", fmt.Sprintf("%T", err)) // the text may quote the scanner
 	}
@@ -179,6 +224,10 @@ func (f *front) conclude(j *job) {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
 		err := f.commit(j, r)
 		if err == nil {
+			break
+		}
+		if errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrNotFound) {
+			f.log.Error("a result cannot be kept and is given up", "job", j.row.ID, "why", err) // trying again changes nothing
 			break
 		}
 		f.log.Error("cannot keep a result; trying again", "job", j.row.ID, "why", err)
@@ -200,17 +249,27 @@ func (f *front) conclude(j *job) {
 	j.change()
 	j.mu.Unlock()
 	f.tell(l, wire.Message{Ack: &wire.Ack{Job: j.row.ID}})
+	f.prune(f.ctx)
 }
 
-// parse reads the scanner's report until the job is over. Whatever is whole by then counts.
-func (j *job) parse(ctx context.Context) (report.Report, error) {
+// parse reads the scanner's report until the job is over. Whatever is whole by then counts. Where
+// the launcher has no output to show any more, what was kept while it was away counts.
+func (f *front) parse(j *job) (report.Report, error) {
 	j.mu.Lock()
 	stdout := j.files["stdout"]
 	j.mu.Unlock()
 	if stdout == nil {
-		return report.Report{}, nil
+		kept, err := f.store.Artefact(j.row.ID, "nmap.xml")
+		if errors.Is(err, store.ErrNotFound) {
+			return report.Report{}, nil
+		}
+		if err != nil {
+			return report.Report{}, err
+		}
+		defer kept.Close()
+		return report.ParseNmap(kept, nil)
 	}
-	return report.ParseNmap(&tail{ctx: ctx, file: stdout, over: j.over}, func(p report.Progress) {
+	return report.ParseNmap(&tail{ctx: f.ctx, file: stdout, over: j.over}, func(p report.Progress) {
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		j.progress = p
@@ -260,19 +319,72 @@ func (t *tail) Read(b []byte) (int, error) {
 
 const maxArtefact = 64 << 20
 
-// commit keeps the end of a job: artefacts first, then the row that speaks of them.
-func (f *front) commit(j *job, r report.Report) error {
+// save copies what a job has written into the store. It needs f.keeping.
+func (f *front) save(j *job) error {
 	j.mu.Lock()
-	row, record, files := j.row, j.record, j.files
+	files := maps.Clone(j.files)
 	j.mu.Unlock()
 	for file, name := range map[string]string{"stdout": "nmap.xml", "stderr": "stderr.txt", "argv": "argv.json", "spec": "spec.txt"} {
 		if files[file] == nil {
 			continue
 		}
-		if _, err := f.store.Save(row.ID, name, io.NewSectionReader(files[file], 0, 1<<62), maxArtefact); err != nil {
+		if _, err := f.store.Save(j.row.ID, name, io.NewSectionReader(files[file], 0, 1<<62), maxArtefact); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// saveAll copies what the jobs under way have written until now: the launcher is away, and with it
+// whoever could ask for them. They stay under way, since their scans may go on.
+func (f *front) saveAll() {
+	for _, j := range f.underWayAll() {
+		f.keeping.Lock()
+		select {
+		case <-j.done:
+		default:
+			if err := f.save(j); err != nil {
+				f.log.Error("cannot keep what a scan has written so far", "job", j.row.ID, "why", err)
+			}
+		}
+		f.keeping.Unlock()
+	}
+}
+
+func (f *front) underWayAll() []*job {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.jobs))
+}
+
+// shorten leaves out half of a report that is too large to be kept, and says so in it. It reports
+// whether there was anything to leave out.
+func shorten(r *report.Report) bool {
+	what := "hosts"
+	switch {
+	case len(r.Hosts) > 0:
+		r.Hosts = r.Hosts[:len(r.Hosts)/2]
+	case len(r.Coverage.Completed) > 0:
+		what, r.Coverage.Completed = "coverage", r.Coverage.Completed[:0]
+	default:
+		return false
+	}
+	if !slices.Contains(r.Cut, what) {
+		r.Cut = append(slices.Clone(r.Cut), what)
+	}
+	return true
+}
+
+// commit keeps the end of a job: artefacts first, then the row that speaks of them.
+func (f *front) commit(j *job, r report.Report) error {
+	f.keeping.Lock()
+	defer f.keeping.Unlock()
+	if err := f.save(j); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	row, record := j.row, j.record
+	j.mu.Unlock()
 	row.State = stateOf(record, r)
 	row.Ended = record.Outcome.Ended
 	row.Started = record.Started
@@ -282,11 +394,17 @@ func (f *front) commit(j *job, r report.Report) error {
 	row.Record = encode(record)
 	row.Summary = encode(summarise(record, r))
 	row.Result = encode(r)
-	if err := f.store.Update(context.WithoutCancel(f.ctx), row); err != nil {
+	err := f.store.Update(context.WithoutCancel(f.ctx), row)
+	for errors.Is(err, store.ErrTooLarge) && shorten(&r) {
+		f.log.Warn("a result is too large and is cut", "job", j.row.ID, "hosts_left", len(r.Hosts))
+		row.Result = encode(r)
+		err = f.store.Update(context.WithoutCancel(f.ctx), row)
+	}
+	if err != nil {
 		return err
 	}
 	j.mu.Lock()
-	j.row = row
+	j.row.State, j.row.Engagement, j.row.Started, j.row.Ended = row.State, row.Engagement, row.Started, row.Ended
 	j.mu.Unlock()
 	return nil
 }
@@ -315,11 +433,14 @@ func stateOf(record wire.Job, r report.Report) store.State {
 	return store.Failed // launch, violation, signalled
 }
 
-// encode is for our own types, which always encode.
+// encode is for our own types, which always encode. What HTML would need escaped is left as it is:
+// a host that sends much of it would have six bytes kept for each one.
 func encode(v any) json.RawMessage {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		panic(fmt.Sprintf("front: %T: %v", v, err))
 	}
-	return b
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -174,8 +174,9 @@ func (f *front) lose(l *link) {
 	f.awaitLauncher()
 }
 
-// awaitLauncher gives the jobs under way until the end of the grace to be spoken of by a
-// launcher. A launcher that died took its boxes with it, so what is not spoken of is over.
+// awaitLauncher keeps what the jobs under way have written if no launcher has come by the end of
+// the grace. No end is guessed: whether the launcher died with its boxes or is only late, it says
+// itself when it comes, and until then nobody can ask, since agents come through it.
 func (f *front) awaitLauncher() {
 	f.spawn(func() {
 		select {
@@ -184,33 +185,22 @@ func (f *front) awaitLauncher() {
 			return // what is under way is taken up again at the next start
 		}
 		if f.launcher() == nil {
-			f.interrupt(nil)
+			f.saveAll()
 		}
 	})
 }
 
-// reconcile ends the jobs that the launcher did not speak of.
+// reconcile ends the jobs that the launcher did not speak of, but for those that it is only just
+// being asked for on this connection.
 func (f *front) reconcile(l *link) {
 	l.mu.Lock()
 	listed := l.listed
 	l.listed = nil
 	l.mu.Unlock()
-	f.interrupt(listed)
-}
-
-// interrupt ends every job under way but those listed, and those that are only just being
-// asked for.
-func (f *front) interrupt(listed map[string]bool) {
-	f.mu.Lock()
-	var lost []*job
-	for id, j := range f.jobs {
-		if !listed[id] && !j.isAsking() {
-			lost = append(lost, j)
+	for _, j := range f.underWayAll() {
+		if !listed[j.row.ID] && j.unanswered() != l {
+			f.miss(j)
 		}
-	}
-	f.mu.Unlock()
-	for _, j := range lost {
-		f.finish(j, wire.Outcome{Reason: wire.Interrupted, Ended: time.Now(), Detail: "the launcher died or never started it"})
 	}
 }
 
@@ -243,6 +233,13 @@ func (f *front) ask(ctx context.Context, make_ func(seq uint64) wire.Message) (w
 	if l == nil {
 		return wire.Reply{}, errUnreachable
 	}
+	ctx, done := context.WithTimeoutCause(ctx, requestTimeout, fmt.Errorf("%w: no answer within %s", errUnreachable, requestTimeout))
+	defer done()
+	return l.ask(ctx, make_)
+}
+
+// ask waits for the answer until ctx or the connection ends.
+func (l *link) ask(ctx context.Context, make_ func(seq uint64) wire.Message) (wire.Reply, error) {
 	answer := make(chan wire.Reply, 1)
 	l.mu.Lock()
 	l.seq++
@@ -258,17 +255,18 @@ func (f *front) ask(ctx context.Context, make_ func(seq uint64) wire.Message) (w
 		l.conn.Close()
 		return wire.Reply{}, errors.Join(errUnreachable, err)
 	}
-	timeout := time.NewTimer(requestTimeout)
-	defer timeout.Stop()
 	select {
 	case r := <-answer:
 		return r, nil
 	case <-l.ended:
-		return wire.Reply{}, errUnreachable
-	case <-timeout.C:
-		return wire.Reply{}, fmt.Errorf("%w: no answer within %s", errUnreachable, requestTimeout)
 	case <-ctx.Done():
-		return wire.Reply{}, ctx.Err()
+		return wire.Reply{}, context.Cause(ctx)
+	}
+	select {
+	case r := <-answer: // it came before the end
+		return r, nil
+	default:
+		return wire.Reply{}, errUnreachable
 	}
 }
 

@@ -119,7 +119,7 @@ func whyEnded(err error) string {
 		return "the client hung up within a message"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return "the client is gone"
-	case errors.Is(err, net.ErrClosed), errors.Is(err, context.Canceled):
+	case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrClosed), errors.Is(err, context.Canceled):
 		return "ended here"
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "the client stopped reading"
@@ -206,6 +206,15 @@ func (d deadlined) Write(b []byte) (int, error) {
 		d.ReadWriteCloser.Close() // a part of a line may be out: nothing sensible can follow it
 	}
 	return n, err
+}
+
+// Close may come twice: the SDK closes reader and writer, which are one here, and the launcher may
+// have hung up before. Neither is a fault of the session.
+func (d deadlined) Close() error {
+	if err := d.ReadWriteCloser.Close(); !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // connected counts the calls under way, so that the end of a client's input does not take the

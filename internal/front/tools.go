@@ -236,7 +236,7 @@ func (f *front) await(ctx context.Context, s *session, j *job, wait time.Duratio
 		case <-beat.C:
 			told.tell(ctx, j, true)
 		case <-timeout.C:
-			return j.underWay(), nil
+			return j.now(), nil
 		case <-ctx.Done():
 			if started && !s.hasVanished() && f.ctx.Err() == nil {
 				f.cancel(s, j.row.ID)

@@ -62,18 +62,12 @@ var (
 	ErrNotFound = errors.New("no such job") // also for another user's job: no oracle
 	ErrExists   = errors.New("this job exists already")
 	ErrDiskFull = errors.New("no space left for jobs and results")
+	ErrTooLarge = errors.New("larger than is kept")
 )
-
-// Limits bound what is kept. The oldest finished jobs go first.
-type Limits struct {
-	Jobs  int
-	Bytes int64 // of artefacts
-	Age   time.Duration
-}
 
 const (
 	maxArguments = 64 << 10
-	maxRecord    = 256 << 10
+	maxRecord    = 1 << 20 // a message of the launcher, whatever is escaped in it
 	maxSummary   = 64 << 10
 	maxResult    = 64 << 20
 )
@@ -104,6 +98,17 @@ CREATE TABLE jobs (
 ) STRICT;
 CREATE INDEX jobs_of_a_user ON jobs (uid, created DESC, id);
 CREATE INDEX jobs_by_state ON jobs (state);
+`, `
+ALTER TABLE jobs ADD COLUMN bytes INTEGER NOT NULL DEFAULT -1; -- of the row and its artefacts, from its end on
+CREATE TABLE users (
+	uid     INTEGER PRIMARY KEY,
+	kept    INTEGER NOT NULL, -- finished jobs but those refused
+	refused INTEGER NOT NULL,
+	bytes   INTEGER NOT NULL  -- of both
+) STRICT;
+CREATE INDEX jobs_by_end ON jobs (ended) WHERE bytes >= 0;
+CREATE INDEX jobs_kept ON jobs (uid) WHERE bytes >= 0 AND state <> 'refused';
+CREATE INDEX jobs_refused ON jobs (uid) WHERE bytes >= 0 AND state = 'refused';
 `}
 
 // Open opens or creates the store in dir. Directories of jobs that the database does not know
@@ -122,7 +127,7 @@ func Open(dir string) (*Store, error) {
 	}
 	db.SetMaxOpenConns(1)
 	s := &Store{db: db, dir: dir}
-	if err := errors.Join(s.migrate(), s.sweep()); err != nil {
+	if err := errors.Join(s.migrate(), s.measure(), s.sweep()); err != nil {
 		db.Close()
 		if isCorrupt(err) {
 			err = fmt.Errorf("%w\nhint: move %s away (keep it: it can often be repaired with sqlite3 .recover) and start again", err, path)
@@ -205,7 +210,7 @@ func (j *Job) check() error {
 		{"summary", len(j.Summary), maxSummary}, {"result", len(j.Result), maxResult},
 	} {
 		if f.size > f.top {
-			return fmt.Errorf("cannot keep job: %s has %d bytes, at most %d are kept", f.name, f.size, f.top)
+			return fmt.Errorf("cannot keep job: %s: %w: it has %d bytes, at most %d are kept", f.name, ErrTooLarge, f.size, f.top)
 		}
 	}
 	if j.ID == "" || j.ID != filepath.Base(j.ID) || j.ID[0] == '.' {
@@ -225,14 +230,14 @@ func (s *Store) Update(ctx context.Context, j Job) error {
 	if err != nil {
 		return named("update job", err)
 	}
-	err = update(ctx, tx, j)
+	err = s.update(ctx, tx, j)
 	if err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
 	return named("update job", tx.Commit())
 }
 
-func update(ctx context.Context, tx *sql.Tx, j Job) error {
+func (s *Store) update(ctx context.Context, tx *sql.Tx, j Job) error {
 	var now State
 	if err := tx.QueryRowContext(ctx, "SELECT state FROM jobs WHERE id = ?", j.ID).Scan(&now); err != nil {
 		return named("update job", err)
@@ -248,6 +253,9 @@ func update(ctx context.Context, tx *sql.Tx, j Job) error {
 	}
 	_, err := tx.ExecContext(ctx, `UPDATE jobs SET state = ?, engagement = ?, started = ?, ended = ?, record = ?, summary = ?, result = ? WHERE id = ?`,
 		j.State, j.Engagement, milli(j.Started), milli(j.Ended), blob(j.Record), blob(j.Summary), blob(j.Result), j.ID)
+	if err == nil && j.State.Finished() {
+		err = s.count(ctx, tx, j.ID)
+	}
 	return named("update job", err)
 }
 
@@ -325,43 +333,6 @@ func scan(row interface{ Scan(...any) error }) (Job, error) {
 	j.Created, j.Started, j.Ended = instant(created), instant(started), instant(ended)
 	j.Arguments, j.Record, j.Summary, j.Result = arguments, record, summary, result
 	return j, named("read job", err)
-}
-
-// Prune removes finished jobs beyond the limits, the oldest first, and says how many.
-func (s *Store) Prune(ctx context.Context, l Limits, now time.Time) (int, error) {
-	rows, err := s.db.QueryContext(ctx, "SELECT id, ended FROM jobs WHERE state NOT IN (?, ?) ORDER BY rowid DESC", Queued, Running)
-	if err != nil {
-		return 0, named("prune jobs", err)
-	}
-	var old []string
-	kept, bytes := 0, int64(0)
-	for rows.Next() {
-		var id string
-		var ended int64
-		if err := rows.Scan(&id, &ended); err != nil {
-			rows.Close()
-			return 0, named("prune jobs", err)
-		}
-		kept++
-		bytes += s.size(id)
-		if kept > l.Jobs || bytes > l.Bytes || now.Sub(instant(ended)) > l.Age {
-			old = append(old, id)
-		}
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return 0, named("prune jobs", err)
-	}
-	for i, id := range old {
-		// The row first: a directory without a row is swept up at the next start, a row
-		// without its artefacts would be a lie.
-		if _, err := s.db.ExecContext(ctx, "DELETE FROM jobs WHERE id = ?", id); err != nil {
-			return i, named("prune jobs", err)
-		}
-		if err := os.RemoveAll(s.path(id)); err != nil {
-			return i, fmt.Errorf("cannot prune jobs: %w", err)
-		}
-	}
-	return len(old), nil
 }
 
 func milli(t time.Time) int64 {

@@ -218,7 +218,7 @@ func TestPruneTakesTheOldestFinished(t *testing.T) {
 		left   int
 	}{
 		"by number": {Limits{Jobs: 4, Bytes: 1 << 30, Age: time.Hour}, 4},
-		"by size":   {Limits{Jobs: 100, Bytes: 3000, Age: time.Hour}, 3},
+		"by size":   {Limits{Jobs: 100, Bytes: 3500, Age: time.Hour}, 3},
 		"by age":    {Limits{Jobs: 100, Bytes: 1 << 30, Age: 0}, 0},
 		"not":       {Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour}, 10},
 	} {

@@ -39,6 +39,7 @@ type nmapParser struct {
 	text  PortText
 	valid bool // the host has an address
 	cpe   strings.Builder
+	kept  kept
 
 	ports, texts int // kept so far, over all hosts
 	seen         map[netip.Addr]bool
@@ -223,8 +224,8 @@ func (p *nmapParser) inPort(path string, a attrs) {
 		p.port.State, p.port.Reason = a.word("state"), a.word("reason")
 	case "host/ports/port/service":
 		p.port.Service, p.port.Method, p.port.Tunnel = a.word("name"), a.word("method"), a.word("tunnel")
-		p.text.Product, p.text.Version, p.text.Extra = clean(a["product"]), clean(a["version"]), clean(a["extrainfo"])
-		p.text.Hostname, p.text.OS, p.text.Device = clean(a["hostname"]), clean(a["ostype"]), clean(a["devicetype"])
+		p.text.Product, p.text.Version, p.text.Extra = p.clean(a["product"]), p.clean(a["version"]), p.clean(a["extrainfo"])
+		p.text.Hostname, p.text.OS, p.text.Device = p.clean(a["hostname"]), p.clean(a["ostype"]), p.clean(a["devicetype"])
 	case "host/ports/port/service/cpe":
 		p.cpe.Reset()
 	case "host/ports/port/script":
@@ -232,7 +233,7 @@ func (p *nmapParser) inPort(path string, a attrs) {
 	}
 }
 
-func clean(text string) string { return Sanitise(decoded(text)) }
+func (p *nmapParser) clean(text string) string { return p.take(Sanitise(decoded(text))) }
 
 func (p *nmapParser) script(kept []Script, a attrs) []Script {
 	name := a.word("id")
@@ -244,7 +245,7 @@ func (p *nmapParser) script(kept []Script, a attrs) []Script {
 		return kept
 	}
 	p.texts++
-	return append(kept, Script{name, sanitise(decoded(strings.TrimSpace(a["output"])), maxOutput)})
+	return append(kept, Script{name, p.take(sanitise(decoded(strings.TrimSpace(a["output"])), maxOutput))})
 }
 
 // finish takes an end tag.
@@ -261,7 +262,7 @@ func (p *nmapParser) finish(path string) {
 		p.port = nil
 	case path == "host/ports/port/service/cpe" && p.port != nil:
 		if len(p.text.CPE) < maxCPE {
-			p.text.CPE = append(p.text.CPE, clean(p.cpe.String()))
+			p.text.CPE = append(p.text.CPE, p.clean(p.cpe.String()))
 		}
 	}
 }

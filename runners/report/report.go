@@ -29,7 +29,7 @@ type Report struct {
 	Progress   Progress `json:"progress"`
 	Coverage   Coverage `json:"coverage"`
 	Hosts      []Host   `json:"hosts"`         // hosts that are up, and hosts that timed out
-	Cut        []string `json:"cut,omitempty"` // what bounds left out: hosts, ports, scripts, coverage, token, total, depth
+	Cut        []string `json:"cut,omitempty"` // what bounds left out: hosts, ports, scripts, texts, coverage, token, total, depth
 }
 
 // Values of ErrorClass.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -311,6 +312,47 @@ func (zeros) Read(p []byte) (int, error) {
 		p[i] = 'A'
 	}
 	return len(p), nil
+}
+
+// A host that sends more text than is kept costs its own: the hosts after it keep theirs, and every port is there.
+func TestTextsHaveABoundPerHostAndOverAll(t *testing.T) {
+	var talker strings.Builder
+	text := strings.Repeat("x", 200)
+	for port := range 1000 {
+		fmt.Fprintf(&talker, `<port protocol="tcp" portid="%d"><state state="open"/><service name="http" product="%[2]s" version="%[2]s" extrainfo="%[2]s"/></port>`, port+1, text)
+	}
+	for says, c := range map[string]struct {
+		talkers   int
+		lastsText bool
+	}{
+		"one talks":  {1, true},
+		"many do so": {17, false},
+	} {
+		var hosts strings.Builder
+		for i := range c.talkers {
+			hosts.WriteString(host(fmt.Sprintf("10.0.0.%d", i+1), "<ports>"+talker.String()+"</ports>"))
+		}
+		hosts.WriteString(host("10.0.1.1", service(text)))
+		r := parse(t, []byte("<nmaprun>"+hosts.String()+"</nmaprun>"))
+		if len(r.Hosts) != c.talkers+1 || !slices.Contains(r.Cut, "texts") {
+			t.Fatalf("%s: %d hosts, cut %v", says, len(r.Hosts), r.Cut)
+		}
+		last := r.Hosts[c.talkers].Ports[0].Untrusted
+		if (last != nil && last.Product == text) != c.lastsText {
+			t.Errorf("%s: of the last host %+v is kept", says, last)
+		}
+		size := 0
+		for _, h := range r.Hosts {
+			for _, p := range h.Ports {
+				if p.Untrusted != nil {
+					size += len(p.Untrusted.Product + p.Untrusted.Version + p.Untrusted.Extra)
+				}
+			}
+		}
+		if size > maxTextBytes || size > c.talkers*maxHostTextBytes+len(text) || len(r.Hosts[0].Ports) != 1000 {
+			t.Errorf("%s: %d bytes of text, %d ports", says, size, len(r.Hosts[0].Ports))
+		}
+	}
 }
 
 func TestOutputWithoutEnd(t *testing.T) {

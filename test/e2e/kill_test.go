@@ -88,8 +88,8 @@ func TestAKilledFrontFindsItsScansAgain(t *testing.T) {
 	}
 }
 
-// Even if nobody ever starts it again, the launcher's boxes die with it; the front says what
-// became of its jobs, with what they had.
+// Even if nobody ever starts it again, the launcher's boxes die with it, and the front keeps what
+// its jobs had. What became of them is said once there is a launcher to ask through.
 func TestAKilledLauncherTakesItsBoxesWithIt(t *testing.T) {
 	h := newHouse(t, lab.Options{NoRestart: true})
 	id := h.slow()
@@ -98,8 +98,7 @@ func TestAKilledLauncherTakesItsBoxesWithIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.noBoxes(boxesDeadWithin)
-	// The front commits by itself. It has no clients any more; its store is read directly once
-	// it is stopped, so wait for its word in the list of a later launcher: here, for its log.
+	// The front has no clients any more: they come through the launcher.
 	path := filepath.Join(h.daemon.Dir, "state", "jobs", fmt.Sprint(id), "nmap.xml")
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		if b, err := os.ReadFile(path); err == nil && bytes.Contains(b, []byte(lab.SSHAndWeb)) {
@@ -214,7 +213,29 @@ func TestKillingEitherRoleInALoopLosesNothing(t *testing.T) {
 	} else {
 		t.Log(s)
 	}
-	h.everyLaunchHasAnEnd()
+	for _, id := range h.everyLaunchHasAnEnd() {
+		h.launchedIsKept(id)
+	}
+}
+
+// launchedIsKept tries a job that was launched, whether or not an agent ever heard of it: it is
+// never kept as refused, and what its scanner wrote is there.
+func (h *house) launchedIsKept(id string) {
+	h.t.Helper()
+	now := h.again(id)
+	switch now["status"] {
+	case "completed", "partial", "interrupted":
+	default:
+		h.t.Errorf("job %s was launched and is kept as %v: %s %s", id, now["status"], show(now["end"]), show(now["error"]))
+		return
+	}
+	if now["started"] != nil && at(now, "coverage", "asked") == nil {
+		h.t.Errorf("job %s was launched, and nothing is said of its coverage", id)
+	}
+	artefact := filepath.Join(h.daemon.Dir, "state", "jobs", id, "nmap.xml")
+	if _, err := os.Stat(artefact); err != nil {
+		h.t.Errorf("job %s was launched and is %v, and its output is not kept: %v", id, now["status"], err)
+	}
 }
 
 // oneScan asks for one scan and says what it was told: its id and, if it heard of it, its end.
@@ -238,11 +259,11 @@ func (h *house) oneScan(worker int) (id, status string) {
 	return id, fmt.Sprint(answer["status"])
 }
 
-// everyLaunchHasAnEnd reads the audit log: whatever was launched is done or interrupted.
-func (h *house) everyLaunchHasAnEnd() {
+// everyLaunchHasAnEnd reads the audit log: whatever was launched is done or interrupted. It
+// returns the jobs.
+func (h *house) everyLaunchHasAnEnd() (jobs []string) {
 	h.t.Helper()
-	launched, ended := 0, map[string]bool{}
-	var jobs []string
+	ended := map[string]bool{}
 	for line := range strings.Lines(h.auditLog()) {
 		_, rest, ok := strings.Cut(line, `"job":"`)
 		if !ok {
@@ -251,7 +272,6 @@ func (h *house) everyLaunchHasAnEnd() {
 		id, _, _ := strings.Cut(rest, `"`)
 		switch {
 		case strings.Contains(line, `"event":"launched"`):
-			launched++
 			jobs = append(jobs, id)
 		case strings.Contains(line, `"event":"done"`), strings.Contains(line, `"event":"interrupted"`):
 			ended[id] = true
@@ -262,7 +282,8 @@ func (h *house) everyLaunchHasAnEnd() {
 			h.t.Errorf("job %s was launched and has no end in the audit log", id)
 		}
 	}
-	if launched == 0 {
+	if len(jobs) == 0 {
 		h.t.Error("nothing was launched")
 	}
+	return jobs
 }

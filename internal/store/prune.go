@@ -1,0 +1,187 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// Limits bound what is kept of finished jobs.
+type Limits struct {
+	Jobs  int           // of each user
+	Bytes int64         // of all users: rows and artefacts
+	Age   time.Duration // since the end
+}
+
+// maxRefused bounds the refused jobs of each user. They are counted apart: a call that is refused
+// costs nothing, and must not displace what a scan has found.
+const maxRefused = 100
+
+// count adds a job that has just ended to what its user has. Its artefacts are in place.
+func (s *Store) count(ctx context.Context, tx *sql.Tx, id string) error {
+	_, err := tx.ExecContext(ctx, `UPDATE jobs SET bytes = ? + length(arguments) + length(record) + length(summary) + length(result) WHERE id = ?`, s.size(id), id)
+	if err != nil {
+		return err
+	}
+	return tally(ctx, tx, id, +1)
+}
+
+// tally adds a finished job to what its user has, or takes it away.
+func tally(ctx context.Context, tx *sql.Tx, id string, sign int) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO users (uid, kept, refused, bytes)
+		SELECT uid, ?1 * (state <> 'refused'), ?1 * (state = 'refused'), ?1 * bytes FROM jobs WHERE id = ?2
+		ON CONFLICT (uid) DO UPDATE SET kept = kept + excluded.kept, refused = refused + excluded.refused, bytes = bytes + excluded.bytes`, sign, id)
+	return err
+}
+
+// measure counts the finished jobs that an earlier version of the database did not count.
+func (s *Store) measure() error {
+	ctx := context.Background()
+	ids, err := s.ids(ctx, "SELECT id FROM jobs WHERE bytes < 0 AND state NOT IN (?, ?)", Queued, Running)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	tx, err := s.db.Begin()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := s.count(ctx, tx, id); err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
+	}
+	return tx.Commit()
+}
+
+// Prune removes finished jobs beyond the limits, the oldest first, and says how many. It costs
+// little where there is nothing to remove.
+//
+// Each user has as many jobs as any other, and when all of them together take too much, it is the
+// user with the most whose oldest go, those that were refused before the others. The job that
+// ended last stays in any case: whoever waits for it has not read it yet.
+func (s *Store) Prune(ctx context.Context, l Limits, now time.Time) (removed int, err error) {
+	for _, find := range []func() ([]string, error){
+		func() ([]string, error) {
+			return s.ids(ctx, "SELECT id FROM jobs WHERE bytes >= 0 AND ended < ?", milli(now.Add(-l.Age)))
+		},
+		func() ([]string, error) {
+			return s.beyond(ctx, "refused", "state = 'refused'", maxRefused)
+		},
+		func() ([]string, error) { return s.beyond(ctx, "kept", "state <> 'refused'", l.Jobs) },
+	} {
+		ids, err := find()
+		if err != nil {
+			return removed, named("prune jobs", err)
+		}
+		for _, id := range ids {
+			if err := s.remove(ctx, id); err != nil {
+				return removed, err
+			}
+			removed++
+		}
+	}
+	for {
+		id, err := s.heaviest(ctx, l.Bytes)
+		if errors.Is(err, sql.ErrNoRows) {
+			return removed, nil
+		}
+		if err != nil {
+			return removed, named("prune jobs", err)
+		}
+		if err := s.remove(ctx, id); err != nil {
+			return removed, err
+		}
+		removed++
+	}
+}
+
+// beyond lists the oldest jobs of one kind of the users that have more than most of it.
+func (s *Store) beyond(ctx context.Context, column, kind string, most int) (ids []string, err error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT uid, "+column+" - ?1 FROM users WHERE "+column+" > ?1", most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	over := map[uint32]int{}
+	for rows.Next() {
+		var uid uint32
+		var n int
+		if err := rows.Scan(&uid, &n); err != nil {
+			return nil, err
+		}
+		over[uid] = n
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return nil, err
+	}
+	for uid, n := range over {
+		oldest, err := s.ids(ctx, "SELECT id FROM jobs WHERE uid = ? AND bytes >= 0 AND "+kind+" ORDER BY rowid LIMIT ?", uid, n)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, oldest...)
+	}
+	return ids, nil
+}
+
+// heaviest is the job that goes next when all users together have more than most bytes; no row:
+// they have not, or the user with the most has but the job that ended last.
+func (s *Store) heaviest(ctx context.Context, most int64) (id string, err error) {
+	var uid uint32
+	err = s.db.QueryRowContext(ctx, `SELECT uid FROM users WHERE (SELECT sum(bytes) FROM users) > ? ORDER BY bytes DESC, uid LIMIT 1`, most).Scan(&uid)
+	if err != nil {
+		return "", err
+	}
+	for _, kind := range []string{"state = 'refused'", "state <> 'refused'"} {
+		err = s.db.QueryRowContext(ctx, `SELECT id FROM jobs WHERE uid = ? AND bytes >= 0 AND `+kind+`
+			AND id <> (SELECT id FROM jobs WHERE bytes >= 0 ORDER BY ended DESC, rowid DESC LIMIT 1) ORDER BY rowid LIMIT 1`, uid).Scan(&id)
+		if !errors.Is(err, sql.ErrNoRows) {
+			return id, err
+		}
+	}
+	return "", err
+}
+
+// remove forgets a finished job. The row goes first: a directory without a row is swept up at the
+// next start, a row without its artefacts would be a lie.
+func (s *Store) remove(ctx context.Context, id string) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return named("prune jobs", err)
+	}
+	if err = tally(ctx, tx, id, -1); err == nil {
+		_, err = tx.ExecContext(ctx, "DELETE FROM jobs WHERE id = ?", id)
+	}
+	if err == nil {
+		_, err = tx.ExecContext(ctx, "DELETE FROM users WHERE kept = 0 AND refused = 0")
+	}
+	if err != nil {
+		return errors.Join(named("prune jobs", err), tx.Rollback())
+	}
+	if err := tx.Commit(); err != nil {
+		return named("prune jobs", err)
+	}
+	if err := os.RemoveAll(s.path(id)); err != nil {
+		return fmt.Errorf("cannot prune jobs: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) ids(ctx context.Context, query string, args ...any) (ids []string, err error) {
+	rows, err := s.db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}

@@ -1,0 +1,203 @@
+package store
+
+import (
+	"bytes"
+	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// ended makes a finished job of a user, with a result and an artefact of so many bytes.
+func ended(t *testing.T, s *Store, id string, uid uint32, state State, result, artefact int) {
+	t.Helper()
+	j := create(t, s, id, uid)
+	if artefact > 0 {
+		if _, err := s.Save(id, "nmap.xml", bytes.NewReader(make([]byte, artefact)), 1<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.State, j.Ended, j.Result = state, time.Now(), make([]byte, result)
+	if err := s.Update(ctx, j); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// left is what the users have, as "uid:id id, uid:id", the newest first.
+func left(t *testing.T, s *Store, uids ...uint32) string {
+	t.Helper()
+	var out []string
+	for _, uid := range uids {
+		jobs, _, err := s.List(ctx, uid, Filter{Limit: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for _, j := range jobs {
+			ids = append(ids, j.ID)
+		}
+		out = append(out, fmt.Sprintf("%d:%s", uid, strings.Join(ids, " ")))
+	}
+	return strings.Join(out, ", ")
+}
+
+// counted checks that what is counted per user is what is there.
+func counted(t *testing.T, s *Store) {
+	t.Helper()
+	const is = `SELECT uid, sum(state <> 'refused'), sum(state = 'refused'), sum(bytes) FROM jobs WHERE state NOT IN ('queued', 'running') GROUP BY uid`
+	for says, query := range map[string]string{
+		"there is and is not counted": is + " EXCEPT SELECT * FROM users",
+		"is counted and is not there": "SELECT * FROM users EXCEPT " + is,
+	} {
+		var uid, kept, refused, size int64
+		if err := s.db.QueryRow(query).Scan(&uid, &kept, &refused, &size); err != sql.ErrNoRows {
+			t.Errorf("uid %d: %d kept, %d refused, %d bytes: this %s (%v)", uid, kept, refused, size, says, err)
+		}
+	}
+}
+
+func TestPruneIsFair(t *testing.T) {
+	roomy := Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour}
+	for says, c := range map[string]struct {
+		fill   func(s *Store)
+		limits Limits
+		left   string
+	}{
+		"each user has as many": {func(s *Store) {
+			ended(t, s, "a1", 1, Completed, 10, 0)
+			ended(t, s, "b1", 2, Completed, 10, 0)
+			ended(t, s, "a2", 1, Failed, 10, 0)
+			ended(t, s, "a3", 1, Partial, 10, 0)
+		}, Limits{Jobs: 2, Bytes: 1 << 30, Age: time.Hour}, "1:a3 a2, 2:b1"},
+		"results count as artefacts do, and who has most gives first": {func(s *Store) {
+			ended(t, s, "b1", 2, Completed, 2000, 0)
+			ended(t, s, "a1", 1, Completed, 0, 3000)
+			ended(t, s, "a2", 1, Completed, 3000, 0)
+			ended(t, s, "a3", 1, Completed, 1500, 1500)
+			ended(t, s, "b2", 2, Completed, 10, 0)
+		}, Limits{Jobs: 100, Bytes: 6000, Age: time.Hour}, "1:a3, 2:b2 b1"},
+		"the heaviest user's refused go before its results": {func(s *Store) {
+			ended(t, s, "a1", 1, Completed, 3000, 0)
+			ended(t, s, "ar", 1, Refused, 2000, 0)
+			ended(t, s, "b1", 2, Completed, 1000, 0)
+		}, Limits{Jobs: 100, Bytes: 5000, Age: time.Hour}, "1:a1, 2:b1"},
+		"the one that ended last stays": {func(s *Store) {
+			ended(t, s, "b1", 2, Completed, 1000, 0)
+			ended(t, s, "a1", 1, Completed, 9000, 0)
+			time.Sleep(2 * time.Millisecond)
+			ended(t, s, "a2", 1, Completed, 9000, 0)
+		}, Limits{Jobs: 100, Bytes: 5000, Age: time.Hour}, "1:a2, 2:b1"},
+		"nothing is too much": {func(s *Store) {
+			ended(t, s, "a1", 1, Completed, 3000, 0)
+			ended(t, s, "ar", 1, Refused, 2000, 0)
+		}, roomy, "1:ar a1, 2:"},
+	} {
+		t.Run(says, func(t *testing.T) {
+			s := open(t, t.TempDir())
+			c.fill(s)
+			if _, err := s.Prune(ctx, c.limits, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			if got := left(t, s, 1, 2); got != c.left {
+				t.Errorf("left is %s, not %s", got, c.left)
+			}
+			counted(t, s)
+		})
+	}
+}
+
+// A thousand refused calls, of any user, displace nothing that a scan has found.
+func TestRefusedJobsDisplaceNoResult(t *testing.T) {
+	s := open(t, t.TempDir())
+	ended(t, s, "a", 1, Completed, 10, 10)
+	ended(t, s, "b", 2, Completed, 10, 10)
+	for i := range 3 * maxRefused {
+		ended(t, s, fmt.Sprintf("r%03d", i), 1, Refused, 0, 0)
+	}
+	n, err := s.Prune(ctx, Limits{Jobs: 1, Bytes: 1 << 30, Age: time.Hour}, time.Now())
+	if err != nil || n != 2*maxRefused {
+		t.Errorf("%d removed, %v", n, err)
+	}
+	for uid, id := range map[uint32]string{1: "a", 2: "b"} {
+		if _, err := s.Get(ctx, uid, id); err != nil {
+			t.Errorf("the result of user %d: %v", uid, err)
+		}
+	}
+	if _, err := s.Get(ctx, 1, "r299"); err != nil {
+		t.Errorf("the last refusal: %v", err)
+	}
+	counted(t, s)
+}
+
+// Pruning is done whenever a job ends: none of its questions may go through all jobs.
+func TestPruningLooksAtNoMoreThanItRemoves(t *testing.T) {
+	s := open(t, t.TempDir())
+	for i := range 300 {
+		ended(t, s, fmt.Sprint("j", i), uint32(i%3), Completed, 10, 0)
+	}
+	for _, query := range []string{
+		"SELECT id FROM jobs WHERE bytes >= 0 AND ended < 1000",
+		"SELECT id FROM jobs WHERE uid = 1 AND bytes >= 0 AND state = 'refused' ORDER BY rowid LIMIT 3",
+		"SELECT id FROM jobs WHERE uid = 1 AND bytes >= 0 AND state <> 'refused' ORDER BY rowid LIMIT 3",
+		"SELECT id FROM jobs WHERE uid = 1 AND bytes >= 0 AND state <> 'refused' AND id <> (SELECT id FROM jobs WHERE bytes >= 0 ORDER BY ended DESC, rowid DESC LIMIT 1) ORDER BY rowid LIMIT 1",
+	} {
+		rows, err := s.db.Query("EXPLAIN QUERY PLAN " + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var plan []string
+		for rows.Next() {
+			var id, parent, unused int
+			var step string
+			if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
+				t.Fatal(err)
+			}
+			plan = append(plan, step)
+		}
+		rows.Close()
+		for _, step := range plan {
+			if strings.Contains(step, "SCAN") && !strings.Contains(step, "INDEX jobs_by_end") || strings.Contains(step, "TEMP B-TREE") {
+				t.Errorf("%s\n%s", query, strings.Join(plan, "\n"))
+			}
+		}
+	}
+}
+
+// A database of the version before is counted when it is opened.
+func TestADatabaseOfTheFirstVersionIsCounted(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "jobs", "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "jobs", "a", "nmap.xml"), make([]byte, 500), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(dir, "jobs.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(migrations[0] + `PRAGMA user_version = 1;
+		INSERT INTO jobs VALUES ('a', 1, 't', 'p', '', '', 'completed', 1, 1, 2, x'', x'', x'', zeroblob(1000));
+		INSERT INTO jobs VALUES ('b', 1, 't', 'p', '', '', 'refused', 1, 0, 2, x'', x'', x'', x'');
+		INSERT INTO jobs VALUES ('c', 2, 't', 'p', '', '', 'running', 1, 1, 0, x'', x'', x'', x'');`); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir)
+	counted(t, s)
+	var size int
+	if err := s.db.QueryRow("SELECT bytes FROM users WHERE uid = 1").Scan(&size); err != nil || size != 1500 {
+		t.Errorf("%d bytes, %v", size, err)
+	}
+	finish(t, s, Job{ID: "c", UID: 2}, Completed)
+	counted(t, s)
+	if _, err := s.Prune(ctx, Limits{Age: time.Hour}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	counted(t, s)
+}
