@@ -84,6 +84,21 @@ func pin(r policy.Request, a answers) (policy.Request, *wire.Refusal) {
 	return r, nil
 }
 
+// resolvedOnWire shows the answers of a request's names to the front, their lists bounded.
+func resolvedOnWire(r policy.Request) (out []wire.Resolved) {
+	for _, t := range r.Targets {
+		if t.Name == "" || len(out) == wire.MaxNames {
+			continue
+		}
+		n := wire.Resolved{Name: t.Name, Count: len(t.Answers)}
+		for _, a := range firstOf(t.Answers, wire.MaxAnswers) {
+			n.Addresses = append(n.Addresses, a.String())
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
 func names(r policy.Request) []string {
 	var out []string
 	for _, t := range r.Targets {

@@ -333,6 +333,7 @@ func (p *nmapParser) endHost() {
 		p.became(h.Addr, givenUp)
 	case !said:
 		c.Silent++
+		h.Silent = true
 		fallthrough
 	default:
 		p.became(h.Addr, up)

@@ -76,6 +76,7 @@ type Host struct {
 	MAC       string     `json:"mac,omitempty"` // only of hosts on the same link
 	Vendor    string     `json:"vendor,omitempty"`
 	TimedOut  bool       `json:"timed_out,omitempty"`
+	Silent    bool       `json:"silent,omitempty"` // called up without looking, and nothing answered
 	Ports     []Port     `json:"ports"`
 	Others    []Others   `json:"other_ports,omitempty"`
 	OS        []OS       `json:"os,omitempty"`
