@@ -121,7 +121,7 @@ func refusal(v policy.Verdict) *wire.Refusal {
 
 // rule names an engagement's rule so that the operator finds it.
 func rule(v policy.Verdict) string {
-	if v.Engagement == "" {
+	if v.Engagement == "" || v.Rule == "" {
 		return v.Rule
 	}
 	return v.Engagement + ": " + v.Rule
