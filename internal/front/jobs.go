@@ -88,7 +88,8 @@ func storeRefusal(err error) *wire.Refusal {
 		return &wire.Refusal{Code: "disk_full", Reason: "there is no space to keep the job, so it is not started",
 			Hint: "the operator frees space or lowers jobs.keep_mib", Retryable: true}
 	}
-	return &wire.Refusal{Code: "store_unavailable", Reason: "the job cannot be kept, so it is not started", Retryable: true}
+	return &wire.Refusal{Code: "store_unavailable", Reason: "the job cannot be kept, so it is not started",
+		Hint: "ask again; the operator finds the cause in the log", Retryable: true}
 }
 
 // learn takes a record from the launcher, with the descriptors of its outputs the first time.

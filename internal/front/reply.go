@@ -201,15 +201,15 @@ func (a *answer) next() string {
 	case a.ending:
 		return "It has ended, and its end is being written to the disk. job_result gives it once it is there."
 	case a.Status == store.Queued:
-		return "It waits for its turn, and nothing has been sent yet. job_status tells when it has begun, job_cancel takes it back."
+		return "It waits for its turn, and no target has been sent anything yet. job_status tells when it has begun, job_cancel takes it back."
 	case a.Status == store.Running:
 		return "The scan goes on. job_status tells how far it is, job_result gives what it found once it has ended, job_cancel ends it."
 	case a.Status == store.Refused && a.Error != nil && a.Error.Hint != "":
 		return a.Error.Hint
 	case a.Status == store.Refused:
-		return "It was refused and nothing was sent: error says why."
+		return "It was refused and nothing was scanned: error says why."
 	case c == nil && a.Status == store.Failed:
-		return "It failed before the scanner was started, and nothing was sent: end says where. The operator finds the cause in the log and with `secmcpd doctor`."
+		return "It failed before the scanner was started, and nothing was scanned: end says where. The operator finds the cause in the log and with `secmcpd doctor`."
 	case c == nil:
 		return "It ended before its scanner was known to have been started: nothing was looked at. Ask for the scan again."
 	case a.Status == store.Failed:

@@ -44,7 +44,7 @@ func withOurs(schema json.RawMessage) string {
 	properties := s["properties"].(map[string]any)
 	for name, text := range map[string]string{
 		"wait_s":         `{"type":"integer","minimum":0,"maximum":45,"default":30,"description":"seconds to wait for the end; a scan that takes longer answers with its job_id and goes on"}`,
-		"correlation_id": `{"type":"string","pattern":"^[A-Za-z0-9._:-]{1,64}$","description":"an id of your own, given back in every answer about the job"}`,
+		"correlation_id": `{"type":"string","pattern":"^[A-Za-z0-9._:-]{1,64}$","description":"an id of your own, shown with the job in later answers"}`,
 	} {
 		properties[name] = json.RawMessage(text)
 	}
@@ -82,8 +82,8 @@ var answerSchema = `{"type":"object","properties":{` +
 	`"untrusted":{"type":"object","description":"text of the scanned host"}}}},"untrusted":{"type":"object","description":"text of the scanned host"}}}},` +
 	`"page":{"type":"object","properties":{"returned":{"type":"integer"},"total":{"type":"integer"},"continued":{"type":"boolean","description":"the first host began on the page before"},` +
 	`"continues":{"type":"boolean","description":"the last host goes on on the next page"},"ports_total":{"type":"integer"},"next_cursor":{"type":"string"}}},` +
-	`"coverage":{"type":"object","description":"what was asked for and what became of it, in addresses","properties":{"asked":{"type":"integer"},"excluded":{"type":"integer"},` +
-	`"exclusions":{"type":"array","items":{"type":"object"}},"probed":{"type":"integer"},"up":{"type":"integer"},"down":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"not_reached":{"type":"integer"},` +
+	`"coverage":{"type":"object","description":"what was asked for and what became of it, in addresses","properties":{"asked":{"type":"integer","description":"without those excluded"},"excluded":{"type":"integer"},` +
+	`"exclusions":{"type":"array","items":{"type":"object"}},"probed":{"type":"integer"},"up":{"type":"integer","description":"silent and timed out ones among them"},"down":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"not_reached":{"type":"integer"},` +
 	`"addresses":{"type":"object","description":"which they are: completed, timed_out and not_reached, each with count (of addresses), prefixes (the first) and more (not all are listed)"},` +
 	`"hosts_not_listed":{"type":"integer"},"dropped_packets":{"type":"integer"},"cut_by":{"type":"string"},"cut_from":{"type":"array","items":{"type":"string"}},"complete":{"type":"boolean"}}},` +
 	`"usage":{"type":"object"},` + scannerProperty + `,` + gapsProperty + `,` +

@@ -28,7 +28,8 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	}
 	plan := call.Plan()
 	request := asked(plan, call.Tool)
-	v := policy.Precheck(l.judged(), onPolicy(caller), request, time.Now())
+	now := time.Now()
+	v := policy.Precheck(l.judged(), onPolicy(caller), request, now)
 	p := &wire.Previewed{Verdict: onWire(v), NotEnforced: l.gaps()}
 	p.Verdict.Unresolved = firstOf(names(request), wire.MaxList)
 	if v.Outcome != policy.Allow {
@@ -43,7 +44,8 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	}
 	p.Scanner = tool.onWire(call.Tool)
 	if v.Outcome == policy.Allow && len(v.Addresses()) > 0 {
-		command, err := call.Command(tool.version, v.Addresses(), excluded(v))
+		wall, _ := deadline(v, plan.Limit, now)
+		command, err := call.Bounded(v.Limits.Rate, wall).Command(tool.version, v.Addresses(), excluded(v))
 		if err != nil {
 			return nil, &wire.Refusal{Code: "bad_value", Reason: clip(err.Error())}
 		}
