@@ -1,6 +1,7 @@
 package front
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -28,6 +29,15 @@ type page struct {
 
 // pageBytes keeps a page of hosts to what a model takes in well (about 4 bytes a token).
 const pageBytes = 24 << 10
+
+// weight is what a value adds to an answer, in bytes.
+func weight(v any) int {
+	b, err := json.Marshal(v) // as result does
+	if err != nil {
+		return pageBytes // it fits nowhere, and the answer says so
+	}
+	return len(b) + 1
+}
 
 // A cursor names its job, a host of it, and the part of that host to begin with.
 var cursorForm = regexp.MustCompile(`^([a-z2-7]{8})\.([0-9]{1,6})\.([0-9]{1,6})$`)
@@ -77,7 +87,7 @@ func (q query) page(job string, hosts []report.Host) ([]report.Host, *page, erro
 	out := []report.Host{}
 	for room := pageBytes; at < end && len(out) < q.Limit; at++ {
 		h, next := split(hosts[at], from, room)
-		size := len(encode(h))
+		size := weight(h)
 		if len(out) > 0 && (next > 0 || size > room) {
 			break
 		}
@@ -118,13 +128,13 @@ func split(h report.Host, from, room int) (report.Host, int) {
 	out := h
 	out.Untrusted, out.Ports = nil, []report.Port{}
 	n, next, taken := 0, 0, false
-	room -= len(encode(out))
+	room -= weight(out)
 	take := func(part any) bool {
 		n++
 		if n <= from || next > 0 {
 			return false
 		}
-		size := len(encode(part)) + 1
+		size := weight(part)
 		if size > room && taken {
 			next = n - 1
 			return false

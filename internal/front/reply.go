@@ -204,7 +204,7 @@ func (a *answer) next() string {
 		return "It waits for its turn, and no target has been sent anything yet. job_status tells when it has begun, job_cancel takes it back."
 	case a.Status == store.Running:
 		return "The scan goes on. job_status tells how far it is, job_result gives what it found once it has ended, job_cancel ends it."
-	case a.Status == store.Refused && a.Error != nil && a.Error.Hint != "":
+	case a.Coverage == nil && a.Error != nil && a.Error.Hint != "":
 		return a.Error.Hint
 	case a.Status == store.Refused:
 		return "It was refused and nothing was scanned: error says why."

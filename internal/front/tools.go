@@ -538,7 +538,7 @@ func (f *front) jobList(ctx context.Context, s *session, r *mcp.CallToolRequest)
 		if len(row.Summary) > 0 && !row.Started.IsZero() {
 			j["summary"] = row.Summary
 		}
-		if room -= len(encode(j)); room < 0 && i > 0 {
+		if room -= weight(j); room < 0 && i > 0 {
 			next = rows[i-1].ID
 			break
 		}

@@ -245,6 +245,9 @@ func (p *nmapParser) beginPort(a attrs) {
 
 // inPort takes a start tag within a port.
 func (p *nmapParser) inPort(path string, a attrs) {
+	if p.over && path != "host/ports/port/state" {
+		return // it is only counted
+	}
 	switch path {
 	case "host/ports/port/state":
 		p.port.State, p.port.Reason = a.word("state"), a.word("reason")
@@ -263,7 +266,7 @@ func clean(text string) string { return Sanitise(decoded(text)) }
 
 func (p *nmapParser) script(kept []Script, a attrs) []Script {
 	name := a.word("id")
-	if name == "" || p.port != nil && p.over {
+	if name == "" {
 		return kept
 	}
 	if len(kept) == maxScripts || p.texts == maxTexts {
@@ -281,7 +284,7 @@ func (p *nmapParser) finish(path string) {
 		p.endHost()
 	case path == "host/ports/port" && p.port != nil:
 		p.endPort()
-	case path == "host/ports/port/service/cpe" && p.port != nil:
+	case path == "host/ports/port/service/cpe" && p.port != nil && !p.over:
 		if len(p.text.CPE) < maxCPE {
 			p.text.CPE = append(p.text.CPE, clean(p.cpe.String()))
 		}
