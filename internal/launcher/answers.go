@@ -28,8 +28,7 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	}
 	plan := call.Plan()
 	request := asked(plan, call.Tool)
-	now := time.Now()
-	v := policy.Precheck(l.judged(), onPolicy(caller), request, now)
+	v := policy.Precheck(l.judged(), onPolicy(caller), request, time.Now())
 	p := &wire.Previewed{Verdict: onWire(v), NotEnforced: l.gaps()}
 	p.Verdict.Unresolved = firstOf(names(request), wire.MaxList)
 	if v.Outcome != policy.Allow {
@@ -44,8 +43,7 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	}
 	p.Scanner = tool.onWire(call.Tool)
 	if v.Outcome == policy.Allow && len(v.Addresses()) > 0 {
-		wall, _ := deadline(v, plan.Limit, now)
-		command, err := call.Bounded(v.Limits.Rate, wall).Command(tool.version, v.Addresses(), excluded(v))
+		command, err := call.Command(tool.version, v.Addresses(), excluded(v))
 		if err != nil {
 			return nil, &wire.Refusal{Code: "bad_value", Reason: clip(err.Error())}
 		}
