@@ -292,8 +292,8 @@ func (f *front) commit(j *job, r report.Report) error {
 	return nil
 }
 
-// stateOf says in one word how a job ended. Only a scanner that ended by itself, well, with a
-// whole report, and without giving up a host has completed.
+// stateOf says in one word how a job ended. Only a scanner that ended by itself, well, and with
+// a whole report has completed.
 func stateOf(record wire.Job, r report.Report) store.State {
 	o := record.Outcome
 	switch o.Reason {
@@ -302,7 +302,7 @@ func stateOf(record wire.Job, r report.Report) store.State {
 		case o.Code != 0 || !r.Finished:
 			return store.Failed
 		case r.Coverage.TimedOut > 0:
-			return store.Partial
+			return store.Partial // of hosts that were given up nothing is known
 		}
 		return store.Completed
 	case wire.Cancelled:
