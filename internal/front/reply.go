@@ -189,8 +189,10 @@ func (f *front) finished(row store.Job, q query) (answer, error) {
 
 // brief leaves out what job_result is for.
 func (a answer) brief() answer {
-	a.Hosts, a.Page = nil, nil
-	a.Next = a.next()
+	if a.Page != nil {
+		a.Hosts, a.Page = nil, nil
+		a.Next = a.next()
+	}
 	return a
 }
 

@@ -74,7 +74,7 @@ var answerSchema = `{"type":"object","properties":{` +
 	`"end":{"type":"object","description":"how it ended","properties":{"reason":{"type":"string"},"exit_code":{"type":"integer"},"signal":{"type":"integer"},"stage":{"type":"string"},"detail":{"type":"string"},"scanner_error":{"type":"string"}}},` +
 	`"progress":{"type":"object","properties":{"task":{"type":"string"},"percent":{"type":"number"},"remaining_s":{"type":"integer"},"hosts_done":{"type":"integer"}}},` +
 	`"arguments":{"type":"object","description":"what was asked, defaults filled in"},"arguments_shortened":{"type":"object","description":"the whole length of lists that are shown in part"},` +
-	`"resolved":{"type":"array","description":"the first names that were asked for, with the first of their addresses","items":{"type":"object","properties":{"name":{"type":"string"},"addresses":{"type":"array","items":{"type":"string"}},"count":{"type":"integer"}}}},` +
+	`"resolved":{"type":"array","description":"the first names that were asked for: name, the first addresses, count of all","items":{"type":"object"}},` +
 	`"summary":{"type":"object","properties":{"hosts_up":{"type":"integer","description":"that answered"},"open_ports":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"complete":{"type":"boolean"}}},` +
 	`"hosts":{"type":"array","description":"hosts that are up, silent or timed out","items":{"type":"object","properties":{"addr":{"type":"string"},"status":{"type":"string"},` +
 	`"silent":{"type":"boolean","description":"called up without looking; nothing answered"},"timed_out":{"type":"boolean","description":"given up: nothing is known of its ports"},` +
