@@ -479,6 +479,23 @@ func TestEveryFaultIsToldAtOnce(t *testing.T) {
 	}
 }
 
+// Thousands of faults are counted, and the first of them told.
+func TestThousandsOfFaultsFitAnAnswer(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	arguments := map[string]any{}
+	for i := range 4000 {
+		arguments[fmt.Sprintf("k%d", i)] = 1
+	}
+	for _, tool := range []string{"nmap_scan", "job_list"} {
+		a := <-start(context.Background(), s, tool, arguments)
+		answer := r.object(a)
+		if n := len(a.result.Content[0].(*mcp.TextContent).Text); n > 32<<10 || len(answer["faults"].([]any)) != maxFaults || answer["faults_total"].(float64) < 4000 {
+			t.Errorf("%s: %d bytes, %v faults", tool, n, answer["faults_total"])
+		}
+	}
+}
+
 // Cancelling a call cancels its scan; losing the client does not.
 func TestACancelledCallEndsItsScanAndAVanishedClientDoesNot(t *testing.T) {
 	r := newRoom(t)

@@ -60,7 +60,7 @@ func previewSchema(names []string) string {
 const (
 	errorProperty = `"error":{"type":"object","description":"why it was refused","properties":{"code":{"type":"string"},"field":{"type":"string"},"got":{"type":"string"},` +
 		`"allowed":{"type":"array","items":{"type":"string"}},"reason":{"type":"string"},"hint":{"type":"string"},"rule":{"type":"string"},"example":{"type":"string"},"retryable":{"type":"boolean"}}},` +
-		`"faults":{"type":"array","description":"every fault of the arguments","items":{"type":"object"}}`
+		`"faults":{"type":"array","description":"the first 32 faults","items":{"type":"object"}}`
 	gapsProperty = `"not_enforced":{"type":"array","description":"protections that were missing","items":{"type":"object","properties":{"layer":{"type":"string"},"why":{"type":"string"},"follows":{"type":"string"}}}}`
 
 	scannerProperty = `"scanner":{"type":"object","properties":{"tool":{"type":"string"},"path":{"type":"string"},"version":{"type":"string"},"sha256":{"type":"string"},"problem":{"type":"string"}}}`

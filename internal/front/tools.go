@@ -40,10 +40,13 @@ type tool struct {
 	call                     func(f *front, ctx context.Context, s *session, r *mcp.CallToolRequest) (any, error)
 }
 
-// faults are errors that a model can mend: all of them at once.
+// faults are errors that a model can mend: as many at once as an answer takes.
 type faults []runners.Fault
 
 func (fs faults) Error() string { return fmt.Sprintf("%d faults", len(fs)) }
+
+// maxFaults bounds those that one answer tells: arguments may have thousands.
+const maxFaults = 32
 
 // refused is a denial as a tool's result.
 type refused struct {
@@ -85,7 +88,7 @@ func result(value any, err error) (*mcp.CallToolResult, error) {
 	switch {
 	case err == nil:
 	case errors.As(err, &fs):
-		value = map[string]any{"error": fs[0], "faults": fs}
+		value = map[string]any{"error": fs[0], "faults": fs[:min(len(fs), maxFaults)], "faults_total": len(fs)}
 	case errors.As(err, &r):
 		said := map[string]any{"error": r.Refusal}
 		if r.JobID != "" {
