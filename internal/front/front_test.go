@@ -1159,6 +1159,14 @@ func TestTheWayOnComesFromTheState(t *testing.T) {
 	}
 }
 
+func TestAScanThatIsBeingEndedDoesNotGoOn(t *testing.T) {
+	for _, state := range []store.State{store.Queued, store.Running} {
+		if next := (&answer{Status: state, ending: true}).next(); strings.Contains(next, "goes on") || !strings.Contains(next, "job_status") {
+			t.Errorf("%s: %s", state, next)
+		}
+	}
+}
+
 func TestAStrangeCursorIsRefused(t *testing.T) {
 	r := newRoom(t)
 	s := r.agent(1000, nil)

@@ -43,7 +43,7 @@ type answer struct {
 	Arguments   json.RawMessage `json:"arguments,omitempty"`
 	Shortened   map[string]int  `json:"arguments_shortened,omitempty"` // the whole length of lists that are not shown whole
 	Resolved    []wire.Resolved `json:"resolved,omitempty"`
-	ending      bool            // it is over, and its end is not on disk yet
+	ending      bool            // it is over or was cancelled, and its end is not on disk yet
 }
 
 // end says how a job ended.
@@ -201,7 +201,7 @@ func (a *answer) next() string {
 	var say []string
 	switch c := a.Coverage; {
 	case a.ending:
-		return "It has ended, and its end is being written to the disk. job_result gives it once it is there."
+		return "It is being ended, and its end written to the disk. job_status tells when that is done, job_result what it found."
 	case a.Status == store.Queued:
 		return "It waits for its turn, and no target has been sent anything yet. job_status tells when it has begun, job_cancel takes it back."
 	case a.Status == store.Running:

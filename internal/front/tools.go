@@ -502,7 +502,13 @@ func (f *front) jobCancel(ctx context.Context, s *session, r *mcp.CallToolReques
 		}
 		args.wait = cancelWait
 	}
-	return f.look(ctx, s, r, args)
+	a, err := f.look(ctx, s, r, args)
+	if under, ok := a.(answer); ok && under.PollAfterS > 0 {
+		under.ending = true // as was asked, and only not there yet
+		under.Next = under.next()
+		return under, err
+	}
+	return a, err
 }
 
 // cancelWait is how long job_cancel waits for the box to be empty and the result to be kept.
