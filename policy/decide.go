@@ -67,8 +67,8 @@ func decide(p *Policy, c Caller, r Request, now time.Time, resolved bool) Verdic
 			best = a
 		}
 	}
-	if best.Hint == "" && len(candidates) > 1 {
-		best.Hint = fmt.Sprintf("one job is under one engagement; %d were tried and this came nearest", len(candidates))
+	if len(candidates) > 1 {
+		best.Hint = strings.TrimPrefix(best.Hint+fmt.Sprintf("; one job is under one engagement: %d were tried and this came nearest", len(candidates)), "; ")
 	}
 	return best.Verdict
 }
@@ -86,6 +86,7 @@ func choose(p *Policy, c Caller, r Request) ([]*Engagement, *Verdict) {
 	if e == nil {
 		v := deny(NoEngagement, "engagement", r.Engagement, "there is no engagement of that name")
 		v.Allowed = capped(namesOf(usable))
+		v.Hint = "leave it out to have one chosen; capabilities lists those that name you"
 		if near := strict.Nearest(r.Engagement, v.Allowed); near != "" {
 			v.Hint = "did you mean " + strict.Quote(near) + "?"
 		}
@@ -94,6 +95,7 @@ func choose(p *Policy, c Caller, r Request) ([]*Engagement, *Verdict) {
 	if !e.Names(c) {
 		v := deny(NotACaller, "engagement", r.Engagement, fmt.Sprintf("engagement %s does not name uid %d or any of its groups among its callers", e.Name, c.UID))
 		v.Engagement, v.Allowed = e.Name, capped(namesOf(usable))
+		v.Hint = "leave it out to have one chosen, or ask the operator to add you to it"
 		return nil, &v
 	}
 	return []*Engagement{e}, nil
@@ -245,7 +247,7 @@ func distinct(words []string) []string {
 // open is the denial of any request at that time, or nil.
 func (e *Engagement) open(now time.Time) *Verdict {
 	if !e.Expires.IsZero() && !now.Before(e.Expires) {
-		v := deny(Expired, "", "", "engagement "+e.Name+" expired at "+e.Expires.Format(time.RFC3339))
+		v := deny(Expired, "engagement", e.Name, "engagement "+e.Name+" expired at "+e.Expires.Format(time.RFC3339))
 		v.Rule, v.Hint = "expires", "ask the operator whether the work goes on"
 		return &v
 	}
@@ -255,8 +257,8 @@ func (e *Engagement) open(now time.Time) *Verdict {
 	if _, open := e.hours.until(now); open {
 		return nil
 	}
-	v := deny(OutsideHours, "", now.In(e.hours.zone).Format("Mon 15:04 MST"), "engagement "+e.Name+" may be used "+e.hours.text)
-	v.Rule, v.Allowed = "hours", []string{e.hours.text}
+	v := deny(OutsideHours, "engagement", e.Name, "engagement "+e.Name+" may be used "+e.hours.text+"; it is "+now.In(e.hours.zone).Format("Mon 15:04 MST"))
+	v.Rule, v.Allowed, v.Hint = "hours", []string{e.hours.text}, "ask the operator whether the work goes on"
 	if next, ok := e.hours.next(now); ok {
 		v.Hint = "it opens at " + next.Format(time.RFC3339)
 	}
@@ -279,14 +281,14 @@ func (e *Engagement) tool(tool, profile string) *Verdict {
 	profiles, ok := e.tools[tool]
 	if !ok {
 		v := deny(ToolNotAllowed, "tool", tool, "engagement "+e.Name+" does not allow this tool")
-		v.Rule, v.Allowed = "tools", capped(e.Tools())
+		v.Rule, v.Allowed, v.Hint = "tools", capped(e.Tools()), "use a tool that is allowed, or ask the operator"
 		return &v
 	}
 	if slices.Contains(profiles, profile) || slices.Contains(profiles, anyProfile) {
 		return nil
 	}
 	v := deny(ProfileNotAllowed, "profile", profile, "engagement "+e.Name+" does not allow this profile of "+tool)
-	v.Rule, v.Allowed = "tools."+tool+".profiles", capped(profiles)
+	v.Rule, v.Allowed, v.Hint = "tools."+tool+".profiles", capped(profiles), "use a profile that is allowed, or ask the operator"
 	return &v
 }
 
@@ -303,7 +305,7 @@ func countTargets(targets []Target) *Verdict {
 		return nil
 	}
 	v := deny(TooManyAddresses, "targets", strconv.Itoa(n), "too many targets and answers of names for one request")
-	v.Allowed = []string{strconv.Itoa(maxTargets)}
+	v.Allowed, v.Hint = []string{strconv.Itoa(maxTargets)}, "split the job"
 	return &v
 }
 
@@ -355,12 +357,12 @@ func (e *Engagement) outOfScope(m Machine, t Target, p parts) *Verdict {
 	asked := spanOf(t.Prefix)
 	if rule, is := m.row(asked); is && len(p.by) == 0 {
 		v := deny(TargetNever, "", t.Text, "this is "+strings.TrimPrefix(rule, "machine: "))
-		v.Rule = rule
+		v.Rule, v.Hint = rule, hintNever
 		return &v
 	}
 	if row, is := neverRow(asked); is && len(p.by) == 0 {
 		v := deny(TargetNever, "", t.Text, fmt.Sprintf("%s addresses (%s) are no targets", row.what, row.why))
-		v.Rule = row.rule()
+		v.Rule, v.Hint = row.rule(), hintNever
 		return &v
 	}
 	v := deny(TargetOutOfScope, "", t.Text, "engagement "+e.Name+" does not allow it")
@@ -368,9 +370,11 @@ func (e *Engagement) outOfScope(m Machine, t Target, p parts) *Verdict {
 		v.Got = clip(strings.Join(capped(textsOf(prefixesOf(p.outside))), ", "))
 		v.Reason = "engagement " + e.Name + " does not allow this part of it"
 	}
-	v.Rule, v.Allowed = "targets", capped(e.targets)
+	v.Rule, v.Allowed, v.Hint = "targets", capped(e.targets), "give targets that are allowed, or ask the operator for an engagement that allows this one"
 	return &v
 }
+
+const hintNever = "leave it out; an engagement would have to name it expressly"
 
 func nothingLeft(t Target, p parts) *Verdict {
 	code, reason := TargetNever, "all of it is what is never a target"
@@ -378,7 +382,10 @@ func nothingLeft(t Target, p parts) *Verdict {
 		code, reason = TargetExcluded, "the engagement excludes all that it would allow of it"
 	}
 	v := deny(code, "", t.Text, reason+": "+p.taken[0].Rule)
-	v.Rule = p.taken[0].Rule
+	v.Rule, v.Hint = p.taken[0].Rule, "leave it out, or ask the operator whether the exclusion still holds"
+	if code == TargetNever {
+		v.Hint = hintNever
+	}
 	return &v
 }
 
@@ -388,6 +395,7 @@ func nothingLeft(t Target, p parts) *Verdict {
 func (e *Engagement) name(m Machine, t Target, resolved bool) (Judged, []string, *Verdict) {
 	if !isHostName(t.Name) {
 		v := deny(NameNotAllowed, "", t.Text, "this is no name of a host in canonical form")
+		v.Hint = "write it in lower case, without a dot at its end"
 		return Judged{}, nil, &v
 	}
 	var first *Verdict
@@ -481,7 +489,7 @@ func (e *Engagement) addresses(n uint64) *Verdict {
 // over is the denial of more than a limit.
 func (e *Engagement) over(code, limit, got, most string) *Verdict {
 	v := deny(code, "", got, fmt.Sprintf("engagement %s allows at most %s %s", e.Name, most, strings.ReplaceAll(limit, "_", " ")))
-	v.Rule, v.Allowed = "limits."+limit, []string{most}
+	v.Rule, v.Allowed, v.Hint = "limits."+limit, []string{most}, "ask for no more than is allowed, or split the job"
 	return &v
 }
 
@@ -501,7 +509,7 @@ func (e *Engagement) size(allowed *Verdict, r Request) *Verdict {
 		v.Field = "rate"
 	case r.Duration < 0 || r.Duration > most.Duration:
 		v = e.over(DurationTooLong, "duration", r.Duration.String(), most.Duration.String())
-		v.Field = "duration"
+		v.Field = "limit"
 	}
 	if v != nil {
 		return v

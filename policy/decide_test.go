@@ -145,8 +145,8 @@ func (w world) check(t *testing.T, rows []row) {
 		if got != row.want {
 			t.Errorf("%s: got %q, want %q\n%s", row.why, got, row.want, v)
 		}
-		if v.Outcome != Allow && (v.Outcome != Deny || v.Reason == "" || v.Code == "" || len(v.Targets) != 0) {
-			t.Errorf("%s: a denial has outcome, code and reason, and no targets: %+v", row.why, v)
+		if v.Outcome != Allow && (v.Outcome != Deny || v.Reason == "" || v.Code == "" || v.Hint == "" || len(v.Targets) != 0) {
+			t.Errorf("%s: a denial has outcome, code, reason and hint, and no targets: %+v", row.why, v)
 		}
 		for _, say := range row.say {
 			if !strings.Contains(v.String(), say) {

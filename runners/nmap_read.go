@@ -67,7 +67,11 @@ func readNmap(members map[string]json.RawMessage) (Nmap, []Fault) {
 		d.given[name] = true
 		if !d.take(name, members[name]) {
 			known := nmapFieldNames()
-			d.faults = append(d.faults, Fault{Code: "unknown_argument", Field: argumentName(name), Allowed: known, Hint: perhaps(name, known)})
+			hint := perhaps(name, known)
+			if hint == "" {
+				hint = "leave it out: these arguments are all there are, and no scanner option is passed on"
+			}
+			d.faults = append(d.faults, Fault{Code: "unknown_argument", Field: argumentName(name), Allowed: known, Hint: hint})
 		}
 	}
 	d.fill()

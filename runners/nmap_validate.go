@@ -134,7 +134,11 @@ func (n *Nmap) scriptFaults() []Fault {
 			if hint == "" {
 				hint = "scripts are given by name; the schema lists those that have been reviewed"
 			}
-			faults = append(faults, Fault{Code: "unknown_script", Field: "scripts", Got: excerpt(name), Hint: hint, Example: "ssl-cert"})
+			f := Fault{Code: "unknown_script", Field: "scripts", Got: excerpt(name), Hint: hint, Example: "ssl-cert"}
+			if len(faults) == 0 { // the list is long, and says the same of every name
+				f.Allowed = known
+			}
+			faults = append(faults, f)
 		}
 	}
 	if !slices.IsSorted(n.Scripts) || len(once(n.Scripts)) != len(n.Scripts) {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -460,7 +461,7 @@ func TestEveryFaultIsToldAtOnce(t *testing.T) {
 	s := r.agent(1000, nil)
 	for _, c := range []struct{ tool, arguments, want string }{
 		{"nmap_scan", `{"targets":["-A","10.1"],"ports":[0],"wait_s":99,"correlation_id":"a b","traget":1}`, "wait_s correlation_id traget targets[0] targets[1] ports[0]"},
-		{"job_result", `{"job_id":"../x","limit":0,"flags":1}`, `"flags" job_id limit`},
+		{"job_result", `{"job_id":"../x","limit":0,"flags":1}`, `flags job_id limit`},
 		{"job_status", `{}`, "job_id"},
 		{"scan_preview", `{"tool":"sh","arguments":{}}`, "tool"},
 	} {
@@ -478,6 +479,23 @@ func TestEveryFaultIsToldAtOnce(t *testing.T) {
 		}
 		if !a.result.IsError {
 			t.Errorf("%s: no error", c.tool)
+		}
+	}
+}
+
+// Thousands of faults are counted, and the first of them told.
+func TestThousandsOfFaultsFitAnAnswer(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	arguments := map[string]any{}
+	for i := range 4000 {
+		arguments[fmt.Sprintf("k%d", i)] = 1
+	}
+	for _, tool := range []string{"nmap_scan", "job_list"} {
+		a := <-start(context.Background(), s, tool, arguments)
+		answer := r.object(a)
+		if n := len(a.result.Content[0].(*mcp.TextContent).Text); n > 32<<10 || len(answer["faults"].([]any)) != maxFaults || answer["faults_total"].(float64) < 4000 {
+			t.Errorf("%s: %d bytes, %v faults", tool, n, answer["faults_total"])
 		}
 	}
 }
@@ -701,6 +719,8 @@ func TestAPanicEndsOneCall(t *testing.T) {
 	}
 }
 
+const someJob = "abcdefghijklmnopqrstuvwxyz"
+
 func TestAPageFitsAModelAndTheCursorWalksAll(t *testing.T) {
 	var hosts []report.Host
 	for i := range 300 {
@@ -712,7 +732,10 @@ func TestAPageFitsAModelAndTheCursorWalksAll(t *testing.T) {
 	}
 	q, seen := query{Limit: 100}, 0
 	for range 300 {
-		part, p := q.page(hosts)
+		part, p, err := q.page(someJob, hosts)
+		if err != nil {
+			t.Fatal(err)
+		}
 		seen += len(part)
 		if n := len(encode(part)); n > pageBytes+8<<10 {
 			t.Errorf("a page of %d bytes", n)
@@ -840,5 +863,366 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 func TestSelfCheck(t *testing.T) {
 	if gaps, err := selfCheck(); err != nil || len(gaps) != 0 {
 		t.Errorf("as nobody, without privilege and network: %v, %v", gaps, err)
+	}
+}
+
+// scanned is a whole scan of which the launcher's record and the report are given.
+func (r *room) scanned(s *mcp.ClientSession, arguments string, verdict wire.Verdict, wrote []byte, o wire.Outcome) map[string]any {
+	r.t.Helper()
+	out, run := r.begin(s, arguments)
+	run.record.Verdict = verdict
+	run.show()
+	run.write(wrote)
+	run.end(o)
+	answer := r.object(<-out)
+	run.acknowledged()
+	return answer
+}
+
+func allowed(count uint64, prefixes ...string) wire.Verdict {
+	return wire.Verdict{Outcome: "allow", Engagement: "lab", Rule: "targets[0]", Addresses: prefixes, AddressCount: count}
+}
+
+// Hosts that were given up are neither done nor silent, and the way on is said.
+func TestAScanThatGaveHostsUpIsPartial(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	answer := r.scanned(s, `{"targets":["10.91.0.10","10.91.0.96/31"],"wait_s":20}`, allowed(3, "10.91.0.10/32", "10.91.0.96/31"), capture(t, "host_timeout.xml"), exited)
+	if answer["status"] != "partial" || at(answer, "coverage", "timed_out") != 2.0 || at(answer, "coverage", "silent") != 0.0 || at(answer, "coverage", "complete") != false {
+		t.Errorf("%v", answer)
+	}
+	if got := fmt.Sprint(at(answer, "coverage", "addresses", "timed_out", "prefixes")); got != "[10.91.0.96/31]" {
+		t.Error(got)
+	}
+	for _, tool := range []string{"job_status", "job_result", "job_cancel"} {
+		if next := fmt.Sprint(r.call(s, tool, map[string]any{"job_id": answer["job_id"]})["next"]); !strings.Contains(next, "host_timeout") {
+			t.Errorf("%s: next is %s", tool, next)
+		}
+	}
+	summary := at(r.call(s, "job_list", map[string]any{})["jobs"].([]any)[0], "summary")
+	if at(summary, "timed_out") != 2.0 || at(summary, "complete") != false {
+		t.Errorf("%v", summary)
+	}
+	// Firewalled hosts that nobody looked for first: given up, and of that, not silent.
+	var b strings.Builder
+	for i := range 4 {
+		fmt.Fprintf(&b, `<host timedout="true"><status state="up" reason="user-set"/><address addr="10.91.0.%d" addrtype="ipv4"/></host>`, 96+i)
+	}
+	answer = r.scanned(s, `{"targets":["10.91.0.96/30"],"wait_s":20}`, allowed(4, "10.91.0.96/30"), whole(b.String()), exited)
+	if answer["status"] != "partial" || at(answer, "coverage", "timed_out") != 4.0 || at(answer, "coverage", "silent") != 0.0 || at(answer, "summary", "hosts_up") != 0.0 {
+		t.Errorf("%v", answer)
+	}
+}
+
+func whole(hosts string) []byte {
+	return []byte(`<?xml version="1.0"?><nmaprun scanner="nmap" version="7.93">` + hosts + `<runstats><finished exit="success"/></runstats></nmaprun>`)
+}
+
+// Which addresses were looked at is said by prefix, and of each one what became of it.
+func TestCoverageSaysWhichAddressesAndHostSaysOfOne(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	verdict := allowed(14, "10.91.0.0/29", "10.91.0.10/31", "10.91.0.12/30")
+	verdict.Excluded, verdict.ExcludedCount = []wire.Exclusion{{Prefix: "10.91.0.8/31", Rule: "exclude[0]"}}, 2
+	open := `<ports><port protocol="tcp" portid="80"><state state="open" reason="syn-ack"/></port></ports>`
+	silent := `<ports><extraports state="filtered" count="100"/></ports>`
+	var b strings.Builder
+	for _, h := range []struct{ state, addr, rest string }{{"up", "10.91.0.0", open}, {"up", "10.91.0.1", silent}, {"down", "10.91.0.2", ""}, {"down", "10.91.0.3", ""}} {
+		fmt.Fprintf(&b, `<host><status state=%q reason="user-set"/><address addr=%q addrtype="ipv4"/>%s</host>`, h.state, h.addr, h.rest)
+	}
+	b.WriteString(`<host timedout="true"><status state="up" reason="user-set"/><address addr="10.91.0.4" addrtype="ipv4"/></host>`)
+	out, run := r.begin(s, `{"targets":["10.91.0.0/28","web.lab.internal"],"wait_s":20}`)
+	verdict.Addresses, verdict.AddressCount = append(verdict.Addresses, "10.92.0.1/32"), verdict.AddressCount+1
+	run.record.Verdict = verdict
+	run.record.Resolved = []wire.Resolved{{Name: "web.lab.internal", Addresses: []string{"10.92.0.1"}, Count: 1}}
+	run.show()
+	run.write([]byte(`<?xml version="1.0"?><nmaprun scanner="nmap" version="7.93">` + b.String()))
+	run.end(wire.Outcome{Reason: wire.Timeout, Usage: wire.Usage{SentPackets: 1}})
+	answer := r.object(<-out)
+	for part, want := range map[string]string{
+		"completed":   "map[count:4 prefixes:[10.91.0.0/30]]",
+		"timed_out":   "map[count:1 prefixes:[10.91.0.4/32]]",
+		"not_reached": "map[count:10 prefixes:[10.91.0.5/32 10.91.0.6/31 10.91.0.10/31 10.91.0.12/30 10.92.0.1/32]]",
+	} {
+		if got := fmt.Sprint(at(answer, "coverage", "addresses", part)); got != want {
+			t.Errorf("%s: %s, want %s", part, got, want)
+		}
+	}
+	if at(answer, "coverage", "not_reached") != 10.0 || at(answer, "coverage", "silent") != 1.0 {
+		t.Errorf("%v", answer["coverage"])
+	}
+	for addr, want := range map[string]string{"10.91.0.0": "found", "10.91.0.1": "silent", "10.91.0.3": "down", "10.91.0.4": "timed_out", "10.91.0.5": "not_reached",
+		"10.91.0.9": "excluded", "10.91.0.15": "not_reached", "10.92.0.1": "not_reached", "10.91.0.16": "not_asked", "fd00::1": "not_asked"} {
+		got := r.call(s, "job_result", map[string]any{"job_id": answer["job_id"], "host": addr})
+		if at(got, "host", "state") != want || at(got, "host", "addr") != addr {
+			t.Errorf("%s: %v, want %s", addr, got["host"], want)
+		}
+		if hosts, _ := got["hosts"].([]any); (len(hosts) == 1) != (want == "found" || want == "silent" || want == "timed_out") {
+			t.Errorf("%s: %d hosts", addr, len(hosts))
+		}
+		if want == "excluded" && at(got, "host", "rule") != "exclude[0]" {
+			t.Errorf("%s: %v", addr, got["host"])
+		}
+	}
+	// What was asked is part of the answer.
+	if got := fmt.Sprint(at(answer, "arguments", "targets"), answer["resolved"]); got != "[10.91.0.0/28 web.lab.internal] [map[addresses:[10.92.0.1] count:1 name:web.lab.internal]]" {
+		t.Error(got)
+	}
+}
+
+// Where a verdict could not list all that it says, the counts are right and nothing is guessed.
+func TestCoverageBeyondTheListsOfAVerdict(t *testing.T) {
+	arguments, err := json.Marshal(map[string]any{"targets": []string{"10.91.0.0/24"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := store.Job{Tool: "nmap_scan", Arguments: arguments}
+	record := wire.Job{Started: time.Now(), Outcome: &wire.Outcome{Reason: wire.Timeout}, Verdict: allowed(128, "10.91.0.0/26")}
+	record.Verdict.Excluded, record.Verdict.ExcludedCount = []wire.Exclusion{{Prefix: "10.91.0.64/27", Rule: "exclude[0]"}}, 128
+	var r report.Report
+	r.Coverage.Up, r.Coverage.Completed = 32, []netip.Prefix{netip.MustParsePrefix("10.91.0.0/27")}
+	if got := fmt.Sprint(cover(record, r).Addresses.NotReached); got != "{96 [10.91.0.32/27] true}" {
+		t.Error(got)
+	}
+	for addr, want := range map[string]string{"10.91.0.1": "not_kept", "10.91.0.33": "not_reached", "10.91.0.65": "excluded", "10.91.0.200": "not_listed", "10.92.0.1": "not_asked"} {
+		if got := fateOf(row, record, r, netip.MustParseAddr(addr)); got.State != want {
+			t.Errorf("%s is %s, want %s", addr, got.State, want)
+		}
+	}
+}
+
+// A host that says as much as it can fills no answer, and all that is kept of it can be had.
+func TestAHostileHostFillsNoAnswer(t *testing.T) {
+	var b strings.Builder
+	text := strings.Repeat("&lt;", 1024)
+	b.WriteString(`<host><status state="up" reason="user-set"/><address addr="10.77.0.10" addrtype="ipv4"/><ports>`)
+	for i := range 65535 {
+		fmt.Fprintf(&b, `<port protocol="tcp" portid="%d"><state state="open" reason="syn-ack"/><service name="http" product="%s"/>`, i+1, strings.Repeat("x", 200))
+		for n := 0; i == 0 && n < 128; n++ {
+			fmt.Fprintf(&b, `<script id="s%d" output="%s"/>`, n, text)
+		}
+		b.WriteString(`</port>`)
+	}
+	b.WriteString("</ports><hostscript>")
+	for n := range 128 {
+		fmt.Fprintf(&b, `<script id="h%d" output="%s"/>`, n, text)
+	}
+	b.WriteString(`</hostscript></host><host><status state="up" reason="user-set"/><address addr="10.77.0.11" addrtype="ipv4"/></host>`)
+	targets := make([]string, 256)
+	for i := range targets {
+		targets[i] = fmt.Sprintf("%s%d.lab.internal", strings.Repeat("long-label.", 12), i)
+	}
+	arguments, err := json.Marshal(map[string]any{"targets": targets, "wait_s": 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	out, run := r.begin(s, string(arguments))
+	run.write(whole(b.String()))
+	run.end(exited)
+	const most = 100 << 10
+	var id any
+	for _, host := range []string{"", "10.77.0.10"} {
+		ports, scripts, hosts := map[float64]bool{}, map[string]bool{}, map[any]bool{}
+		again, pages := any(nil), 0
+		for pages < 500 {
+			var a answered
+			if pages++; id == nil {
+				a = <-out
+			} else {
+				ask := map[string]any{"job_id": id}
+				if host != "" {
+					ask["host"] = host
+				}
+				if again != nil {
+					ask["cursor"] = again
+				}
+				a = <-start(context.Background(), s, "job_result", ask)
+			}
+			answer := r.object(a)
+			id = answer["job_id"]
+			if n := len(a.result.Content[0].(*mcp.TextContent).Text); n > most {
+				t.Fatalf("an answer of %d bytes", n)
+			}
+			list, _ := answer["hosts"].([]any)
+			for _, h := range list {
+				hosts[at(h, "addr")] = true
+				own, _ := at(h, "untrusted", "scripts").([]any)
+				for _, script := range own {
+					scripts[fmt.Sprint(at(script, "script"))] = true
+				}
+				some, _ := at(h, "ports").([]any)
+				for _, p := range some {
+					ports[at(p, "port").(float64)] = true
+					said, _ := at(p, "untrusted", "scripts").([]any)
+					for _, script := range said {
+						scripts[fmt.Sprint(at(p, "port"), at(script, "script"))] = true
+					}
+				}
+			}
+			if again = at(answer, "page", "next_cursor"); again == nil {
+				break
+			}
+			if next := fmt.Sprint(answer["next"]); !strings.Contains(next, fmt.Sprint(again)) {
+				t.Fatalf("next does not say the cursor: %s", next)
+			}
+		}
+		want := 2
+		if host != "" {
+			want = 1
+		}
+		if len(ports) != 2048 || len(scripts) != 2*128 || len(hosts) != want {
+			t.Errorf("host %q: %d ports, %d scripts, %d hosts on %d pages", host, len(ports), len(scripts), len(hosts), pages)
+		}
+		t.Logf("host %q: %d pages", host, pages)
+	}
+	if answer := r.call(s, "job_status", map[string]any{"job_id": id}); at(answer, "summary", "open_ports") != 65535.0 || !strings.Contains(fmt.Sprint(at(answer, "coverage", "cut_from")), "ports") ||
+		!strings.Contains(fmt.Sprint(answer["next"]), "ports") || at(answer, "arguments_shortened", "targets") != 256.0 {
+		t.Errorf("%v", answer)
+	}
+}
+
+// Jobs with long arguments make a page of the list shorter, not larger.
+func TestAPageOfJobsIsBounded(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	targets := make([]string, 256)
+	for i := range targets {
+		targets[i] = fmt.Sprintf("%s%d.lab.internal", strings.Repeat("long-label.", 12), i)
+	}
+	const jobs = 60
+	for range jobs {
+		out := start(context.Background(), s, "nmap_scan", map[string]any{"targets": targets})
+		m := r.until(func(m wire.Message) bool { return m.Start != nil }).Start
+		r.tell(wire.Message{Reply: &wire.Reply{Seq: m.Seq, Refused: &wire.Refusal{Code: "busy"}}})
+		<-out
+	}
+	seen := map[any]bool{}
+	ask := map[string]any{"limit": 100}
+	for range jobs {
+		a := <-start(context.Background(), s, "job_list", ask)
+		if n := len(a.result.Content[0].(*mcp.TextContent).Text); n > 32<<10 {
+			t.Errorf("a page of %d bytes", n)
+		}
+		answer := r.object(a)
+		for _, j := range answer["jobs"].([]any) {
+			seen[at(j, "job_id")] = true
+		}
+		if ask["cursor"] = answer["next_cursor"]; answer["next_cursor"] == nil {
+			break
+		}
+	}
+	if len(seen) != jobs {
+		t.Errorf("%d jobs were seen", len(seen))
+	}
+}
+
+// What was refused is refused, at once and whoever asks, and no answer about it says otherwise.
+func TestAStatusAfterARefusalSaysRefused(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	for range 20 {
+		out := start(context.Background(), s, "nmap_scan", json.RawMessage(quick))
+		m := r.until(func(m wire.Message) bool { return m.Start != nil }).Start
+		r.tell(wire.Message{Reply: &wire.Reply{Seq: m.Seq, Refused: &wire.Refusal{Code: "target_never", Hint: "h"}}})
+		r.object(<-out)
+		for _, tool := range []string{"job_status", "job_result", "job_cancel"} {
+			if answer := r.call(s, tool, map[string]any{"job_id": m.Job}); answer["status"] != "refused" || answer["next"] != "h" || at(answer, "error", "code") != "target_never" {
+				t.Fatalf("%s: %v", tool, answer)
+			}
+		}
+	}
+}
+
+// The way on comes from the state of the job, whichever tool tells it.
+func TestTheWayOnComesFromTheState(t *testing.T) {
+	cut := capture(t, "killed.xml")
+	for _, c := range []struct {
+		says    string
+		wrote   []byte
+		outcome wire.Outcome
+		want    string
+	}{
+		{"failed", cut, wire.Outcome{Reason: wire.Exited, Code: 1}, "The scan failed"},
+		{"by its caller", cut, wire.Outcome{Reason: wire.Cancelled}, "unknown, not closed"},
+		{"by its time", cut, wire.Outcome{Reason: wire.Timeout}, "longer limit"},
+		{"by its engagement", cut, wire.Outcome{Reason: wire.Withdrawn}, "no longer allows it"},
+		{"without a packet", capture(t, "os.xml"), wire.Outcome{Reason: wire.Exited}, "No packet left"},
+	} {
+		t.Run(c.says, func(t *testing.T) {
+			r := newRoom(t)
+			s := r.agent(1000, nil)
+			answer := r.scanned(s, `{"targets":["10.91.0.10"],"wait_s":20}`, allowed(1, "10.91.0.10/32"), c.wrote, c.outcome)
+			for _, tool := range []string{"job_status", "job_result", "job_cancel"} {
+				if next := fmt.Sprint(r.call(s, tool, map[string]any{"job_id": answer["job_id"]})["next"]); !strings.Contains(next, c.want) {
+					t.Errorf("%s: next is %s", tool, next)
+				}
+			}
+		})
+	}
+}
+
+func TestAScanThatIsBeingEndedDoesNotGoOn(t *testing.T) {
+	for _, state := range []store.State{store.Queued, store.Running} {
+		if next := (&answer{Status: state, ending: true}).next(); strings.Contains(next, "goes on") || !strings.Contains(next, "job_status") {
+			t.Errorf("%s: %s", state, next)
+		}
+	}
+}
+
+func TestAStrangeCursorIsRefused(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	one := r.scanned(s, quick, allowed(1, "10.77.0.10/32"), capture(t, "connect.xml"), exited)["job_id"].(string)
+	two := r.scanned(s, quick, allowed(1, "10.77.0.10/32"), capture(t, "connect.xml"), exited)["job_id"].(string)
+	first := r.call(s, "job_result", map[string]any{"job_id": one, "limit": 1})
+	again := at(first, "page", "next_cursor")
+	if second := r.call(s, "job_result", map[string]any{"job_id": one, "limit": 1, "cursor": again}); second["error"] != nil || fmt.Sprint(second["hosts"]) == fmt.Sprint(first["hosts"]) {
+		t.Errorf("%v", second)
+	}
+	for _, c := range []struct {
+		says, tool string
+		arguments  map[string]any
+	}{
+		{"a job's id", "job_result", map[string]any{"job_id": one, "cursor": one}},
+		{"a number", "job_result", map[string]any{"job_id": one, "cursor": "1"}},
+		{"another job's", "job_result", map[string]any{"job_id": two, "cursor": again}},
+		{"past the end", "job_result", map[string]any{"job_id": one, "cursor": cursor(one, 4, 0)}},
+		{"past the end of a host", "job_result", map[string]any{"job_id": one, "cursor": cursor(one, 0, 999999)}},
+		{"another host's", "job_result", map[string]any{"job_id": one, "host": "10.91.0.10", "cursor": cursor(one, 1, 0)}},
+		{"a page's", "job_list", map[string]any{"cursor": again}},
+		{"nobody's", "job_list", map[string]any{"cursor": someJob}},
+	} {
+		e := r.call(s, c.tool, c.arguments)["error"]
+		if at(e, "code") != "bad_value" || at(e, "field") != "cursor" || at(e, "got") != c.arguments["cursor"] || at(e, "hint") == nil || at(e, "allowed") == nil {
+			t.Errorf("%s: %v", c.says, e)
+		}
+	}
+	out, _ := r.begin(s, `{"targets":["10.77.0.10"],"wait_s":0}`)
+	id := r.object(<-out)["job_id"].(string)
+	if e := r.call(s, "job_result", map[string]any{"job_id": id, "cursor": cursor(id, 0, 1)})["error"]; at(e, "field") != "cursor" {
+		t.Errorf("of a scan that goes on: %v", e)
+	}
+}
+
+// A fault repeats what was written, once and without quotes of its own.
+func TestAFaultRepeatsWhatWasWritten(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	for _, c := range []struct {
+		tool, arguments string
+		field, got      any
+	}{
+		{"job_result", `{"job_id":"../x"}`, "job_id", "../x"},
+		{"job_result", `{"job_id":"` + someJob + `","limit":"ten"}`, "limit", "ten"},
+		{"job_list", `{"state":7}`, "state", "7"},
+		{"job_list", `{"fl\u0007ags":1}`, "fl\ufffdags", nil},
+		{"scan_preview", `{"tool":"sh","arguments":{}}`, "tool", "sh"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"correlation_id":"a b"}`, "correlation_id", "a b"},
+	} {
+		if e := r.call(s, c.tool, json.RawMessage(c.arguments))["error"]; at(e, "field") != c.field || at(e, "got") != c.got || at(e, "hint") == nil {
+			t.Errorf("%s: %v", c.arguments, e)
+		}
 	}
 }

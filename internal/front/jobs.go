@@ -132,7 +132,8 @@ func storeRefusal(err error) *wire.Refusal {
 		return &wire.Refusal{Code: "disk_full", Reason: "there is no space to keep the job, so it is not started",
 			Hint: "the operator frees space or lowers jobs.keep_mib", Retryable: true}
 	}
-	return &wire.Refusal{Code: "store_unavailable", Reason: "the job cannot be kept, so it is not started", Retryable: true}
+	return &wire.Refusal{Code: "store_unavailable", Reason: "the job cannot be kept, so it is not started",
+		Hint: "ask again; the operator finds the cause in the log", Retryable: true}
 }
 
 // learn takes a record from the launcher, with the descriptors of its outputs the first time.
@@ -415,10 +416,13 @@ func stateOf(record wire.Job, r report.Report) store.State {
 	o := record.Outcome
 	switch o.Reason {
 	case wire.Exited:
-		if o.Code == 0 && r.Finished {
-			return store.Completed
+		switch {
+		case o.Code != 0 || !r.Finished:
+			return store.Failed
+		case r.Coverage.TimedOut > 0:
+			return store.Partial // of hosts that were given up nothing is known
 		}
-		return store.Failed
+		return store.Completed
 	case wire.Cancelled:
 		return store.Cancelled
 	case wire.Output:

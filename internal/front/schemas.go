@@ -23,16 +23,16 @@ const (
 
 	jobIDSchema = `{"type":"object","properties":{` + jobIDProperty + `},"required":["job_id"],"additionalProperties":false}`
 
-	cursorProperty = `"cursor":{"type":"string","description":"next_cursor of the page before"}`
+	cursorProperty = `"cursor":{"type":"string","description":"next_cursor of the page before, of the same %s"}`
 	limitProperty  = `"limit":{"type":"integer","minimum":1,"maximum":100,"default":20,"description":"entries on a page; large ones make it shorter"}`
 )
 
 var (
 	jobSchema    = fmt.Sprintf(`{"type":"object","properties":{`+jobIDProperty+`,`+waitProperty+`},"required":["job_id"],"additionalProperties":false}`, 0)
 	resultSchema = fmt.Sprintf(`{"type":"object","properties":{`+jobIDProperty+`,`+waitProperty+`,`+cursorProperty+`,`+limitProperty+
-		`,"host":{"type":"string","description":"only this host, by its address"}},"required":["job_id"],"additionalProperties":false}`, 0)
+		`,"host":{"type":"string","description":"one address: what became of it, and what was found there"}},"required":["job_id"],"additionalProperties":false}`, 0, "job")
 	listSchema = `{"type":"object","properties":{"state":{"type":"string","enum":["` + strings.Join(states, `","`) + `"],"description":"only jobs in this state"},` +
-		limitProperty + `,` + cursorProperty + `},"additionalProperties":false}`
+		limitProperty + `,` + fmt.Sprintf(cursorProperty, "state") + `},"additionalProperties":false}`
 )
 
 // withOurs adds the arguments that concern the call to a runner's schema.
@@ -44,7 +44,7 @@ func withOurs(schema json.RawMessage) string {
 	properties := s["properties"].(map[string]any)
 	for name, text := range map[string]string{
 		"wait_s":         `{"type":"integer","minimum":0,"maximum":45,"default":30,"description":"seconds to wait for the end; a scan that takes longer answers with its job_id and goes on"}`,
-		"correlation_id": `{"type":"string","pattern":"^[A-Za-z0-9._:-]{1,64}$","description":"an id of your own, given back in every answer about the job"}`,
+		"correlation_id": `{"type":"string","pattern":"^[A-Za-z0-9._:-]{1,64}$","description":"an id of your own, shown with the job in later answers"}`,
 	} {
 		properties[name] = json.RawMessage(text)
 	}
@@ -60,7 +60,7 @@ func previewSchema(names []string) string {
 const (
 	errorProperty = `"error":{"type":"object","description":"why it was refused","properties":{"code":{"type":"string"},"field":{"type":"string"},"got":{"type":"string"},` +
 		`"allowed":{"type":"array","items":{"type":"string"}},"reason":{"type":"string"},"hint":{"type":"string"},"rule":{"type":"string"},"example":{"type":"string"},"retryable":{"type":"boolean"}}},` +
-		`"faults":{"type":"array","description":"every fault of the arguments","items":{"type":"object"}}`
+		`"faults":{"type":"array","description":"the first 32 faults","items":{"type":"object"}}`
 	gapsProperty = `"not_enforced":{"type":"array","description":"protections that were missing","items":{"type":"object","properties":{"layer":{"type":"string"},"why":{"type":"string"},"follows":{"type":"string"}}}}`
 
 	scannerProperty = `"scanner":{"type":"object","properties":{"tool":{"type":"string"},"path":{"type":"string"},"version":{"type":"string"},"sha256":{"type":"string"},"problem":{"type":"string"}}}`
@@ -73,14 +73,19 @@ var answerSchema = `{"type":"object","properties":{` +
 	`"created":{"type":"string"},"started":{"type":"string"},"ended":{"type":"string"},"deadline":{"type":"string"},` +
 	`"end":{"type":"object","description":"how it ended","properties":{"reason":{"type":"string"},"exit_code":{"type":"integer"},"signal":{"type":"integer"},"stage":{"type":"string"},"detail":{"type":"string"},"scanner_error":{"type":"string"}}},` +
 	`"progress":{"type":"object","properties":{"task":{"type":"string"},"percent":{"type":"number"},"remaining_s":{"type":"integer"},"hosts_done":{"type":"integer"}}},` +
-	`"summary":{"type":"object","properties":{"hosts_up":{"type":"integer"},"open_ports":{"type":"integer"}}},` +
-	`"hosts":{"type":"array","description":"hosts that are up or timed out","items":{"type":"object","properties":{"addr":{"type":"string"},"status":{"type":"string"},"timed_out":{"type":"boolean"},` +
+	`"arguments":{"type":"object","description":"what was asked, defaults filled in"},"arguments_shortened":{"type":"object","description":"the whole length of lists that are shown in part"},` +
+	`"resolved":{"type":"array","description":"the first names that were asked for: name, the first addresses, count of all","items":{"type":"object"}},` +
+	`"summary":{"type":"object","properties":{"hosts_up":{"type":"integer","description":"that answered"},"open_ports":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"complete":{"type":"boolean"}}},` +
+	`"hosts":{"type":"array","description":"hosts that are up, silent or timed out","items":{"type":"object","properties":{"addr":{"type":"string"},"status":{"type":"string"},` +
+	`"silent":{"type":"boolean","description":"called up without looking; nothing answered"},"timed_out":{"type":"boolean","description":"given up: nothing is known of its ports"},` +
 	`"ports":{"type":"array","items":{"type":"object","properties":{"port":{"type":"integer"},"proto":{"type":"string"},"state":{"type":"string"},"service":{"type":"string"},` +
 	`"untrusted":{"type":"object","description":"text of the scanned host"}}}},"untrusted":{"type":"object","description":"text of the scanned host"}}}},` +
-	`"page":{"type":"object","properties":{"returned":{"type":"integer"},"total":{"type":"integer"},"next_cursor":{"type":"string"}}},` +
-	`"coverage":{"type":"object","description":"what was asked for and what became of it, in addresses","properties":{"asked":{"type":"integer"},"excluded":{"type":"integer"},` +
-	`"exclusions":{"type":"array","items":{"type":"object"}},"probed":{"type":"integer"},"up":{"type":"integer"},"down":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"not_reached":{"type":"integer"},` +
-	`"dropped_packets":{"type":"integer"},"cut_by":{"type":"string"},"cut_from":{"type":"array","items":{"type":"string"}},"complete":{"type":"boolean"}}},` +
+	`"page":{"type":"object","properties":{"returned":{"type":"integer"},"total":{"type":"integer"},"continued":{"type":"boolean","description":"the first host began on the page before"},` +
+	`"continues":{"type":"boolean","description":"the last host goes on on the next page"},"ports_total":{"type":"integer"},"next_cursor":{"type":"string"}}},` +
+	`"coverage":{"type":"object","description":"what was asked for and what became of it, in addresses","properties":{"asked":{"type":"integer","description":"without those excluded"},"excluded":{"type":"integer"},` +
+	`"exclusions":{"type":"array","items":{"type":"object"}},"probed":{"type":"integer"},"up":{"type":"integer","description":"silent and timed out ones among them"},"down":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"not_reached":{"type":"integer"},` +
+	`"addresses":{"type":"object","description":"which they are: completed, timed_out and not_reached, each with count (of addresses), prefixes (the first) and more (not all are listed)"},` +
+	`"hosts_not_listed":{"type":"integer"},"dropped_packets":{"type":"integer"},"cut_by":{"type":"string"},"cut_from":{"type":"array","items":{"type":"string"}},"complete":{"type":"boolean"}}},` +
 	`"usage":{"type":"object"},` + scannerProperty + `,` + gapsProperty + `,` +
 	`"artifacts":{"type":"array","items":{"type":"object","properties":{"uri":{"type":"string"},"mime_type":{"type":"string"},"size":{"type":"integer"}}}},` +
 	errorProperty + `,"notice":{"type":"string"},"next":{"type":"string"},"poll_after_s":{"type":"integer"}}}`
@@ -90,6 +95,7 @@ var answerSchema = `{"type":"object","properties":{` +
 var briefSchema = `{"type":"object","properties":{` +
 	`"job_id":{"type":"string"},"status":{"type":"string","enum":["` + strings.Join(states, `","`) + `"]},` +
 	`"summary":{"type":"object"},"hosts":{"type":"array","items":{"type":"object"}},"page":{"type":"object"},"progress":{"type":"object"},"end":{"type":"object"},` +
+	`"host":{"type":"object","description":"what became of the address asked about","properties":{"addr":{"type":"string"},"state":{"type":"string","enum":["` + strings.Join(fates, `","`) + `"]},"rule":{"type":"string"}}},` +
 	`"coverage":{"type":"object","description":"as the scan tool has it"},"not_enforced":{"type":"array","items":{"type":"object"}},"artifacts":{"type":"array","items":{"type":"object"}},` +
 	`"error":{"type":"object"},"next":{"type":"string"},"poll_after_s":{"type":"integer"}}}`
 

@@ -89,6 +89,21 @@ func pin(r policy.Request, a answers) (policy.Request, *wire.Refusal) {
 	return r, nil
 }
 
+// resolvedOnWire shows the answers of a request's names to the front, their lists bounded.
+func resolvedOnWire(r policy.Request) (out []wire.Resolved) {
+	for _, t := range r.Targets {
+		if t.Name == "" || len(out) == wire.MaxNames {
+			continue
+		}
+		n := wire.Resolved{Name: t.Name, Count: len(t.Answers)}
+		for _, a := range firstOf(t.Answers, wire.MaxAnswers) {
+			n.Addresses = append(n.Addresses, a.String())
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
 func names(r policy.Request) []string {
 	var out []string
 	for _, t := range r.Targets {
@@ -111,7 +126,7 @@ func refusal(v policy.Verdict) *wire.Refusal {
 
 // rule names an engagement's rule so that the operator finds it.
 func rule(v policy.Verdict) string {
-	if v.Engagement == "" {
+	if v.Engagement == "" || v.Rule == "" {
 		return v.Rule
 	}
 	return v.Engagement + ": " + v.Rule

@@ -197,6 +197,7 @@ func (l *Launcher) resolved(ctx context.Context, j *job, ask []string) *wire.Ref
 	}
 	j.mu.Lock()
 	j.request = pinned
+	j.record.Resolved = resolvedOnWire(pinned)
 	j.mu.Unlock()
 	return nil
 }

@@ -28,7 +28,7 @@ const (
 	Queued      State = "queued"      // accepted; nothing has been sent to a target
 	Running     State = "running"     // its scanner has been started
 	Completed   State = "completed"   // the scanner ended by itself and its report is whole
-	Partial     State = "partial"     // a limit of time, memory or the like cut it; what it had is kept
+	Partial     State = "partial"     // a limit of time, memory or the like cut it, or hosts were given up; what it had is kept
 	Truncated   State = "truncated"   // it wrote more than its limit; what it had until then is kept
 	Cancelled   State = "cancelled"   // by its caller; what it had is kept
 	Failed      State = "failed"      // the scanner or the launch failed; never "0 findings"

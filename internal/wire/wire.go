@@ -269,7 +269,23 @@ type Job struct {
 	Deadline    time.Time `cbor:"deadline,omitzero"`
 	Outcome     *Outcome  `cbor:"outcome,omitempty"`
 	NotEnforced []Gap     `cbor:"not_enforced,omitempty"`
+	// Resolved is what the name server answered for the first MaxNames names.
+	Resolved []Resolved `cbor:"resolved,omitempty"`
 }
+
+// Resolved is a name that was asked for and the addresses that it had, of which MaxAnswers are
+// listed; Count is exact.
+type Resolved struct {
+	Name      string   `cbor:"name" json:"name"`
+	Addresses []string `cbor:"addresses" json:"addresses"`
+	Count     int      `cbor:"count" json:"count"`
+}
+
+// What a record lists of the names that were asked for.
+const (
+	MaxNames   = 32
+	MaxAnswers = 8 // of one name
+)
 
 // The reasons for which a job ended.
 const (

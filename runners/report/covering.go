@@ -6,11 +6,7 @@ import (
 )
 
 // covering is the least list of prefixes that holds exactly the given addresses, in order.
-func covering(addresses map[netip.Addr]bool) []netip.Prefix {
-	all := make([]netip.Addr, 0, len(addresses))
-	for a := range addresses {
-		all = append(all, a)
-	}
+func covering(all []netip.Addr) []netip.Prefix {
 	slices.SortFunc(all, netip.Addr.Compare)
 	out := []netip.Prefix{}
 	for _, a := range all {

@@ -15,8 +15,8 @@ import (
 // the report of what was complete; the error is only about reading r.
 func ParseNmap(r io.Reader, on func(Progress)) (Report, error) {
 	in := newInput(r)
-	p := &nmapParser{in: in, xml: xml.NewDecoder(in), on: on, seen: map[netip.Addr]bool{}}
-	p.report = Report{Hosts: []Host{}, Coverage: Coverage{Completed: []netip.Prefix{}}}
+	p := &nmapParser{in: in, xml: xml.NewDecoder(in), on: on, seen: map[netip.Addr]fate{}}
+	p.report = Report{Hosts: []Host{}}
 	stop := p.document()
 	p.end(stop)
 	if in.broken != nil {
@@ -38,13 +38,26 @@ type nmapParser struct {
 	port  *Port
 	text  PortText
 	valid bool // the host has an address
+	said  bool // the host has answered
+	open  int  // its open ports
+	over  bool // the port is one more than is kept
 	cpe   strings.Builder
 	kept  kept
 
-	ports, texts int // kept so far, over all hosts
-	seen         map[netip.Addr]bool
+	ports, texts int   // kept so far, over all hosts
+	dull         []int // of the hosts that are kept, those without a finding
+	seen         map[netip.Addr]fate
 	root, closed bool
 }
+
+// fate is what became of an address.
+type fate uint8
+
+const (
+	up fate = 1 + iota
+	down
+	givenUp
+)
 
 var errDepth = errors.New("the report is nested too deeply")
 
@@ -85,7 +98,7 @@ func (p *nmapParser) end(stop error) {
 	r := &p.report
 	r.Finished = r.Finished && p.closed
 	r.ExitOK = r.ExitOK && r.Finished
-	r.Coverage.Completed = covering(p.seen)
+	r.Coverage.Completed, r.Coverage.DownAt, r.Coverage.GivenUp = p.all(up, down), p.all(down), p.all(givenUp)
 	if p.in.cut {
 		p.cut("token")
 	}
@@ -100,6 +113,17 @@ func (p *nmapParser) end(stop error) {
 	case errors.As(stop, &syntax) && !strings.Contains(syntax.Msg, "unexpected EOF"):
 		r.ErrorClass = ErrorMalformed
 	}
+}
+
+// all is every address of some fates.
+func (p *nmapParser) all(fates ...fate) []netip.Prefix {
+	var of []netip.Addr
+	for a, f := range p.seen {
+		if slices.Contains(fates, f) {
+			of = append(of, a)
+		}
+	}
+	return covering(of)
 }
 
 func (p *nmapParser) cut(what string) {
@@ -152,6 +176,7 @@ func (p *nmapParser) start(path string, a attrs) {
 		p.report.Coverage.Total = a.count("total")
 	case "host":
 		p.host, p.port, p.valid = &Host{TimedOut: a["timedout"] == "true", Ports: []Port{}}, nil, false
+		p.said, p.open = false, 0
 	default:
 		if p.host != nil {
 			p.inHost(path, a)
@@ -168,7 +193,9 @@ func (p *nmapParser) inHost(path string, a attrs) {
 	case "host/address":
 		p.address(a)
 	case "host/ports/extraports":
-		if state := a.word("state"); state != "" && len(h.Others) < 16 {
+		state := a.word("state")
+		p.said = p.said || state != "" && !strings.Contains(state, "filtered")
+		if state != "" && len(h.Others) < 16 {
 			h.Others = append(h.Others, Others{state, a.count("count")})
 		}
 	case "host/ports/port":
@@ -210,15 +237,18 @@ func (p *nmapParser) beginPort(a attrs) {
 	if n > 65535 || proto == "" {
 		return
 	}
-	if len(p.host.Ports) >= maxPorts || p.ports+len(p.host.Ports) >= maxAll {
+	// One that is not kept is counted all the same.
+	if p.over = len(p.host.Ports) >= maxPorts || p.ports+len(p.host.Ports) >= maxAll; p.over {
 		p.cut("ports")
-		return
 	}
 	p.port = &Port{Port: n, Proto: proto}
 }
 
 // inPort takes a start tag within a port.
 func (p *nmapParser) inPort(path string, a attrs) {
+	if p.over && path != "host/ports/port/state" {
+		return // it is only counted
+	}
 	switch path {
 	case "host/ports/port/state":
 		p.port.State, p.port.Reason = a.word("state"), a.word("reason")
@@ -254,17 +284,29 @@ func (p *nmapParser) finish(path string) {
 	case path == "host" && p.host != nil:
 		p.endHost()
 	case path == "host/ports/port" && p.port != nil:
-		if !p.text.empty() {
-			text := p.text
-			p.port.Untrusted = &text
-		}
-		p.host.Ports = append(p.host.Ports, *p.port)
-		p.port = nil
-	case path == "host/ports/port/service/cpe" && p.port != nil:
+		p.endPort()
+	case path == "host/ports/port/service/cpe" && p.port != nil && !p.over:
 		if len(p.text.CPE) < maxCPE {
 			p.text.CPE = append(p.text.CPE, p.clean(p.cpe.String()))
 		}
 	}
+}
+
+func (p *nmapParser) endPort() {
+	port := *p.port
+	p.port = nil
+	p.said = p.said || port.Reason != "no-response"
+	if port.State == "open" {
+		p.open++
+	}
+	if p.over {
+		return
+	}
+	if !p.text.empty() {
+		text := p.text
+		port.Untrusted = &text
+	}
+	p.host.Ports = append(p.host.Ports, port)
 }
 
 // endHost counts a host that is complete, and keeps it if there is anything to say about it.
@@ -272,37 +314,66 @@ func (p *nmapParser) endHost() {
 	h, c := *p.host, &p.report.Coverage
 	p.host = nil
 	c.Listed++
-	if !p.valid {
+	if !p.valid || p.seen[h.Addr] != 0 {
 		c.Invalid++
 		return
-	}
-	if !h.TimedOut {
-		p.completed(h.Addr)
 	}
 	p.report.Progress.Hosts++
 	p.tell()
 	if h.Status == "down" {
 		c.Down++
+		p.became(h.Addr, down)
 		return
 	}
 	c.Up++
-	if h.TimedOut {
+	c.OpenPorts += p.open
+	said := p.said || h.Reason != "user-set"
+	if said {
+		c.Alive++
+	}
+	switch {
+	case h.TimedOut:
 		c.TimedOut++
+		p.became(h.Addr, givenUp)
+	case !said:
+		c.Silent++
+		h.Silent = true
+		fallthrough
+	default:
+		p.became(h.Addr, up)
 	}
-	if len(p.report.Hosts) == maxHosts {
-		p.cut("hosts")
-		return
-	}
-	p.ports += len(h.Ports)
-	p.report.Hosts = append(p.report.Hosts, h)
+	p.keep(h)
 }
 
-func (p *nmapParser) completed(a netip.Addr) {
+// keep keeps a host. Beyond the bound one with a finding takes the place of one without: those are counted, and their
+// addresses are in the coverage.
+func (p *nmapParser) keep(h Host) {
+	kept := p.report.Hosts
+	finding := p.open > 0 || h.Untrusted != nil || len(h.OS) > 0 || slices.ContainsFunc(h.Ports, func(o Port) bool { return o.Untrusted != nil })
+	if len(kept) == maxHosts {
+		p.cut("hosts")
+		p.report.Coverage.NotKept++
+		if !finding || len(p.dull) == 0 {
+			return
+		}
+		last := p.dull[len(p.dull)-1]
+		p.dull = p.dull[:len(p.dull)-1]
+		p.ports -= len(kept[last].Ports)
+		kept = slices.Delete(kept, last, last+1)
+	}
+	if !finding {
+		p.dull = append(p.dull, len(kept))
+	}
+	p.ports += len(h.Ports)
+	p.report.Hosts = append(kept, h)
+}
+
+func (p *nmapParser) became(a netip.Addr, f fate) {
 	if len(p.seen) == maxCovered {
 		p.cut("coverage")
 		return
 	}
-	p.seen[a] = true
+	p.seen[a] = f
 }
 
 func (p *nmapParser) progress(kind string, a attrs) {

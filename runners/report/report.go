@@ -9,7 +9,7 @@ const (
 	maxGrant   = 64 << 10 // bytes for what comes after each
 	maxTotal   = 64 << 20 // bytes of the whole output
 	maxDepth   = 64
-	maxHosts   = 4096  // hosts that are kept in full
+	maxHosts   = 4096  // hosts that are kept; the least interesting ones go first
 	maxPorts   = 2048  // per host
 	maxAll     = 65536 // ports over all hosts
 	maxScripts = 128   // per port, and per host
@@ -55,11 +55,17 @@ type Progress struct {
 type Coverage struct {
 	Total     int            `json:"total"` // addresses, as the scanner counted them at its end; 0 before
 	Up        int            `json:"up"`
+	Alive     int            `json:"alive"`  // of those up: something answered
+	Silent    int            `json:"silent"` // of those up: called so without looking, scanned to the end, and nothing answered
 	Down      int            `json:"down"`
-	TimedOut  int            `json:"timed_out"` // of those up: given up, so that nothing is known of their ports
-	Listed    int            `json:"listed"`    // hosts in the report
-	Invalid   int            `json:"invalid"`   // hosts without a usable address, dropped
-	Completed []netip.Prefix `json:"completed"` // addresses that are through: up or down, and not timed out
+	TimedOut  int            `json:"timed_out"`      // of those up: given up, so that nothing is known of their ports
+	OpenPorts int            `json:"open_ports"`     // also of ports and hosts that are not kept
+	NotKept   int            `json:"hosts_not_kept"` // of those up: beyond the bound of Hosts
+	Listed    int            `json:"listed"`         // hosts in the report
+	Invalid   int            `json:"invalid"`        // hosts without a usable address, or named before: dropped
+	Completed []netip.Prefix `json:"completed"`      // addresses that are through: up or down, and not timed out
+	DownAt    []netip.Prefix `json:"down_at"`        // of these: down
+	GivenUp   []netip.Prefix `json:"timed_out_at"`   // addresses that timed out
 }
 
 // Host is one host. What the host itself sent is in Untrusted, here and in its ports.
@@ -70,6 +76,7 @@ type Host struct {
 	MAC       string     `json:"mac,omitempty"` // only of hosts on the same link
 	Vendor    string     `json:"vendor,omitempty"`
 	TimedOut  bool       `json:"timed_out,omitempty"`
+	Silent    bool       `json:"silent,omitempty"` // called up without looking, and nothing answered
 	Ports     []Port     `json:"ports"`
 	Others    []Others   `json:"other_ports,omitempty"`
 	OS        []OS       `json:"os,omitempty"`

@@ -296,6 +296,54 @@ func TestHostileReports(t *testing.T) {
 	}
 }
 
+// What bounds leave out is counted all the same, and what is without a finding goes first.
+func TestALargeNetworkIsCountedWholeAndItsFindingsStay(t *testing.T) {
+	const silent, refusing = maxHosts + 500, 300
+	var b strings.Builder
+	b.WriteString(manyHosts(silent))
+	for i := range refusing {
+		b.WriteString(host(fmt.Sprintf("10.2.%d.%d", i/256, i%256), `<ports><extraports state="closed" count="100"/></ports>`))
+	}
+	for i := range 200 {
+		b.WriteString(host(fmt.Sprintf("10.3.0.%d", i), service("nginx")))
+	}
+	b.WriteString(`<host timedout="true"><status state="up" reason="user-set"/><address addr="10.4.0.1" addrtype="ipv4"/></host>`)
+	b.WriteString(`<host><status state="down" reason="no-response"/><address addr="10.4.0.2" addrtype="ipv4"/></host>`)
+	b.WriteString(host("10.3.0.1", service("said twice")))
+	r := parse(t, []byte(head+b.String()))
+	c := r.Coverage
+	if c.Up != silent+refusing+201 || c.Alive != refusing+200 || c.Silent != silent || c.TimedOut != 1 || c.Down != 1 || c.OpenPorts != 200 || c.Invalid != 1 {
+		t.Errorf("%+v", c)
+	}
+	if got := fmt.Sprint(c.GivenUp, c.DownAt); got != "[10.4.0.1/32] [10.4.0.2/32]" {
+		t.Error(got)
+	}
+	if len(r.Hosts) != maxHosts || c.NotKept != c.Up-maxHosts || strings.Join(r.Cut, " ") != "hosts" {
+		t.Errorf("%d hosts, %d not kept, cut %q", len(r.Hosts), c.NotKept, r.Cut)
+	}
+	found := 0
+	for i, h := range r.Hosts {
+		if len(h.Ports) > 0 {
+			found++
+		}
+		if i > 0 && !r.Hosts[i-1].Addr.Less(h.Addr) {
+			t.Errorf("%v comes before %v", r.Hosts[i-1].Addr, h.Addr)
+		}
+	}
+	if found != 200 {
+		t.Errorf("of 200 hosts with an open port %d are kept", found)
+	}
+}
+
+// A host whose ports are beyond the bound has answered, and its open ports count.
+func TestPortsThatAreNotKeptAreCounted(t *testing.T) {
+	body := "<ports>" + strings.Repeat(`<port protocol="tcp" portid="1"><state state="open" reason="syn-ack"/></port>`, maxPorts+100) + "</ports>"
+	c := parse(t, []byte(head+host("10.0.0.1", body))).Coverage
+	if c.OpenPorts != maxPorts+100 || c.Alive != 1 || c.Silent != 0 {
+		t.Errorf("%+v", c)
+	}
+}
+
 func manyHosts(n int) string {
 	var b strings.Builder
 	for i := range n {

@@ -6,7 +6,9 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"golang.org/x/sys/unix"
 
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/test/lab"
@@ -232,57 +235,174 @@ func TestAHostsOwnWordsAreKeptApart(t *testing.T) {
 	}
 }
 
+// refusal is what a refusal has to say. Where got is empty the argument has no value; allowed says
+// whether there is a set of what would do.
+type refusal struct {
+	code, field, got string
+	allowed          bool
+}
+
+func (want refusal) check(t *testing.T, says string, answer object) {
+	t.Helper()
+	e := at(answer, "error")
+	text := func(key string) string { s, _ := at(e, key).(string); return s }
+	list, _ := at(e, "allowed").([]any)
+	if text("code") != want.code || text("field") != want.field || text("got") != want.got || (len(list) > 0) != want.allowed || text("hint") == "" {
+		t.Errorf("%s: %s, want %+v and a hint", says, show(answer), want)
+	}
+	if at(answer, "hosts") != nil || at(answer, "status") != nil && at(answer, "status") != "refused" {
+		t.Errorf("%s: the answer has more than a refusal: %s", says, show(answer))
+	}
+}
+
 // Each bad input is refused with field, value, what is allowed and a hint, and changes nothing.
 func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 	h := newHouse(t, lab.Options{Engagements: map[string]string{"lab": lab.Engagement,
 		"past":  strings.NewReplacer("name: lab", "name: past", "10.77.", "10.78.").Replace(lab.Engagement) + "expires: 2020-01-01\n",
 		"night": strings.NewReplacer("name: lab", "name: night", "10.77.", "10.79.").Replace(lab.Engagement) + "hours: {days: [" + yesterday() + "], from: \"10:00\", to: \"11:00\", timezone: UTC}\n"}})
+	to := func(target string) object { return object{"targets": []string{target}} }
+	with := func(target, name string, value any) object { return object{"targets": []string{target}, name: value} }
+	script := func(name string) object {
+		return object{"targets": []string{lab.SSH}, "profile": "script", "scripts": []string{name}}
+	}
 	for says, c := range map[string]struct {
 		arguments object
-		code      string
+		want      refusal
 	}{
-		"an unknown argument":           {object{"targets": []string{lab.SSH}, "flags": "-A"}, "unknown_argument"},
-		"a leading dash":                {object{"targets": []string{"-iL"}}, "target_option"},
-		"a comma":                       {object{"targets": []string{"10.77.0.10,10.99.0.5"}}, "target_list"},
-		"a space":                       {object{"targets": []string{"10.77.0.10 10.99.0.5"}}, "target_space"},
-		"a zone":                        {object{"targets": []string{"fe80::1%eth0"}}, "target_zone"},
-		"an octal address":              {object{"targets": []string{"012.77.0.10"}}, "target_ipv4_form"},
-		"a short address":               {object{"targets": []string{"10.1"}}, "target_ipv4_form"},
-		"IPv4 in disguise":              {object{"targets": []string{"::ffff:10.77.0.10"}}, "target_mapped"},
-		"a network that is too large":   {object{"targets": []string{"10.77.0.0/16"}}, "too_many_addresses"},
-		"port 0":                        {object{"targets": []string{lab.SSH}, "ports": []any{0}}, "bad_port"},
-		"port 70000":                    {object{"targets": []string{lab.SSH}, "ports": []any{70000}}, "bad_port"},
-		"an unknown script":             {object{"targets": []string{lab.SSH}, "profile": "script", "scripts": []string{"evil"}}, "unknown_script"},
-		"a script by path":              {object{"targets": []string{lab.SSH}, "profile": "script", "scripts": []string{"/tmp/evil.nse"}}, "unknown_script"},
-		"a name that resolves outside":  {object{"targets": []string{"evil.lab.internal"}}, "name_outside_scope"},
-		"a name that resolves half-way": {object{"targets": []string{"half.lab.internal"}}, "name_outside_scope"},
-		"a name for this machine":       {object{"targets": []string{"self.lab.internal"}}, "name_outside_scope"},
-		"a name that nobody answers":    {object{"targets": []string{"slow.lab.internal"}}, "name_unresolved"},
-		"a name that is not there":      {object{"targets": []string{"none.lab.internal"}}, "name_unresolved"},
-		"a name with too many answers":  {object{"targets": []string{"many.lab.internal"}}, "name_unresolved"},
-		"a name of nobody's":            {object{"targets": []string{"example.org"}}, "name_not_allowed"},
-		"outside the engagement":        {object{"targets": []string{lab.Outside}}, "target_out_of_scope"},
-		"an excluded host":              {object{"targets": []string{"10.77.0.13"}}, "target_excluded"},
-		"loopback":                      {object{"targets": []string{"127.0.0.1"}}, "target_never"},
-		"an engagement that expired":    {object{"targets": []string{"10.78.0.1"}, "engagement": "past"}, "expired"},
-		"outside its hours":             {object{"targets": []string{"10.79.0.1"}, "engagement": "night"}, "outside_hours"},
-		"an unknown engagement":         {object{"targets": []string{lab.SSH}, "engagement": "nowhere"}, "no_engagement"},
+		"an unknown argument":                    {with(lab.SSH, "flags", "-A"), refusal{"unknown_argument", "flags", "", true}},
+		"a leading dash":                         {to("-iL"), refusal{"target_option", "targets[0]", "-iL", false}},
+		"a comma":                                {to("10.77.0.10,10.99.0.5"), refusal{"target_list", "targets[0]", "10.77.0.10,10.99.0.5", false}},
+		"a space":                                {to("10.77.0.10 10.99.0.5"), refusal{"target_space", "targets[0]", "10.77.0.10 10.99.0.5", false}},
+		"a zone":                                 {to("fe80::1%eth0"), refusal{"target_zone", "targets[0]", "fe80::1%eth0", false}},
+		"an octal address":                       {to("012.77.0.10"), refusal{"target_ipv4_form", "targets[0]", "012.77.0.10", false}},
+		"a short address":                        {to("10.1"), refusal{"target_ipv4_form", "targets[0]", "10.1", false}},
+		"IPv4 in disguise":                       {to("::ffff:10.77.0.10"), refusal{"target_mapped", "targets[0]", "::ffff:10.77.0.10", false}},
+		"a network too large for its engagement": {to("10.77.0.0/16"), refusal{"too_many_addresses", "targets", "65535", true}},
+		"a network too large for any call":       {to("10.0.0.0/8"), refusal{"target_too_large", "targets[0]", "10.0.0.0/8", false}},
+		"port 0":                                 {with(lab.SSH, "ports", []any{0}), refusal{"bad_port", "ports[0]", "0", true}},
+		"port 70000":                             {with(lab.SSH, "ports", []any{70000}), refusal{"bad_port", "ports[0]", "70000", true}},
+		"an unknown script":                      {script("evil"), refusal{"unknown_script", "scripts", "evil", true}},
+		"a script by path":                       {script("/tmp/evil.nse"), refusal{"unknown_script", "scripts", "/tmp/evil.nse", true}},
+		"a name that resolves outside":           {to("evil.lab.internal"), refusal{"name_outside_scope", "targets[0]", lab.Outside, true}},
+		"a name that resolves half-way":          {to("half.lab.internal"), refusal{"name_outside_scope", "targets[0]", lab.Outside, true}},
+		"a name for this machine":                {to("self.lab.internal"), refusal{"name_outside_scope", "targets[0]", "127.0.0.1", false}},
+		"a name that nobody answers":             {to("slow.lab.internal"), refusal{"name_unresolved", "targets[0]", "slow.lab.internal", false}},
+		"a name that is not there":               {to("none.lab.internal"), refusal{"name_unresolved", "targets[0]", "none.lab.internal", false}},
+		"a name with too many answers":           {to("many.lab.internal"), refusal{"name_unresolved", "targets", "", false}},
+		"a name of nobody's":                     {to("example.org"), refusal{"name_not_allowed", "targets[0]", "example.org", true}},
+		"outside the engagement":                 {to(lab.Outside), refusal{"target_out_of_scope", "targets[0]", lab.Outside, true}},
+		"an excluded host":                       {to("10.77.0.13"), refusal{"target_excluded", "targets[0]", "10.77.0.13", false}},
+		"loopback":                               {to("127.0.0.1"), refusal{"target_never", "targets[0]", "127.0.0.1", false}},
+		"an engagement that expired":             {with("10.78.0.1", "engagement", "past"), refusal{"expired", "engagement", "past", false}},
+		"outside its hours":                      {with("10.79.0.1", "engagement", "night"), refusal{"outside_hours", "engagement", "night", true}},
+		"an unknown engagement":                  {with(lab.SSH, "engagement", "nowhere"), refusal{"no_engagement", "engagement", "nowhere", true}},
+		"more packets than allowed":              {with(lab.SSH, "rate", 9999), refusal{"rate_too_high", "rate", "9999", true}},
+		"more time than allowed":                 {with(lab.SSH, "limit", 43200), refusal{"duration_too_long", "limit", "12h0m0s", true}},
 	} {
 		c.arguments["wait_s"] = 45
 		answer := h.call("nmap_scan", c.arguments)
-		if at(answer, "error", "code") != c.code {
-			t.Errorf("%s: %s, want %s", says, show(answer), c.code)
-		}
-		if at(answer, "hosts") != nil || at(answer, "status") != nil && at(answer, "status") != "refused" {
-			t.Errorf("%s: the answer has more than a refusal: %s", says, show(answer))
+		c.want.check(t, says, answer)
+		if id := at(answer, "job_id"); id != nil {
+			if now := h.call("job_status", object{"job_id": id}); now["status"] != "refused" || at(now, "error", "code") != c.want.code {
+				t.Errorf("%s: job_status says %s", says, show(now))
+			}
 		}
 	}
+	h.nothingLaunched()
+}
+
+func (h *house) nothingLaunched() {
+	h.t.Helper()
 	b, err := os.ReadFile(filepath.Join(h.daemon.AuditDir(), "audit.jsonl"))
 	if err != nil || strings.Contains(string(b), `"event":"launched"`) {
-		t.Errorf("something was launched (%v)", err)
+		h.t.Errorf("something was launched (%v)", err)
 	}
 	if n := network.Strangers(); n != 0 {
-		t.Errorf("%d packets reached the host outside", n)
+		h.t.Errorf("%d packets reached the host outside", n)
+	}
+}
+
+// An engagement whose file is broken is suspended and says so; the others stand.
+func TestABrokenEngagementIsSuspendedAndTheOthersStand(t *testing.T) {
+	h := newHouse(t, lab.Options{Engagements: map[string]string{"lab": lab.Engagement,
+		"other": strings.NewReplacer("name: lab", "name: other", "10.77.0.0/16", "10.77.0.12").Replace(lab.Engagement)}})
+	file := filepath.Join(h.daemon.Engagements(), "lab.yaml")
+	for says, spoil := range map[string]func() error{
+		"malformed":  func() error { return os.WriteFile(file, []byte("name: [\n"), 0o644) },
+		"unreadable": func() error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o755)) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		refusal{"engagement_suspended", "engagement", "lab", false}.check(t, says, h.call("nmap_scan", object{"targets": []string{lab.Web}, "engagement": "lab", "wait_s": 45}))
+		if answer := h.call("nmap_scan", object{"targets": []string{lab.SSH}, "ports": []any{22}, "wait_s": 45}); answer["status"] != "completed" || answer["engagement"] != "other" {
+			t.Errorf("%s: the other one: %s", says, show(answer))
+		}
+		if err := errors.Join(os.RemoveAll(file), os.WriteFile(file, []byte(lab.Engagement), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		if answer := h.call("nmap_scan", object{"targets": []string{lab.Web}, "ports": []any{80}, "engagement": "lab", "wait_s": 45}); answer["status"] != "completed" {
+			t.Errorf("%s, and mended: %s", says, show(answer))
+		}
+	}
+}
+
+// With a full disk a scan is refused, and with space again all goes on.
+func TestAFullDiskRefusesAScan(t *testing.T) {
+	dir, err := os.MkdirTemp("", "small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=128m,mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(unix.Unmount(dir, unix.MNT_DETACH), os.Remove(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Setenv("TMPDIR", dir)
+	h := newHouse(t, lab.Options{Settings: "limits: {output_mib: 1}\n"})
+	scan := object{"targets": []string{lab.SSH}, "ports": []any{22}, "wait_s": 45}
+	h.call("capabilities", object{})
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 130<<20), 0o600); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	refusal{code: "disk_full"}.check(t, "a full disk", h.call("nmap_scan", scan))
+	h.nothingLaunched()
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if answer := h.call("nmap_scan", scan); answer["status"] != "completed" {
+		t.Errorf("with space again: %s", show(answer))
+	}
+}
+
+// A client that vanishes leaves its scan, and whoever it is next time finds it.
+func TestAClientThatVanishesFindsItsScanAgain(t *testing.T) {
+	h := newHouse(t, lab.Options{})
+	conn, err := net.Dial("unix", h.daemon.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(conn, `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"lost","version":"1"}}}`+"\n"+
+		`{"jsonrpc":"2.0","method":"notifications/initialized"}`+"\n"+
+		`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"nmap_scan","arguments":{"targets":["`+lab.SSHAndWeb+`","10.77.1.0/29"],"ports":[22,80],"skip_discovery":true,"correlation_id":"lost"}}}`+"\n")
+	var id any
+	for deadline := time.Now().Add(20 * time.Second); id == nil; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("its scan does not begin")
+		}
+		id = at(h.call("job_list", object{"state": "running"}), "jobs", 0, "job_id")
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	answer := h.again(id)
+	if answer["status"] != "completed" || answer["correlation_id"] != "lost" || ports(answer) != "10.77.0.10/22/open/ssh 10.77.0.10/80/open/http" &&
+		!strings.HasPrefix(ports(answer), "10.77.0.10/22/open/ssh 10.77.0.10/80/open/http ") {
+		t.Errorf("%s", show(answer))
 	}
 }
 
@@ -320,12 +440,17 @@ func TestAJobIsItsCallersAlone(t *testing.T) {
 	}
 }
 
+// On a machine that lacks a feature of the kernel nothing is scanned unless the operator accepted it.
 func TestWithoutAcceptanceThisMachineRefuses(t *testing.T) {
-	h := newHouse(t, lab.Options{AcceptNone: true})
+	h := newHouse(t, lab.Options{AcceptNone: true, NoControllers: true})
 	answer := h.call("nmap_scan", object{"targets": []string{lab.SSH}})
-	if len(h.daemon.Accepts()) > 0 && at(answer, "error", "code") != "not_enforced" {
-		t.Errorf("%s", show(answer))
+	refusal{"not_enforced", "", "cgroup-cpu, cgroup-memory, cgroup-pids", true}.check(t, "a machine without controllers", answer)
+	for i, layer := range []string{"cgroup-cpu", "cgroup-memory", "cgroup-pids"} {
+		if why, _ := at(answer, "error", "allowed", i).(string); !strings.HasPrefix(why, layer+": ") {
+			t.Errorf("of %s: %q", layer, why)
+		}
 	}
+	h.nothingLaunched()
 }
 
 func TestALimitedOutputEndsTruncated(t *testing.T) {
@@ -336,8 +461,43 @@ func TestALimitedOutputEndsTruncated(t *testing.T) {
 			answer = h.call("job_result", object{"job_id": answer["job_id"], "wait_s": 45})
 		}
 	}
-	if answer["status"] != "truncated" || at(answer, "coverage", "cut_by") != "output" || at(answer, "coverage", "complete") != false {
+	count := func(part string) float64 {
+		n, _ := at(answer, "coverage", "addresses", part, "count").(float64)
+		return n
+	}
+	next, _ := answer["next"].(string)
+	if answer["status"] != "truncated" || at(answer, "coverage", "cut_by") != "output" || at(answer, "coverage", "complete") != false || at(answer, "summary", "complete") != false ||
+		count("completed") == 0 || count("not_reached") == 0 || count("completed")+count("not_reached") != 8192 || !strings.Contains(next, "fewer targets or ports") {
 		delete(answer, "hosts")
 		t.Errorf("%s", show(answer))
+	}
+	if at(answer, "coverage", "addresses", "not_reached", "prefixes", 0) == nil {
+		t.Errorf("it does not say what was not reached: %s", show(answer["coverage"]))
+	}
+}
+
+// A host that is given up is not a host without open ports.
+func TestAHostThatIsGivenUpIsNotDone(t *testing.T) {
+	h := newHouse(t, lab.Options{})
+	answer := h.call("nmap_scan", object{"targets": []string{"10.77.1.1", lab.SSH}, "ports": []any{"1-400"}, "rate": 60, "host_timeout": 5, "wait_s": 45})
+	if answer["status"] != "partial" || at(answer, "coverage", "addresses", "timed_out", "prefixes", 0) == nil || at(answer, "coverage", "complete") != false ||
+		!strings.Contains(fmt.Sprint(answer["next"]), "host_timeout") {
+		t.Errorf("%s", show(answer))
+	}
+	of := h.call("job_result", object{"job_id": answer["job_id"], "host": "10.77.1.1"})
+	if at(of, "host", "state") != "timed_out" {
+		t.Errorf("%s", show(of))
+	}
+}
+
+// What a name stood for when it was scanned is part of the result.
+func TestAResultSaysWhatItsNamesWere(t *testing.T) {
+	h := newHouse(t, lab.Options{})
+	answer := h.call("nmap_scan", object{"targets": []string{"web.lab.internal"}, "ports": []any{80}, "wait_s": 45})
+	if at(answer, "arguments", "targets", 0) != "web.lab.internal" || at(answer, "resolved", 0, "name") != "web.lab.internal" || at(answer, "resolved", 0, "addresses", 0) != lab.Web {
+		t.Errorf("%s", show(answer))
+	}
+	if of := h.call("job_result", object{"job_id": answer["job_id"], "host": lab.Web}); at(of, "host", "state") != "found" {
+		t.Errorf("%s", show(of))
 	}
 }

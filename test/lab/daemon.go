@@ -38,6 +38,7 @@ type Daemon struct {
 	Config string // path of secmcpd.yaml
 	binary string
 	cgroup string
+	outer  string   // the group to remove: cgroup, or the one that it is in
 	limits []string // layers that the cgroup of this machine cannot give
 
 	mu      sync.Mutex
@@ -74,6 +75,8 @@ type Options struct {
 	NoRestart   bool              // leave dead what dies
 	AcceptNone  bool              // accept no missing layer
 	NoRoles     bool              // start neither role: agents use Stdio
+	// NoControllers is a machine whose cgroups have no controllers.
+	NoControllers bool
 }
 
 // Start starts the daemon of a binary and waits until it is ready.
@@ -100,7 +103,7 @@ func Start(binary string, o Options) (_ *Daemon, err error) {
 	if err := os.WriteFile(d.binary, program, 0o755); err != nil {
 		return nil, err
 	}
-	if err := d.makeCgroup(); err != nil {
+	if err := d.makeCgroup(o.NoControllers); err != nil {
 		return nil, err
 	}
 	if err := d.configure(o); err != nil || o.NoRoles {
@@ -138,7 +141,7 @@ func (d *Daemon) Accepts() []string { return d.limits }
 func (d *Daemon) AuditDir() string    { return filepath.Join(d.Dir, "audit") }
 func (d *Daemon) Engagements() string { return filepath.Join(d.Dir, "engagements.d") }
 
-func (d *Daemon) makeCgroup() error {
+func (d *Daemon) makeCgroup(bare bool) error {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err
@@ -153,7 +156,14 @@ func (d *Daemon) makeCgroup() error {
 		if err := os.Mkdir(group, 0o755); err != nil {
 			return err
 		}
-		d.cgroup = group
+		d.cgroup, d.outer = group, group
+		if bare { // a group of which nobody enabled a controller for those below it
+			group = filepath.Join(group, "bare")
+			if err := os.Mkdir(group, 0o755); err != nil {
+				return err
+			}
+			d.cgroup = group
+		}
 		controllers, err := os.ReadFile(filepath.Join(group, "cgroup.controllers"))
 		if err != nil {
 			return err
@@ -364,8 +374,8 @@ func (d *Daemon) Stop() error {
 	for _, s := range d.sockets {
 		errs = append(errs, s.Close())
 	}
-	if d.cgroup != "" {
-		errs = append(errs, removeCgroup(d.cgroup))
+	if d.outer != "" {
+		errs = append(errs, removeCgroup(d.outer))
 	}
 	if d.Dir != "" {
 		errs = append(errs, os.RemoveAll(d.Dir))
