@@ -51,7 +51,7 @@ func nmapFields() []field {
 		{"os_detection", truth("Guess the operating system; sends unusual packets.")},
 		{"scripts", list("Scripts to run. Intrusive: "+strings.Join(scriptNames(intrusiveScript), ", ")+".", 0, len(scripts),
 			oneOfWords("", scriptNames(anyScript)))},
-		{"timing", oneOfWords("Pace; polite sends two or three packets a second.", timings)},
+		{"timing", oneOfWords("Pace; polite leaves 0.4 seconds between two port probes to one host.", timings)},
 		{"rate", numbers("Most packets per second; the engagement may lower it.", 1, maxRate)},
 		{"host_timeout", numbers("Seconds after which a host is given up and reported as timed out.", minHostTime, maxHostTime)},
 		{"limit", numbers("Seconds after which the job ends with what it has.", minLimit, maxLimit)},
