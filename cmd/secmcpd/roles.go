@@ -24,7 +24,7 @@ import (
 // serveCommand is the front: the room that faces agents.
 func serveCommand(s *surroundings) *cobra.Command {
 	return &cobra.Command{
-		Use: "serve", Short: "run the front (systemd starts it)", Args: cobra.NoArgs,
+		Use: "serve", Short: "run the front (systemd starts it)", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			settings, err := loadSettings(s.config)
 			if err != nil {
@@ -42,7 +42,7 @@ func serveCommand(s *surroundings) *cobra.Command {
 // launcherCommand is the privileged room.
 func launcherCommand(s *surroundings) *cobra.Command {
 	return &cobra.Command{
-		Use: "launcher", Short: "run the launcher (systemd starts it)", Args: cobra.NoArgs,
+		Use: "launcher", Short: "run the launcher (systemd starts it)", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			settings, err := loadSettings(s.config)
 			if err != nil {
@@ -93,7 +93,7 @@ func stdioCommand(s *surroundings) *cobra.Command {
 	var linkFD int
 	var drop bool
 	c := &cobra.Command{
-		Use: "stdio", Short: "serve one agent on standard input and output, without the daemon", Args: cobra.NoArgs,
+		Use: "stdio", Short: "serve one agent on standard input and output, without the daemon", Args: noArgs,
 		Long: `Serve one agent on standard input and output, without the daemon.
 
 As root this is the whole of secmcpd: the front runs as its own user without capability or network,
