@@ -91,7 +91,7 @@ func readPorts(field, text string) (Ports, *Fault) {
 	case strings.Contains(text, ":"):
 		fault.Hint = "no protocol here: scan_type udp scans UDP ports, every other scan type TCP ports"
 	case !ok1 || !ok2:
-		fault.Hint = "ports are decimal numbers, not names"
+		fault.Hint = "a port is a decimal number without sign or leading zero"
 	case from > to:
 		fault.Hint = fmt.Sprintf("the smaller number comes first: %d-%d", to, from)
 	default:
