@@ -123,7 +123,7 @@ func engagementsList(s *surroundings) *cobra.Command {
 			}
 			engagements, faults, err := launcher.Engagements(settings.EngagementsDir, launcher.Lookup())
 			if err != nil {
-				return err
+				return exitError{exitConfig, err}
 			}
 			for _, e := range engagements {
 				fmt.Fprintln(s.stdout, e)
@@ -297,7 +297,7 @@ func target(text string) policy.Target {
 func policyNow(settings settings) (*policy.Policy, strict.Faults, error) {
 	engagements, faults, err := launcher.Engagements(settings.EngagementsDir, launcher.Lookup())
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, exitError{exitConfig, err}
 	}
 	own, broadcast, bridges, err := scope.Machine()
 	if err != nil {

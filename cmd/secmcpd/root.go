@@ -19,8 +19,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/strict"
 )
 
-// The exit statuses. Units name exitConfig in RestartPreventExitStatus: a wrong configuration
-// is not mended by starting again.
+// The exit statuses, which the manual lists: scripts and units go by them.
 const (
 	exitOK     = 0
 	exitFailed = 1
