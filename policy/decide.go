@@ -503,13 +503,14 @@ func (e *Engagement) size(allowed *Verdict, r Request) *Verdict {
 	switch {
 	case r.Ports < 0 || r.Ports > most.Ports:
 		v = e.over(TooManyPorts, "ports_per_address", strconv.Itoa(r.Ports), strconv.Itoa(most.Ports))
-		v.Field = "ports"
+		v.Field, v.Hint = "ports", "ask for fewer, by ports or top_ports"
 	case r.Rate < 0 || r.Rate > most.Rate:
 		v = e.over(RateTooHigh, "packets_per_second", strconv.Itoa(r.Rate), strconv.Itoa(most.Rate))
 		v.Field = "rate"
 	case r.Duration < 0 || r.Duration > most.Duration:
-		v = e.over(DurationTooLong, "duration", r.Duration.String(), most.Duration.String())
-		v.Field = "limit"
+		v = e.over(DurationTooLong, "duration", seconds(r.Duration), seconds(most.Duration))
+		v.Reason = "engagement " + e.Name + " allows a job at most " + most.Duration.String()
+		v.Field, v.Hint = "limit", "limit is in seconds"
 	}
 	if v != nil {
 		return v
@@ -522,6 +523,9 @@ func (e *Engagement) size(allowed *Verdict, r Request) *Verdict {
 	}
 	return nil
 }
+
+// seconds is a time as a caller gives it: in whole seconds.
+func seconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 
 func (e *Engagement) intrusive(reasons []string) *Verdict {
 	if len(reasons) == 0 || e.Intrusive == Allow {

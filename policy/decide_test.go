@@ -255,7 +255,7 @@ func TestLimitsToolsAndTime(t *testing.T) {
 		allow("the rate that is allowed", one.with(func(r *Request) { r.Rate = 500 }), "10.1.2.3"),
 		allow("a lower rate is the job's", one.with(func(r *Request) { r.Rate = 20 }), "10.1.2.3", "20 packets a second"),
 		refuse("a higher rate", one.with(func(r *Request) { r.Rate = 501 }), RateTooHigh, "\"501\"", "allowed     500"),
-		refuse("a longer time", one.with(func(r *Request) { r.Duration = 2 * time.Hour }), DurationTooLong, "2h0m0s", "1h0m0s"),
+		refuse("a longer time", one.with(func(r *Request) { r.Duration = 2 * time.Hour }), DurationTooLong, "\"7200\"", "allowed     3600", "limit is in seconds"),
 		refuse("less than nothing", one.with(func(r *Request) { r.Rate = -1 }), RateTooHigh),
 		refuse("intrusive, which nobody allows", one.with(func(r *Request) { r.Intrusive = []string{"scripts"} }), Intrusive, "\"scripts\""),
 		refuse("intrusive, to be approved", scan("172.16.0.1").with(func(r *Request) { r.Intrusive = []string{"scripts"} }), ApprovalUnavailable, "approvals cannot be given yet"),

@@ -91,7 +91,7 @@ func parseOperand(text string) (netip.Prefix, error) {
 	return netip.PrefixFrom(addr, addr.BitLen()), err
 }
 
-var flags = strings.Fields(`nmap --datadir -n -v --noninteractive -oX --stats-every --privileged --unprivileged -T2 -T3 -T4 --max-rate --max-hostgroup
+var flags = strings.Fields(`nmap --datadir -n -v -oX --stats-every --privileged --unprivileged -T3 -T4 --scan-delay --max-rate --max-hostgroup
 	--host-timeout -sT -sS -sU -sn -6 -Pn -p --top-ports -sV --version-intensity -O --script`)
 
 // knownWord says whether argv[i] is one of the options above, or the value that belongs to the option before it.
@@ -111,6 +111,8 @@ func knownWord(argv []string, i int) bool {
 		return only("0123456789")
 	case "--host-timeout":
 		return only("0123456789s")
+	case "--scan-delay":
+		return argv[i] == "400ms"
 	case "-p":
 		return only("0123456789,-")
 	case "--script":

@@ -59,6 +59,9 @@ type draft struct {
 	faults []Fault
 }
 
+// frontArguments are what the tool takes beside its own arguments. The front reads them and takes them out before.
+var frontArguments = []string{"wait_s", "correlation_id"}
+
 // readNmap reads forms, fills in the profile, normalises, and leaves every question of meaning to validate: Read and
 // Validate cannot come to differ.
 func readNmap(members map[string]json.RawMessage) (Nmap, []Fault) {
@@ -66,7 +69,7 @@ func readNmap(members map[string]json.RawMessage) (Nmap, []Fault) {
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		d.given[name] = true
 		if !d.take(name, members[name]) {
-			known := nmapFieldNames()
+			known := append(nmapFieldNames(), frontArguments...)
 			hint := perhaps(name, known)
 			if hint == "" {
 				hint = "leave it out: these arguments are all there are, and no scanner option is passed on"
@@ -182,7 +185,9 @@ func (d *draft) normalise() {
 		d.Targets = once(d.Targets)
 	}
 	d.Ports = joinPorts(d.Ports)
-	d.Scripts = once(slices.Sorted(slices.Values(d.Scripts)))
+	if !slices.ContainsFunc(d.Scripts, unknownScript) {
+		d.Scripts = once(slices.Sorted(slices.Values(d.Scripts)))
+	}
 	if !d.given["ip_version"] {
 		d.IPVersion = 4
 		if literal == 6 {

@@ -127,19 +127,18 @@ func (n *Nmap) scriptFaults() []Fault {
 		return []Fault{tooMany("scripts", len(n.Scripts), len(scripts))}
 	}
 	var faults []Fault
-	known := scriptNames(anyScript)
-	for _, name := range n.Scripts {
-		if _, ok := scriptNamed(name); !ok {
-			hint := perhaps(name, known)
+	for i, name := range n.Scripts {
+		if unknownScript(name) {
+			hint := perhaps(name, scriptNames(anyScript))
 			if hint == "" {
-				hint = "scripts are given by name; the schema lists those that have been reviewed"
+				hint = "scripts are given by name, not by category, path or expression"
 			}
-			f := Fault{Code: "unknown_script", Field: "scripts", Got: excerpt(name), Hint: hint, Example: "ssl-cert"}
-			if len(faults) == 0 { // the list is long, and says the same of every name
-				f.Allowed = known
-			}
-			faults = append(faults, f)
+			faults = append(faults, Fault{Code: "unknown_script", Field: element("scripts", i), Got: excerpt(name), Hint: hint, Example: "ssl-cert",
+				Allowed: append(scriptsLike(name), fmt.Sprintf("the %d names that the schema of %s lists for scripts", len(scripts), nmapName))})
 		}
+	}
+	if len(faults) > 0 {
+		return faults
 	}
 	if !slices.IsSorted(n.Scripts) || len(once(n.Scripts)) != len(n.Scripts) {
 		faults = append(faults, notCanonical("scripts", "names out of order or twice", "sorted names, each once"))

@@ -145,11 +145,11 @@ func TestRefused(t *testing.T) {
 		{"intensity without services", `{"targets":["10.0.0.1"],"version_intensity":3}`, "version_intensity", "contradiction"},
 		{"intensity 10", `{"targets":["10.0.0.1"],"profile":"version","version_intensity":10}`, "version_intensity", "out_of_range"},
 		{"a truth in quotes", `{"targets":["10.0.0.1"],"os_detection":"true"}`, "os_detection", "wrong_type"},
-		{"a script's path", `{"targets":["10.0.0.1"],"scripts":["/tmp/evil.nse"]}`, "scripts", "unknown_script"},
-		{"a script category", `{"targets":["10.0.0.1"],"scripts":["vuln"]}`, "scripts", "unknown_script"},
-		{"a script expression", `{"targets":["10.0.0.1"],"scripts":["ssl-cert or all"]}`, "scripts", "unknown_script"},
-		{"a forced script", `{"targets":["10.0.0.1"],"scripts":["+ssl-cert"]}`, "scripts", "unknown_script"},
-		{"a script that asks a third party", `{"targets":["10.0.0.1"],"scripts":["shodan-api"]}`, "scripts", "unknown_script"},
+		{"a script's path", `{"targets":["10.0.0.1"],"scripts":["/tmp/evil.nse"]}`, "scripts[0]", "unknown_script"},
+		{"a script category", `{"targets":["10.0.0.1"],"scripts":["vuln"]}`, "scripts[0]", "unknown_script"},
+		{"a script expression", `{"targets":["10.0.0.1"],"scripts":["ssl-cert or all"]}`, "scripts[0]", "unknown_script"},
+		{"a forced script", `{"targets":["10.0.0.1"],"scripts":["+ssl-cert"]}`, "scripts[0]", "unknown_script"},
+		{"a script that asks a third party", `{"targets":["10.0.0.1"],"scripts":["shodan-api"]}`, "scripts[0]", "unknown_script"},
 		{"the fastest timing", `{"targets":["10.0.0.1"],"timing":"insane"}`, "timing", "not_one_of"},
 		{"rate 0", `{"targets":["10.0.0.1"],"rate":0}`, "rate", "out_of_range"},
 		{"a rate past the bound", `{"targets":["10.0.0.1"],"rate":10001}`, "rate", "out_of_range"},
@@ -180,7 +180,7 @@ func TestRefused(t *testing.T) {
 
 func TestEveryFaultAtOnce(t *testing.T) {
 	_, faults := Read(nmapName, []byte(`{"targets":["10.0.0.1","10.0.0.1","10.0.0.0/33","-oN"],"ports":["22","U:53"],"profil":"quick","rate":0,
-		"timing":"T5","os_detection":1,"scripts":["ssl-certs"],"top_ports":99999}`))
+		"timing":"T5","os_detection":1,"scripts":["ssl-cert","ssl-certs","banner"],"top_ports":99999}`))
 	var got []string
 	for _, f := range faults {
 		got = append(got, f.Field+" "+f.Code+" "+f.Hint)
@@ -194,10 +194,26 @@ func TestEveryFaultAtOnce(t *testing.T) {
 		"targets[3] target_option a target is never an option; scanner options are arguments of this tool",
 		"timing not_one_of ",
 		"top_ports out_of_range ",
-		"scripts unknown_script did you mean ssl-cert?",
+		"scripts[1] unknown_script did you mean ssl-cert?",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("faults (-want +got):\n%s", diff)
+	}
+}
+
+// A fault says all that may stand there, also what is not a runner's own, or where all of it is.
+func TestFaultsSayWhatIsAllowed(t *testing.T) {
+	for _, row := range []struct{ why, arguments, field, allowed, hint string }{
+		{"the front's arguments are arguments", `{"targets":["10.0.0.1"],"wait":5}`, "wait", "wait_s", "did you mean wait_s?"},
+		{"and the other", `{"targets":["10.0.0.1"],"correlation":"x"}`, "correlation", "correlation_id", ""},
+		{"scripts for the same service", `{"targets":["10.0.0.1"],"scripts":["banner","smb-vuln"]}`, "scripts[1]", "smb-protocols", ""},
+		{"where all scripts are", `{"targets":["10.0.0.1"],"scripts":["vuln"]}`, "scripts[0]", fmt.Sprintf("the %d names that the schema of nmap_scan lists for scripts", len(scripts)), "scripts are given by name, not by category, path or expression"},
+		{"a number that is no port", `{"targets":["10.0.0.1"],"ports":["70000"]}`, "ports[0]", "1 to 65535", "a port is a decimal number without sign or leading zero"},
+	} {
+		_, faults := Read(nmapName, []byte(row.arguments))
+		if len(faults) != 1 || faults[0].Field != row.field || !slices.Contains(faults[0].Allowed, row.allowed) || row.hint != "" && faults[0].Hint != row.hint {
+			t.Errorf("%s: %+v", row.why, faults)
+		}
 	}
 }
 
@@ -293,7 +309,7 @@ func TestValidateRefusesWhatReadCannotMake(t *testing.T) {
 		{"a profile that is an option", func(n *Nmap) { n.Profile = "-A" }, "profile"},
 		{"a scan type that is an option", func(n *Nmap) { n.ScanType = "-sI" }, "scan_type"},
 		{"a timing that is an option", func(n *Nmap) { n.Timing = "-T5" }, "timing"},
-		{"an unknown script", func(n *Nmap) { n.Scripts = []string{"/tmp/x.nse"} }, "scripts"},
+		{"an unknown script", func(n *Nmap) { n.Scripts = []string{"/tmp/x.nse"} }, "scripts[0]"},
 		{"scripts out of order", func(n *Nmap) { n.Scripts = []string{"ssl-cert", "banner"} }, "scripts"},
 		{"ports out of order", func(n *Nmap) { n.TopPorts, n.Ports = 0, []Ports{{80, 80}, {22, 22}} }, "ports"},
 		{"touching ranges", func(n *Nmap) { n.TopPorts, n.Ports = 0, []Ports{{22, 22}, {23, 23}} }, "ports"},

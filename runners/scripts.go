@@ -1,5 +1,7 @@
 package runners
 
+import "strings"
+
 // A script is one of nmap's own, read before it was put here. Names that are not in this table are refused, and no
 // category is ever passed on: a category is whatever the installed nmap says it is, and "safe" and "default" hold
 // scripts that ask third parties or add targets.
@@ -119,6 +121,20 @@ func scriptNamed(name string) (script, bool) {
 		}
 	}
 	return script{}, false
+}
+
+func unknownScript(name string) bool {
+	_, known := scriptNamed(name)
+	return !known
+}
+
+// scriptsLike are the scripts whose names begin with the same word: those for the same service.
+func scriptsLike(name string) []string {
+	word, _, _ := strings.Cut(name, "-")
+	return scriptNames(func(s script) bool {
+		first, _, _ := strings.Cut(s.name, "-")
+		return word != "" && first == word
+	})
 }
 
 func scriptNames(keep func(script) bool) []string {

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -11,31 +15,55 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secmcpd/secmcpd/internal/launcher"
+	"github.com/secmcpd/secmcpd/internal/strict"
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/policy"
+	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
 // checkCommand reads everything that the daemon would read and tells every fault.
 func checkCommand(s *surroundings) *cobra.Command {
 	return &cobra.Command{
-		Use: "check", Short: "check the configuration and every engagement", Args: cobra.NoArgs,
+		Use: "check", Short: "check the configuration and every engagement", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			settings, err := loadSettings(s.config)
-			if err != nil {
-				return err
-			}
-			engagements, faults, err := launcher.Engagements(settings.EngagementsDir, launcher.Lookup())
+			engagements, err := s.wrongs()
 			if err != nil {
 				return exitError{exitConfig, err}
-			}
-			if len(faults) > 0 {
-				return exitError{exitConfig, faults}
 			}
 			_, err = fmt.Fprintf(s.stdout, "configuration ok, %s\n", plural(len(engagements), "engagement"))
 			return err
 		},
 	}
+}
+
+// wrongs is every fault of the settings and of the engagements together. Where the settings have
+// faults the engagements are looked for where they say, or else where the default is.
+func (s *surroundings) wrongs() ([]policy.Engagement, error) {
+	settings, at, wrong := readSettings(s.config)
+	var faults strict.Faults
+	if wrong != nil && !errors.As(wrong, &faults) {
+		return nil, bare(wrong) // nothing was read: where the engagements are is not known
+	}
+	faults = append(faults, settings.checkMachine(at)...)
+	errs := []error{faults.Err()}
+	var engagements []policy.Engagement
+	if dir := settings.EngagementsDir; filepath.IsAbs(dir) {
+		var faults strict.Faults
+		var err error
+		engagements, faults, err = launcher.Engagements(dir, launcher.Lookup())
+		errs = append(errs, faults.Err(), err)
+	}
+	return engagements, errors.Join(errs...)
+}
+
+// bare is an error without its exit status.
+func bare(err error) error {
+	var exit exitError
+	if errors.As(err, &exit) {
+		return exit.err
+	}
+	return err
 }
 
 func plural(n int, what string) string {
@@ -48,7 +76,7 @@ func plural(n int, what string) string {
 func auditCommand(s *surroundings) *cobra.Command {
 	audit := &cobra.Command{Use: "audit", Short: "the audit log"}
 	audit.AddCommand(&cobra.Command{
-		Use: "verify", Short: "check the chain of the audit log from its first record", Args: cobra.NoArgs,
+		Use: "verify", Short: "check the chain of the audit log from its first record", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			settings, err := loadSettings(s.config)
 			if err != nil {
@@ -87,7 +115,7 @@ func engagementsNew(s *surroundings) *cobra.Command {
 
 func engagementsList(s *surroundings) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "list the engagements in force", Args: cobra.NoArgs,
+		Use: "list", Short: "list the engagements in force", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			settings, err := loadSettings(s.config)
 			if err != nil {
@@ -95,7 +123,7 @@ func engagementsList(s *surroundings) *cobra.Command {
 			}
 			engagements, faults, err := launcher.Engagements(settings.EngagementsDir, launcher.Lookup())
 			if err != nil {
-				return err
+				return exitError{exitConfig, err}
 			}
 			for _, e := range engagements {
 				fmt.Fprintln(s.stdout, e)
@@ -116,7 +144,10 @@ func engagementsTest(s *surroundings) *cobra.Command {
 	var intrusive bool
 	c := &cobra.Command{
 		Use: "test [flags] TARGET...", Short: "would this be allowed, and by which rule", Args: cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		Long: "Would this be allowed, and by which rule. The caller is whoever runs the command, or the user --uid\n" +
+			"with the groups that this machine's files give it. Names are not resolved. Exit status: 0 it would be\n" +
+			"allowed, 1 it would not.",
+		RunE: func(c *cobra.Command, args []string) error {
 			settings, err := loadSettings(s.config)
 			if err != nil {
 				return err
@@ -124,12 +155,25 @@ func engagementsTest(s *surroundings) *cobra.Command {
 			now := time.Now()
 			if at != "" {
 				if now, err = time.Parse(time.RFC3339, at); err != nil {
-					return exitError{exitUsage, fmt.Errorf("--at: %w", err)}
+					return usage(c, fmt.Errorf("--at: %w", err))
 				}
 			}
-			p, err := policyNow(settings)
+			if err := knownProfile(tool, profile); err != nil {
+				return usage(c, err)
+			}
+			caller, note, err := testCaller(c.Flags().Changed, uid, gid, groups)
+			if err != nil {
+				return usage(c, err)
+			}
+			p, faults, err := policyNow(settings)
 			if err != nil {
 				return err
+			}
+			for _, f := range faults {
+				fmt.Fprintf(s.stderr, "secmcpd: not in force: %s\n", f)
+			}
+			if note != "" {
+				fmt.Fprintln(s.stderr, "secmcpd: "+note)
 			}
 			request := policy.Request{Tool: tool, Profile: profile, Engagement: engagement, Ports: 1}
 			if intrusive {
@@ -137,10 +181,6 @@ func engagementsTest(s *surroundings) *cobra.Command {
 			}
 			for _, text := range args {
 				request.Targets = append(request.Targets, target(text))
-			}
-			caller := policy.Caller{UID: uid, GID: gid}
-			for _, g := range groups {
-				caller.Groups = append(caller.Groups, uint32(g))
 			}
 			v := policy.Precheck(p, caller, request, now)
 			fmt.Fprintln(s.stdout, v)
@@ -152,14 +192,94 @@ func engagementsTest(s *surroundings) *cobra.Command {
 	}
 	f := c.Flags()
 	f.Uint32Var(&uid, "uid", uint32(os.Getuid()), "the caller's uid")
-	f.Uint32Var(&gid, "gid", uint32(os.Getgid()), "the caller's gid")
-	f.UintSliceVar(&groups, "groups", nil, "the caller's supplementary gids")
+	f.Uint32Var(&gid, "gid", 0, "the caller's gid, instead of its user's")
+	f.UintSliceVar(&groups, "groups", nil, "the caller's supplementary gids, instead of its user's")
 	f.StringVar(&tool, "tool", "nmap_scan", "the tool")
 	f.StringVar(&profile, "profile", "standard", "the profile")
 	f.StringVar(&engagement, "engagement", "", "under this engagement only")
 	f.StringVar(&at, "at", "", "at this time (RFC 3339) instead of now")
 	f.BoolVar(&intrusive, "intrusive", false, "as an intrusive scan")
+	f.Lookup("gid").DefValue = "" // it has none that is the same for everybody
 	return c
+}
+
+// knownProfile refuses words that a call would be refused for before any engagement is asked.
+func knownProfile(tool, profile string) error {
+	known, is := runners.Profiles(tool)
+	field, got := "--profile", profile
+	if !is {
+		field, got, known = "--tool", tool, knownTools()
+	}
+	if is && slices.Contains(known, profile) {
+		return nil
+	}
+	err := fmt.Errorf("%s: got %s; allowed: %s", field, strict.Quote(got), strings.Join(known, ", "))
+	if near := strict.Nearest(got, known); near != "" {
+		err = fmt.Errorf("%w; did you mean %s?", err, near)
+	}
+	return err
+}
+
+func knownTools() []string {
+	var names []string
+	for _, t := range runners.Tools() {
+		names = append(names, t.Name)
+	}
+	return names
+}
+
+// noGroup is a gid that no engagement can name.
+const noGroup = ^uint32(0)
+
+// testCaller is who is asked about: this process, or another user with its groups. The note says
+// what is not known of it.
+func testCaller(given func(flag string) bool, uid, gid uint32, groups []uint) (c policy.Caller, note string, err error) {
+	c = policy.Caller{UID: uid, GID: noGroup}
+	if !given("uid") {
+		own, err := stdioCaller()
+		if err != nil {
+			return c, "", err
+		}
+		c.GID, c.Groups = own.Caller.GID, own.Caller.Groups
+	} else if c.GID, c.Groups, err = groupsOf(uid); err != nil {
+		c.GID, c.Groups = noGroup, nil
+		if !given("gid") && !given("groups") {
+			note = fmt.Sprintf("uid %d is no user of this machine's files: judged as in no group (--gid and --groups name some)", uid)
+		}
+	}
+	if given("gid") {
+		c.GID = gid
+	}
+	if given("groups") {
+		c.Groups = nil
+		for _, g := range groups {
+			if uint64(g) >= uint64(noGroup) {
+				return c, "", fmt.Errorf("--groups: %d is no gid", g)
+			}
+			c.Groups = append(c.Groups, uint32(g))
+		}
+	}
+	return c, note, nil
+}
+
+// groupsOf are the groups that a user gets when it logs in.
+func groupsOf(uid uint32) (gid uint32, groups []uint32, err error) {
+	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil {
+		return 0, nil, err
+	}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, id := range append(ids, u.Gid) {
+		n, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return 0, nil, fmt.Errorf("cannot tell the groups of uid %d: %w", uid, err)
+		}
+		groups = append(groups, uint32(n))
+	}
+	return groups[len(groups)-1], groups, nil
 }
 
 func target(text string) policy.Target {
@@ -172,19 +292,17 @@ func target(text string) policy.Target {
 	return policy.Target{Text: text, Name: strings.ToLower(text)}
 }
 
-// policyNow is the policy as the launcher would have it on this machine now.
-func policyNow(settings settings) (*policy.Policy, error) {
+// policyNow is the policy as a launcher that starts now on this machine would have it, and the
+// faults of the files that are not in force.
+func policyNow(settings settings) (*policy.Policy, strict.Faults, error) {
 	engagements, faults, err := launcher.Engagements(settings.EngagementsDir, launcher.Lookup())
 	if err != nil {
-		return nil, err
-	}
-	if len(faults) > 0 {
-		return nil, exitError{exitConfig, faults}
+		return nil, nil, exitError{exitConfig, err}
 	}
 	own, broadcast, bridges, err := scope.Machine()
 	if err != nil {
-		return nil, fmt.Errorf("cannot tell this machine's own addresses: %w", err)
+		return nil, nil, fmt.Errorf("cannot tell this machine's own addresses: %w", err)
 	}
 	return &policy.Policy{Engagements: engagements, Machine: policy.Machine{Own: own, Broadcast: broadcast, Bridges: bridges,
-		Slots: []netip.Prefix{settings.Slots.IPv4, settings.Slots.IPv6}}}, nil
+		Slots: []netip.Prefix{settings.Slots.IPv4, settings.Slots.IPv6}}}, faults, nil
 }

@@ -25,7 +25,7 @@ func connectCommand(s *surroundings) *cobra.Command {
 	}
 	var retry, drain time.Duration
 	c := &cobra.Command{
-		Use: "connect", Short: "connect an agent (standard input and output) to the daemon", Args: cobra.NoArgs,
+		Use: "connect", Short: "connect an agent (standard input and output) to the daemon", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			conn, err := dial(c.Context(), socket, retry)
 			if err != nil {

@@ -30,16 +30,19 @@ import (
 // finding is one thing that doctor looked at.
 type finding struct {
 	Check   string `json:"check"`
-	Status  string `json:"status"` // ok, warning, fault
+	Status  string `json:"status"` // ok, accepted, warning, fault
 	Found   string `json:"found"`
 	Follows string `json:"follows,omitempty"` // what it means for scans
 	Mend    string `json:"mend,omitempty"`    // a command or a key, where there is one
+
+	layers []string // that are missing for it
 }
 
 const (
-	statusOK      = "ok"
-	statusWarning = "warning"
-	statusFault   = "fault"
+	statusOK       = "ok"
+	statusAccepted = "accepted" // a layer is missing, and accept_unenforced has it
+	statusWarning  = "warning"
+	statusFault    = "fault"
 )
 
 func ok(found string, args ...any) finding {
@@ -54,8 +57,28 @@ func warning(found, follows, mend string) finding {
 	return finding{Status: statusWarning, Found: found, Follows: follows, Mend: mend}
 }
 
+// missing says which layers of a box are missing for a fault.
+func (f finding) missing(layers ...string) finding {
+	f.layers = layers
+	return f
+}
+
+// accepted is the finding as it is where all that is missing may be missing: scans run without it.
+func (f finding) accepted(accept []string) finding {
+	if f.Status != statusFault || len(f.layers) == 0 {
+		return f
+	}
+	for _, layer := range f.layers {
+		if !slices.Contains(accept, layer) {
+			return f
+		}
+	}
+	f.Status, f.Follows, f.Mend = statusAccepted, "scans run without "+strings.Join(f.layers, ", ")+", as accept_unenforced says; each result says so", ""
+	return f
+}
+
 // checks is everything that doctor looks at, in the order in which an operator mends it.
-func checks(config string, settings settings, features sandbox.Features) []struct {
+func checks(config string, settings settings, wrong error, features sandbox.Features) []struct {
 	name string
 	look func() finding
 } {
@@ -74,7 +97,7 @@ func checks(config string, settings settings, features sandbox.Features) []struc
 		{"slot uids", func() finding { return lookSlotUIDs(settings) }},
 		{"sockets", func() finding { return lookSockets(settings) }},
 		{"directories", func() finding { return lookDirectories(settings) }},
-		{"configuration", func() finding { return ok("%s", config) }},
+		{"configuration", func() finding { return lookConfiguration(config, settings, wrong) }},
 		{"accepted gaps", func() finding { return lookAccepted(settings) }},
 		{"engagements", func() finding { return lookEngagements(settings) }},
 		{"resolvers", func() finding { return lookResolvers(settings) }},
@@ -87,16 +110,16 @@ func checks(config string, settings settings, features sandbox.Features) []struc
 func doctorCommand(s *surroundings) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "doctor", Short: "what this machine lacks, what follows, how to mend it", Args: cobra.NoArgs,
-		Long: "Look at the kernel, cgroups, permissions, configuration and scanners. Nothing is changed and nothing\nis sent. Exit status: 0 all is well, 1 a fault (scans are refused or fail), 2 a warning.",
+		Use: "doctor", Short: "what this machine lacks, what follows, how to mend it", Args: noArgs,
+		Long: "Look at the kernel, cgroups, permissions, configuration and scanners. Nothing is changed and nothing\nis sent. Exit status: 0 all is well or accepted, 1 a fault (scans are refused or fail), 3 a warning.",
 		RunE: func(*cobra.Command, []string) error {
-			settings, err := loadSettings(s.config)
-			if err != nil {
-				return err
+			settings, wrong := loadSettings(s.config)
+			if wrong != nil {
+				settings = defaultSettings()
 			}
 			var findings []finding
-			for _, c := range checks(s.config, settings, sandbox.Probe()) {
-				f := c.look()
+			for _, c := range checks(s.config, settings, wrong, sandbox.Probe()) {
+				f := c.look().accepted(settings.AcceptUnenforced)
 				f.Check = c.name
 				findings = append(findings, f)
 			}
@@ -117,7 +140,11 @@ func (s *surroundings) tell(findings []finding, asJSON bool) error {
 		return e.Encode(findings)
 	}
 	for _, f := range findings {
-		fmt.Fprintf(s.stdout, "%-8s %-14s %s\n", f.Status, f.Check, f.Found)
+		status, check := f.Status, f.Check
+		for line := range strings.Lines(f.Found) {
+			fmt.Fprintf(s.stdout, "%-8s %-14s %s\n", status, check, strings.TrimSuffix(line, "\n"))
+			status, check = "", ""
+		}
 		if f.Follows != "" {
 			fmt.Fprintf(s.stdout, "%-8s %-14s follows: %s\n", "", "", f.Follows)
 		}
@@ -136,7 +163,7 @@ func worst(findings []finding) error {
 	case has(statusFault):
 		return exitError{exitFailed, nil}
 	case has(statusWarning):
-		return exitError{2, nil}
+		return exitError{exitWarned, nil}
 	}
 	return nil
 }
@@ -164,17 +191,20 @@ func lookKernel(f sandbox.Features) finding {
 func lookCgroups() finding {
 	mount, controllers, err := cgroupRoot()
 	if err != nil {
-		return fault(err.Error(), "nothing limits or reliably kills a scan", "mount cgroup v2 (systemd.unified_cgroup_hierarchy=1 on the kernel's command line)")
+		return fault(err.Error(), "nothing limits or reliably kills a scan", "mount cgroup v2 (systemd.unified_cgroup_hierarchy=1 on the kernel's command line)").
+			missing(sandbox.Cgroup, sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU)
 	}
-	var missing []string
-	for _, c := range []string{"memory", "pids", "cpu"} {
+	var missing, layers []string
+	for c, layer := range map[string]string{"memory": sandbox.CgroupMemory, "pids": sandbox.CgroupPids, "cpu": sandbox.CgroupCPU} {
 		if !slices.Contains(controllers, c) {
-			missing = append(missing, c)
+			missing, layers = append(missing, c), append(layers, layer)
 		}
 	}
+	slices.Sort(missing)
+	slices.Sort(layers)
 	if len(missing) > 0 {
 		return fault(fmt.Sprintf("%s has no controller %s", mount, strings.Join(missing, ", ")), "these limits cannot be enforced; scans are refused",
-			"use the unified hierarchy alone (no cgroup v1), or name cgroup-"+strings.Join(missing, ", cgroup-")+" in accept_unenforced")
+			"use the unified hierarchy alone (no cgroup v1), or name "+strings.Join(layers, ", ")+" in accept_unenforced").missing(layers...)
 	}
 	return ok("%s with %s", mount, strings.Join(controllers, " "))
 }
@@ -195,9 +225,16 @@ func cgroupRoot() (mount string, controllers []string, err error) {
 	return "", nil, errors.New("cgroup v2 is not mounted")
 }
 
+func lookConfiguration(path string, s settings, wrong error) finding {
+	if wrong != nil {
+		return fault(bare(wrong).Error(), "the daemon does not start; what is said here of the rest is for the default settings", "secmcpd check")
+	}
+	return ok("%s", path)
+}
+
 func lookLandlock(f sandbox.Features) finding {
 	if f.LandlockABI < 1 {
-		return fault("no Landlock", "files are kept from a scanner by the other layers only; scans are refused", "add landlock to the lsm= list on the kernel's command line")
+		return fault("no Landlock", "files are kept from a scanner by the other layers only; scans are refused", "add landlock to the lsm= list on the kernel's command line").missing(sandbox.Landlock)
 	}
 	return ok("ABI %d", f.LandlockABI)
 }
@@ -205,7 +242,7 @@ func lookLandlock(f sandbox.Features) finding {
 func lookSeccomp(f sandbox.Features) finding {
 	found := fmt.Sprintf("libseccomp %d.%d.%d", f.Libseccomp[0], f.Libseccomp[1], f.Libseccomp[2])
 	if !f.Seccomp {
-		return fault(found+", kernel without filters", "a scanner may make any system call; scans are refused", "run a kernel with CONFIG_SECCOMP_FILTER")
+		return fault(found+", kernel without filters", "a scanner may make any system call; scans are refused", "run a kernel with CONFIG_SECCOMP_FILTER").missing(sandbox.Seccomp)
 	}
 	return ok("%s", found)
 }
@@ -215,7 +252,7 @@ func lookScope() finding {
 		return warning("not looked at without root", "", "sudo secmcpd doctor")
 	}
 	if err := scope.Supported(); err != nil {
-		return fault(err.Error(), "nothing in the kernel keeps a scanner within its targets; scans are refused", "run a kernel with nf_tables (modprobe nf_tables)")
+		return fault(err.Error(), "nothing in the kernel keeps a scanner within its targets; scans are refused", "run a kernel with nf_tables (modprobe nf_tables)").missing(sandbox.Scope)
 	}
 	return ok("nf_tables")
 }
@@ -225,8 +262,8 @@ func lookFrontUser(s settings) finding {
 	if err != nil {
 		return fault(err.Error(), "the front cannot start", "systemd-sysusers, or set front_user")
 	}
-	if uid == 0 {
-		return fault("the front's user is root", "there would be no wall between the rooms", "set front_user")
+	if err := s.apart(uid); err != nil {
+		return fault(err.Error(), "the daemon does not start", "set front_user")
 	}
 	return ok("%s, uid %d", s.FrontUser, uid)
 }
@@ -291,7 +328,9 @@ func lookDirectories(s settings) finding {
 
 func lookAccepted(s settings) finding {
 	if len(s.AcceptUnenforced) > 0 {
-		return warning(strings.Join(s.AcceptUnenforced, ", "), "scans run where these layers are missing; each result says so", "remove them from accept_unenforced")
+		f := ok("%s", strings.Join(s.AcceptUnenforced, ", "))
+		f.Status, f.Follows = statusAccepted, "scans run where these layers are missing; each result says so"
+		return f
 	}
 	return ok("none: a missing layer refuses scans")
 }
@@ -378,14 +417,17 @@ func lookAudit(s settings) finding {
 }
 
 func lookSpace(s settings) finding {
-	for _, dir := range []string{s.StateDir, s.LauncherStateDir, s.AuditDir} {
+	const least = launcher.MinFree >> 20
+	for _, at := range []struct {
+		dir  string
+		need int64
+	}{{s.LauncherStateDir, int64(s.Limits.OutputMiB) + least}, {s.StateDir, least}, {s.AuditDir, least}} {
 		var st unix.Statfs_t
-		if unix.Statfs(dir, &st) != nil {
+		if unix.Statfs(at.dir, &st) != nil {
 			continue // told by "directories"
 		}
-		free := int64(st.Bavail) * st.Bsize >> 20
-		if need := int64(s.Limits.OutputMiB) + 64; free < need {
-			return fault(fmt.Sprintf("%d MiB free in %s", free, dir), fmt.Sprintf("a scan needs %d MiB; it is refused", need), "free some space, or lower limits.output_mib and jobs.keep_mib")
+		if free := int64(st.Bavail) * st.Bsize >> 20; free < at.need {
+			return fault(fmt.Sprintf("%d MiB free in %s", free, at.dir), fmt.Sprintf("%d MiB are needed there; scans are refused or fail", at.need), "free some space, or lower limits.output_mib and jobs.keep_mib")
 		}
 	}
 	return ok("enough")

@@ -25,7 +25,7 @@ import (
 // serveCommand is the front: the room that faces agents.
 func serveCommand(s *surroundings) *cobra.Command {
 	return &cobra.Command{
-		Use: "serve", Short: "run the front (systemd starts it)", Args: cobra.NoArgs,
+		Use: "serve", Short: "run the front (systemd starts it)", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			settings, err := loadSettings(s.config)
 			if err != nil {
@@ -44,7 +44,7 @@ func serveCommand(s *surroundings) *cobra.Command {
 func launcherCommand(s *surroundings) *cobra.Command {
 	var clean bool
 	c := &cobra.Command{
-		Use: "launcher", Short: "run the launcher (systemd starts it)", Args: cobra.NoArgs,
+		Use: "launcher", Short: "run the launcher (systemd starts it)", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if clean { // whatever the settings say: they may be why it ended
 				return scope.Reclaim()
@@ -101,7 +101,7 @@ func stdioCommand(s *surroundings) *cobra.Command {
 	var linkFD int
 	var drop bool
 	c := &cobra.Command{
-		Use: "stdio", Short: "serve one agent on standard input and output, without the daemon", Args: cobra.NoArgs,
+		Use: "stdio", Short: "serve one agent on standard input and output, without the daemon", Args: noArgs,
 		Long: `Serve one agent on standard input and output, without the daemon.
 
 As root this is the whole of secmcpd: the front runs as its own user without capability or network,

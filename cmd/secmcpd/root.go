@@ -9,18 +9,22 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+
+	"github.com/secmcpd/secmcpd/internal/strict"
 )
 
-// The exit statuses. Units name exitConfig in RestartPreventExitStatus: a wrong configuration
-// is not mended by starting again.
+// The exit statuses, which the manual lists: scripts and units go by them.
 const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+	exitWarned = 3 // doctor: nothing is at fault, something is worth a look
 	exitConfig = 78
 )
 
@@ -65,8 +69,12 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(usage)
 	root.PersistentFlags().StringVar(&s.config, "config", "/etc/secmcpd/secmcpd.yaml", "the configuration file; conf.d/ beside it is read too")
+	root.SetHelpCommand(helpCommand())
 	root.AddCommand(connectCommand(s), checkCommand(s), engagementsCommand(s), doctorCommand(s), auditCommand(s),
 		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), versionCommand(s))
+
+	root.InitDefaultCompletionCmd(args...)
+	strictWords(root)
 
 	err := root.ExecuteContext(ctx)
 	var exit exitError
@@ -89,6 +97,65 @@ func usage(c *cobra.Command, err error) error {
 	return exitError{exitUsage, fmt.Errorf("%w\nhint: `%s --help`", err, c.CommandPath())}
 }
 
+// strictWords makes wrong words exit as wrong usage, at every command: cobra itself lets some of
+// them pass, as the help of the command before them.
+func strictWords(c *cobra.Command) {
+	switch wanted := c.Args; {
+	case c.HasSubCommands():
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(c, args[0])
+			}
+			return c.Help()
+		}
+	case wanted != nil:
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := wanted(c, args); err != nil {
+				return usage(c, err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		strictWords(sub)
+	}
+}
+
+func unknownCommand(c *cobra.Command, word string) error {
+	err := fmt.Errorf("unknown command %s for %q", strict.Quote(word), c.CommandPath())
+	c.SuggestionsMinimumDistance = 2
+	if near := c.SuggestionsFor(word); len(near) > 0 {
+		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
+	}
+	return usage(c, err)
+}
+
+// noArgs is noArgs, which calls any word an unknown command.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("no argument is taken, got %s", strict.Quote(args[0]))
+	}
+	return nil
+}
+
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND...]", Short: "help for a command",
+		RunE: func(c *cobra.Command, args []string) error {
+			at := c.Root()
+			for _, word := range args {
+				i := slices.IndexFunc(at.Commands(), func(sub *cobra.Command) bool { return sub.Name() == word })
+				if i < 0 {
+					return unknownCommand(at, word)
+				}
+				at = at.Commands()[i]
+			}
+			return at.Help()
+		},
+	}
+}
+
 // logger writes to standard error: with systemd's priority prefix where the journal reads it.
 func (s *surroundings) logger() *slog.Logger {
 	if os.Getenv("JOURNAL_STREAM") != "" {
@@ -108,7 +175,7 @@ var version = "devel"
 
 func versionCommand(s *surroundings) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "print the version", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			goVersion := "unknown"
 			if info, ok := debug.ReadBuildInfo(); ok {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -97,29 +98,40 @@ const (
 // loadSettings reads secmcpd.yaml and conf.d/*.yaml beside it. Every fault of every file comes
 // back at once.
 func loadSettings(path string) (settings, error) {
+	s, _, err := readSettings(path)
+	return s, err
+}
+
+// readSettings is loadSettings with what it takes to find more faults: where a field was said.
+// With faults the settings are what could be read of them.
+func readSettings(path string) (settings, faultAt, error) {
 	s := defaultSettings()
 	files, err := settingsFiles(path)
 	if err != nil {
-		return s, exitError{exitConfig, err}
+		return s, whence(path, nil), exitError{exitConfig, err}
 	}
 	var faults strict.Faults
 	var read []*strict.Lines
 	for _, file := range files {
 		data, err := readBounded(file, maxSettingsFile)
 		if err != nil {
-			return s, exitError{exitConfig, fmt.Errorf("cannot read the configuration: %w", err)}
+			return s, whence(path, read), exitError{exitConfig, fmt.Errorf("cannot read the configuration: %w", err)}
 		}
 		lines, wrong := strict.Decode(file, data, &s)
 		faults = append(faults, wrong...)
 		read = append(read, lines)
 	}
-	if len(faults) == 0 {
-		faults = s.check(whence(path, read))
+	at := whence(path, read)
+	for _, f := range s.check(at) {
+		// What could not be read has its fault already.
+		if !slices.ContainsFunc(read, func(l *strict.Lines) bool { return l.Bad(f.Field) }) {
+			faults = append(faults, f)
+		}
 	}
 	if len(faults) > 0 {
-		return s, exitError{exitConfig, faults}
+		return s, at, exitError{exitConfig, faults}
 	}
-	return s, nil
+	return s, at, nil
 }
 
 // faultAt makes a fault of meaning in the file that has the field last, or in the first.
@@ -220,14 +232,25 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 			wrong(strict.Index("accept_unenforced", i), layer, strings.Join(known, ", "), hint)
 		}
 	}
-	if p := s.Slots.IPv4; !p.Addr().Is4() || p.Bits() > 24 {
-		wrong("slots.ipv4", p, "an IPv4 prefix of length 24 or less", "")
+	// The whole range is never a target, and hosts need a route to it: it is private and no wider than it has to be.
+	if p := s.Slots.IPv4; !p.Addr().Is4() || !p.Addr().IsPrivate() || p.Bits() < 16 || p.Bits() > 24 || p != p.Masked() {
+		wrong("slots.ipv4", p, "a private IPv4 prefix (RFC 1918) of length 16 to 24, without host bits", "")
 	}
-	if p := s.Slots.IPv6; !p.Addr().Is6() || p.Bits() > 112 {
-		wrong("slots.ipv6", p, "an IPv6 prefix of length 112 or less", "")
+	if p := s.Slots.IPv6; !p.Addr().Is6() || !p.Addr().IsPrivate() || p.Bits() < 40 || p.Bits() > 112 || p != p.Masked() {
+		wrong("slots.ipv6", p, "a unique local IPv6 prefix (fd00::/8) of length 40 to 112, without host bits", "")
 	}
-	if _, err := s.resolvers(); err != nil {
-		wrong("resolvers", err, "ADDRESS or ADDRESS:PORT", "")
+	for i, text := range s.Resolvers {
+		switch a, err := resolver(text); {
+		case err != nil:
+			wrong(strict.Index("resolvers", i), text, "ADDRESS or ADDRESS:PORT", "")
+		case a.Addr().Unmap().IsLoopback():
+			wrong(strict.Index("resolvers", i), text, "a name server that a box can reach", "a box has a loopback of its own: name the servers behind it")
+		}
+	}
+	if uid, err := strconv.ParseUint(s.FrontUser, 10, 32); err == nil {
+		if err := s.apart(uint32(uid)); err != nil {
+			wrong("front_user", s.FrontUser, "a user of the front's own", err.Error())
+		}
 	}
 	slices.SortFunc(faults, func(a, b strict.Fault) int { return strings.Compare(a.String(), b.String()) })
 	return faults
@@ -248,17 +271,53 @@ func knownScanners() []string {
 func (s *settings) resolvers() ([]netip.AddrPort, error) {
 	var out []netip.AddrPort
 	for _, text := range s.Resolvers {
-		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
-			out = append(out, netip.AddrPortFrom(a, 53))
-			continue
-		}
-		a, err := netip.ParseAddrPort(text)
-		if err != nil || a.Addr().Zone() != "" {
-			return nil, fmt.Errorf("%q is no address of a name server", text)
+		a, err := resolver(text)
+		if err != nil {
+			return nil, err
 		}
 		out = append(out, a)
 	}
 	return out, nil
+}
+
+func resolver(text string) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+		return netip.AddrPortFrom(a, 53), nil
+	}
+	a, err := netip.ParseAddrPort(text)
+	if err != nil || a.Addr().Zone() != "" || a.Port() == 0 {
+		return netip.AddrPort{}, fmt.Errorf("%q is no address of a name server", text)
+	}
+	return a, nil
+}
+
+// apart says why the front cannot be the user of that number: the walls between front, launcher
+// and boxes are made of their users.
+func (s *settings) apart(front uint32) error {
+	first, last := int64(s.Slots.FirstUID), int64(s.Slots.FirstUID)+int64(s.Scans.AtOnce)
+	switch {
+	case front == 0:
+		return errors.New("root is the launcher: there would be no wall between the rooms")
+	case int64(front) >= first && int64(front) <= last:
+		return fmt.Errorf("uid %d belongs to a box: slots.first_uid and scans.at_once give boxes the uids %d to %d", front, first, last)
+	}
+	return nil
+}
+
+// checkMachine says what is wrong with well-formed settings on this machine.
+func (s *settings) checkMachine(at faultAt) strict.Faults {
+	if _, err := strconv.ParseUint(s.FrontUser, 10, 32); err == nil {
+		return nil // a number needs no user, and was checked
+	}
+	const allowed = "a user of the front's own, by name or number"
+	uid, _, err := s.frontIDs()
+	if err != nil {
+		return strict.Faults{at("front_user", strict.Quote(s.FrontUser), allowed, "there is no such user (`systemd-sysusers` makes the packaged one); a number needs none")}
+	}
+	if err := s.apart(uid); err != nil {
+		return strict.Faults{at("front_user", strict.Quote(s.FrontUser), allowed, err.Error())}
+	}
+	return nil
 }
 
 // frontIDs finds the front's user: a number stands for itself (and for the group of that
@@ -284,6 +343,9 @@ func (s *settings) launcher() (launcher.Config, error) {
 	uid, _, err := s.frontIDs()
 	if err != nil {
 		return launcher.Config{}, err
+	}
+	if err := s.apart(uid); err != nil {
+		return launcher.Config{}, exitError{exitConfig, fmt.Errorf("front_user: %w", err)}
 	}
 	resolvers, err := s.resolvers()
 	if err != nil {

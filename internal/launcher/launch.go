@@ -152,7 +152,7 @@ func (l *Launcher) outputs(id string, c runners.Command, spec sandbox.Spec) (san
 	if err != nil {
 		return sandbox.Files{}, err
 	}
-	if need := uint64(spec.Limits.Output) + minFree; free < need {
+	if need := uint64(spec.Limits.Output) + MinFree; free < need {
 		return sandbox.Files{}, fmt.Errorf("%d MiB free where outputs are kept, %d MiB needed", free>>20, need>>20)
 	}
 	argv, err := json.MarshalIndent(c.Argv, "", "  ")
@@ -174,8 +174,8 @@ func (l *Launcher) outputs(id string, c runners.Command, spec sandbox.Spec) (san
 	return sandbox.Files{Stdout: stdout, Stderr: stderr}, nil
 }
 
-// minFree is kept free on the file system of the outputs, in bytes.
-const minFree = 16 << 20
+// MinFree is kept free on the file system of the outputs, in bytes.
+const MinFree = 16 << 20
 
 // launching makes the launch known before it happens: audit, record, front, in this order. It
 // fails closed.
