@@ -90,7 +90,7 @@ func (s Spec) executable() string {
 }
 
 // underUsr reports whether the scanner lies in the part of the machine that
-// the box shows anyway; any other is bound in by its descriptor, as /scanner.
+// the box shows anyway; any other is bound in by its descriptor, as /exe/scanner.
 func underUsr(path string) bool { return strings.HasPrefix(path, "/usr/") }
 
 // Check says what is wrong with a Spec before anything is made for it.
@@ -109,7 +109,7 @@ func (s Spec) Check() error {
 		{len(s.Hostname) > 64, "the host name is longer than 64 bytes"},
 		{len(s.Hosts)+len(s.Resolv) > 64<<10, "hosts and resolv.conf are larger than 64 KiB"},
 		{s.Raw != profile.raw, fmt.Sprintf("raw sockets are %v in box %s", profile.raw, s.Box)},
-		{l.Memory < 32<<20, "less than 32 MiB of memory, which box-init itself may take"},
+		{l.Memory < 8<<20, "less than 8 MiB of memory"},
 		{l.Pids < 1, "no processes"},
 		{l.CPU < time.Second, "less than a second of processor time"},
 		{l.CPUPercent < 0, "a negative share of the processor"},
@@ -192,7 +192,7 @@ func (s Spec) network(p profile) string {
 func (s Spec) tree() string {
 	parts := []string{"/usr and a few files of /etc, read-only"}
 	if !underUsr(s.executable()) {
-		parts = append(parts, "its executable as /scanner")
+		parts = append(parts, "its executable as /exe/scanner")
 	}
 	for _, in := range s.Inputs {
 		parts = append(parts, "/in/"+in.Name)

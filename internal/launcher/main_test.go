@@ -24,9 +24,6 @@ import (
 // The tests run a whole launcher, with real boxes, in a network namespace and a cgroup of their
 // own; the test is its front, and not always an honest one.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "box-init" {
-		sandbox.Init()
-	}
 	if os.Getenv("LAUNCHER_TEST") != "" {
 		os.Exit(m.Run())
 	}

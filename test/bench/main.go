@@ -25,9 +25,6 @@ import (
 const rounds = 60
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "box-init" {
-		sandbox.Init()
-	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
