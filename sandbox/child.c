@@ -37,8 +37,20 @@ static int failed(struct box *b, const char *what, const char *object)
 	return -1;
 }
 
+/*
+ * The copies of descriptors that are not ours go first: one of a file that another launch is
+ * writing would keep it from making its mount read-only.
+ */
 static int begin(struct box *b)
 {
+	unsigned from = 3;
+	for (int i = 0; i <= b->keep_count; i++) {
+		unsigned kept = i < b->keep_count ? (unsigned)b->keep[i] : ~0U;
+		if (kept > from && syscall(SYS_close_range, from, kept - (i < b->keep_count), 0U) < 0)
+			return failed(b, "close descriptors", "");
+		if (kept >= from)
+			from = kept + 1;
+	}
 	if (syscall(SYS_setsid) < 0)
 		return failed(b, "start a session", "");
 	/* For the way to "death signal", which has to ask again. */
@@ -149,7 +161,7 @@ static int scanner(struct box *b)
 	if (getrlimit(RLIMIT_NOFILE, &old) < 0)
 		return failed(b, "read the limit of open files", "");
 	/* Room for the number itself and for those in its way. */
-	raised.rlim_cur = (rlim_t)b->exec_fd + 8;
+	raised.rlim_cur = (rlim_t)b->exec_fd + 32;
 	raised.rlim_max = old.rlim_max > raised.rlim_cur ? old.rlim_max : raised.rlim_cur;
 	if (syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &raised, NULL) < 0)
 		return failed(b, "raise the limit of open files", "");
@@ -248,17 +260,21 @@ static int no_new_privileges(struct box *b)
  * Changing credentials cleared it. The launcher may have died before: the parent's pid would not
  * tell, it is 0 from inside a pid namespace.
  */
-static int death_signal(struct box *b)
+static int launcher_lives(struct box *b)
 {
 	struct pollfd launcher = {.fd = b->launcher, .events = POLLIN};
 	struct timespec now = {0, 0};
+	if (syscall(SYS_ppoll, &launcher, 1, &now, NULL, 0) == 0)
+		return 0;
+	errno = ESRCH;
+	return failed(b, "go on: the launcher is gone", "");
+}
+
+static int death_signal(struct box *b)
+{
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
 		return failed(b, "ask for the death signal", "");
-	if (syscall(SYS_ppoll, &launcher, 1, &now, NULL, 0) != 0) {
-		errno = ESRCH;
-		return failed(b, "go on: the launcher is gone", "");
-	}
-	return 0;
+	return launcher_lives(b);
 }
 
 /* Before seccomp, whose filter kills landlock_*. */
@@ -301,6 +317,9 @@ static int signals(struct box *b)
  */
 static int descriptors(struct box *b)
 {
+	/* Once more: while a launcher dies, there is a moment when its thread is gone and it is not. */
+	if (launcher_lives(b) < 0)
+		return -1;
 	close(0);
 	if (open("/dev/null", O_RDONLY) != 0)
 		return failed(b, "open /dev/null", "");
@@ -365,8 +384,10 @@ static _Noreturn void walk(struct box *b)
 		if (b->skip[i])
 			continue;
 		b->step = i;
-		while (b->pause == i)
-			syscall(SYS_ppoll, NULL, 0, NULL, NULL, 0);
+		if (b->pause == i) {
+			struct pollfd launcher = {.fd = b->launcher, .events = POLLIN};
+			syscall(SYS_ppoll, &launcher, 1, NULL, NULL, 0);
+		}
 		errno = EIO;
 		if (b->fault == i ? failed(b, "do it: a test wants it so", "") : steps[i].go(b)) {
 			b->error = errno;

@@ -26,7 +26,9 @@ struct box {
 	int cgroup;             /* directory to be born into */
 	int old_clone;          /* clone3 is not allowed here; there is no cgroup then */
 	uint8_t skip[BOX_STEPS];
-	int fault, pause;       /* of the tests: a step that fails, one that never ends; -1 */
+	int fault, pause;       /* of the tests: a step that fails, one that waits for the launcher's end; -1 */
+	const int *keep;        /* the descriptors below, in order */
+	int keep_count;
 	int network;            /* namespace to join */
 	const struct box_mount *mounts;
 	int mount_count;

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -176,6 +177,23 @@ func (l *launch) limits(spec Spec, base int64) {
 	l.c.limits, l.c.limit_count = &p[0], C.int(len(list))
 }
 
+// keep tells the child which descriptors are its own.
+func (l *launch) keep() {
+	c := l.c
+	list := []C.int{c.network, c.exe, c.ruleset, c.launcher, c.standard_output, c.standard_error}
+	if c.mount_count > 0 {
+		for _, m := range unsafe.Slice(c.mounts, c.mount_count) {
+			list = append(list, m.fd)
+		}
+	}
+	list = slices.DeleteFunc(list, func(fd C.int) bool { return fd < 3 })
+	slices.Sort(list)
+	list = slices.Compact(list)
+	p := unsafe.Slice((*C.int)(l.alloc(uintptr(len(list))*unsafe.Sizeof(C.int(0)))), len(list))
+	copy(p, list)
+	c.keep, c.keep_count = &p[0], C.int(len(list))
+}
+
 // mounts are what a box has beside the template.
 func (l *launch) mounts(spec Spec) error {
 	p := unsafe.Slice((*C.struct_box_mount)(l.alloc(uintptr(len(spec.Inputs)+3)*unsafe.Sizeof(C.struct_box_mount{}))), len(spec.Inputs)+3)
@@ -245,6 +263,7 @@ func (s *Sandbox) start(ctx context.Context, b *running, spec Spec, program []by
 		if spec.Has(Root) && spec.Has(Landlock) {
 			l.c.ruleset = C.int(t.template.rules[profiles[spec.Box].network])
 		}
+		l.keep()
 		t.boxes.Add(1)
 		b.thread = t
 		C.box_launch(l.c)
@@ -258,8 +277,9 @@ func (s *Sandbox) start(ctx context.Context, b *running, spec Spec, program []by
 		l.free()
 		return "queue", ctx.Err()
 	}
-	if !b.awaitLaunch(ctx, l, done) {
-		return "launch", fmt.Errorf("cannot bring the scanner to its start within %s", launchTimeout)
+	killed, hangs := b.awaitLaunch(ctx, l, done)
+	if hangs {
+		return "launch", fmt.Errorf("cannot end a launch that hangs: %w", killed)
 	}
 	runtime.KeepAlive(spec)
 	defer l.free()
@@ -272,6 +292,8 @@ func (s *Sandbox) start(ctx context.Context, b *running, spec Spec, program []by
 	b.pid, b.pidfd = int(l.c.pid), os.NewFile(uintptr(l.c.pidfd), "pidfd")
 	at := C.GoString(C.box_stage(l.c.step))
 	switch {
+	case killed != nil:
+		return at, killed
 	case l.c.error != 0:
 		what := strings.TrimRight(C.GoString(l.c.what)+" "+C.GoString(l.c.object), " ")
 		return at, fmt.Errorf("cannot %s: %w", what, syscall.Errno(l.c.error))
@@ -282,16 +304,19 @@ func (s *Sandbox) start(ctx context.Context, b *running, spec Spec, program []by
 }
 
 // awaitLaunch waits until the thread is free again, which the kernel holds until
-// the child has executed or is gone. A child that hangs on the way, or whose
-// job is over, is killed. false: it cannot even be killed; what it uses is lost.
-func (b *running) awaitLaunch(ctx context.Context, l *launch, done <-chan struct{}) bool {
+// the child has executed or is gone. A child that takes too long, or whose job
+// is over, is killed, and the cause returned. hangs: it cannot even be killed,
+// and what it uses is lost.
+func (b *running) awaitLaunch(ctx context.Context, l *launch, done <-chan struct{}) (killed error, hangs bool) {
 	deadline := time.NewTimer(launchTimeout)
 	defer deadline.Stop()
 	select {
 	case <-done:
-		return true
+		return nil, false
 	case <-ctx.Done():
+		killed = ctx.Err()
 	case <-deadline.C:
+		killed = fmt.Errorf("cannot bring the scanner to its start within %s", launchTimeout)
 	}
 	for until := time.Now().Add(emptyTimeout); time.Now().Before(until); {
 		if b.leaf != nil {
@@ -301,9 +326,9 @@ func (b *running) awaitLaunch(ctx context.Context, l *launch, done <-chan struct
 		}
 		select {
 		case <-done:
-			return true
+			return killed, false
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	return false
+	return killed, true
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	landlock "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
@@ -251,6 +252,9 @@ func enterRoot() error {
 	})
 }
 
+// readOnlyTimeout bounds the wait for other launches, microseconds in practice.
+const readOnlyTimeout = 5 * time.Second
+
 // given is what a box must not take from the machine: names are resolved as the
 // job says, and users are not disclosed. The places of inputs are among it.
 func given(spec Spec) (mount int, err error) {
@@ -274,8 +278,13 @@ func given(spec Spec) (mount int, err error) {
 			err = writeAt(mount, name, content)
 		}
 	}
-	if err == nil {
+	for until := time.Now().Add(readOnlyTimeout); err == nil; time.Sleep(50 * time.Microsecond) {
 		err = unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		// The child of another launch has a copy of what was open here a moment ago, until its first step.
+		if err != unix.EBUSY || time.Now().After(until) {
+			break
+		}
+		err = nil
 	}
 	if err != nil {
 		unix.Close(mount)
