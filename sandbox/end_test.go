@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -84,6 +85,26 @@ func TestUsage(t *testing.T) {
 	if r.Reason != Timeout || u.CPU < 200*time.Millisecond || u.CPU > 2*time.Second || u.Wall < 500*time.Millisecond || u.Wall > 2*time.Second ||
 		u.Memory != 0 || u.Start == 0 || u.Start > time.Second {
 		t.Errorf("%s, usage %+v", r.Reason, u)
+	}
+}
+
+// What the kernel counts beside: two tasks that want one processor make each other wait.
+func TestPressure(t *testing.T) {
+	if _, err := os.Stat("/proc/pressure/cpu"); err != nil {
+		t.Fatal("this kernel does not count pressure: ", err)
+	}
+	results := make(chan Result)
+	for range 2 * runtime.NumCPU() {
+		spec, files := wish(t, "nmap-raw", probe, "probe", "spin"), outputFiles(t)
+		spec.Limits.Wall = 600 * time.Millisecond
+		go func() { results <- box.Run(t.Context(), spec, files.Files) }()
+	}
+	var waited time.Duration
+	for range 2 * runtime.NumCPU() {
+		waited += (<-results).Usage.WaitedCPU
+	}
+	if waited < 100*time.Millisecond || waited > 10*time.Second {
+		t.Errorf("the boxes waited %s for a processor", waited)
 	}
 }
 
@@ -187,7 +208,7 @@ func TestFailures(t *testing.T) {
 
 func makeLeaf(t *testing.T, job string) string {
 	t.Helper()
-	dir := filepath.Join(box.features.Cgroup, leafPrefix+job)
+	dir := filepath.Join(box.features.Cgroup, together, leafPrefix+job)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +272,7 @@ func state(t testing.TB) machine {
 	return machine{
 		fds:      count("/proc/self/fd/*"),
 		mounts:   strings.Count(string(mounts), "\n"),
-		cgroups:  count(box.features.Cgroup + "/*/cgroup.procs"),
+		cgroups:  count(box.features.Cgroup+"/*/cgroup.procs") + count(box.features.Cgroup+"/boxes/*/cgroup.procs"),
 		children: childCount(t),
 	}
 }
@@ -277,7 +298,7 @@ func childCount(t testing.TB) (n int) {
 // checkNothingLeft looks at the cgroup: only this process is in it, in its leaf.
 func checkNothingLeft(t *testing.T) {
 	t.Helper()
-	left, err := filepath.Glob(box.features.Cgroup + "/box-*")
+	left, err := filepath.Glob(box.features.Cgroup + "/boxes/box-*")
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %v %v", left, err)
 	}
@@ -374,6 +395,15 @@ func TestClosed(t *testing.T) {
 // What is written into a box's cgroup before there is a process; that a kernel holds it to
 // that, the virtual machines show.
 func TestControls(t *testing.T) {
+	total := Total{Memory: 1 << 30, Pids: 100, CPUPercent: 150}.controls([]string{"cpu", "memory", "pids"})
+	if want := []control{{"memory.max", "1073741824", false}, {"memory.swap.max", "0", true}, {"pids.max", "100", false}, {"cpu.max", "150000 100000", false}}; !slices.Equal(total, want) {
+		t.Errorf("all together: got %v, want %v", total, want)
+	}
+	for _, c := range (Total{}).controls([]string{"cpu", "memory", "pids"}) {
+		if c.file != "memory.swap.max" && !strings.HasPrefix(c.value, "max") {
+			t.Errorf("no limit for all together: %v", c)
+		}
+	}
 	memory := []control{{"memory.max", "536870912", false}, {"memory.oom.group", "1", false}, {"memory.swap.max", "0", true}}
 	for _, row := range []struct {
 		says    string
@@ -385,11 +415,12 @@ func TestControls(t *testing.T) {
 		{"half a processor", []string{CgroupMemory, CgroupPids}, func(l *Limits) { l.CPUPercent = 50 }, []control{{"cpu.max", "50000 100000", false}}},
 		{"one task", []string{CgroupMemory, CgroupCPU}, func(l *Limits) { l.Pids = 1 }, []control{{"pids.max", "1", false}}},
 		{"no throttle", []string{CgroupMemory, CgroupPids}, func(l *Limits) { l.CPUPercent = 0 }, nil},
+		{"a disk not kept busy", []string{CgroupMemory, CgroupPids, CgroupCPU}, func(l *Limits) { l.IO = 4 << 20 }, []control{{"io.max", "8:0 rbps=4194304 wbps=4194304", false}}},
 		{"no controllers", accepted, func(*Limits) {}, nil},
 	} {
 		spec := Spec{Job: "j", Limits: limits(), Without: row.without}
 		row.change(&spec.Limits)
-		if got := controls(spec); !slices.Equal(got, row.want) {
+		if got := controls(spec, []string{"8:0"}); !slices.Equal(got, row.want) {
 			t.Errorf("%s: got %v, want %v", row.says, got, row.want)
 		}
 	}

@@ -92,7 +92,7 @@ func startLauncher(t *testing.T, dir string, env ...string) (cmd *exec.Cmd, cgro
 
 // alive lists the processes in the boxes of a launcher.
 func alive(cgroup string) (pids []string) {
-	files, _ := filepath.Glob(cgroup + "/box-*/cgroup.procs")
+	files, _ := filepath.Glob(cgroup + "/boxes/box-*/cgroup.procs")
 	for _, name := range files {
 		data, _ := os.ReadFile(name)
 		pids = append(pids, strings.Fields(string(data))...)

@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 var (
 	box      *Sandbox
 	probe    string // path of the hostile scanner
-	accepted = []string{CgroupMemory, CgroupPids, CgroupCPU}
+	accepted = []string{CgroupMemory, CgroupPids, CgroupCPU, CgroupIO}
 )
 
 const slotUID, slotGID = 61234, 61235

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -57,6 +58,11 @@ type Usage struct {
 	Output      int64 // bytes
 	OOMKills    int64
 	PidsRefused int64
+	Throttled   time.Duration // kept from the processor by the limit of its share
+	Read        int64         // bytes from disks, and to them
+	Written     int64
+	// How long some task of it waited, by what it waited for.
+	WaitedCPU, WaitedMemory, WaitedIO time.Duration
 }
 
 // running is a box that has a process.
@@ -98,7 +104,7 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 	}
 	b := &running{files: files, base: base, limits: spec.Limits}
 	if spec.Has(Cgroup) {
-		if b.leaf, err = newLeaf(s.features.Cgroup, spec); err != nil {
+		if b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, disks(files.Stdout, spec.Exe)); err != nil {
 			return failed("cgroup", err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -15,6 +16,7 @@ import (
 // Config of a Sandbox.
 type Config struct {
 	Accept []string // layers whose absence is accepted; none by default
+	Total  Total
 }
 
 // Sandbox starts boxes. Its methods may be called from several goroutines.
@@ -75,7 +77,7 @@ func Open(c Config) (*Sandbox, error) {
 		return nil, fmt.Errorf("cannot use Linux %d.%d: 5.14 or later is needed", f.Kernel[0], f.Kernel[1])
 	}
 	if f.Cgroup != "" && f.UID == 0 && len(f.Lacks) == 0 {
-		enabled, err := divide(f.Cgroup, f.Controllers)
+		enabled, err := divide(f.Cgroup, f.Controllers, c.Total)
 		if err != nil {
 			f.Cgroup, f.NoCgroup, enabled = "", err.Error(), nil
 		}
@@ -198,7 +200,8 @@ func (s *Sandbox) Reclaim() error {
 	if s.features.Cgroup == "" {
 		return nil
 	}
-	return reclaim(s.features.Cgroup)
+	// Also where versions before this one had them.
+	return errors.Join(reclaim(filepath.Join(s.features.Cgroup, together)), reclaim(s.features.Cgroup))
 }
 
 // Close waits for the boxes that run, for a bounded time; cancel them first.
