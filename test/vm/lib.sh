@@ -175,6 +175,6 @@ ended() { call alice job_status "{\"job_id\": \"$1\", \"wait_s\": 45}"; }
 # virtual machine has all, and must not need this.
 accept_lacks() {
 	if systemd-detect-virt --quiet --container && [ ! -e /etc/secmcpd/conf.d/container.yaml ]; then
-		settings container <<<'accept_unenforced: [cgroup-cpu, cgroup-memory, cgroup-pids, landlock]'
+		settings container <<<'accept_unenforced: [cgroup-cpu, cgroup-io, cgroup-memory, cgroup-pids, landlock]'
 	fi
 }
