@@ -106,7 +106,7 @@ type Limits struct {
 type Usage struct {
 	WallMS  int64  `json:"wall_ms"`
 	CPUMS   int64  `json:"cpu_ms"`
-	Memory  uint64 `json:"memory_peak_bytes"`
+	Memory  uint64 `json:"memory_peak_bytes,omitempty"` // 0: not counted
 	Output  int64  `json:"output_bytes"`
 	Sent    uint64 `json:"sent_packets"`
 	Dropped uint64 `json:"dropped_packets"`

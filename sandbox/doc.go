@@ -8,8 +8,9 @@
 //	Spec         what is wished, plain data, printed by String
 //	Probe        what this kernel and this process can do
 //	Fit          Spec x Features -> Spec, and what could not be had (pure)
-//	Run          cgroup -> clone of this binary into it -> Init -> exec -> watch -> kill -> empty
-//	Init         the inside of the box, step by step, until execveat
+//	Run          cgroup -> clone into it -> watch -> kill -> empty
+//	child.c      in the child of that clone, step by step, until execveat
+//	template.go  the root of boxes, as far as they are alike, kept by a thread
 //
 // Run refuses to start a box with a layer missing unless the configuration
 // accepts exactly that layer by name.

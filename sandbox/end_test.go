@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -82,8 +83,28 @@ func TestUsage(t *testing.T) {
 	r, _, _ := run(t, box, spec)
 	u := r.Usage
 	if r.Reason != Timeout || u.CPU < 200*time.Millisecond || u.CPU > 2*time.Second || u.Wall < 500*time.Millisecond || u.Wall > 2*time.Second ||
-		u.Memory == 0 || u.Start == 0 || u.Start > time.Second {
+		u.Memory != 0 || u.Start == 0 || u.Start > time.Second {
 		t.Errorf("%s, usage %+v", r.Reason, u)
+	}
+}
+
+// What the kernel counts beside: two tasks that want one processor make each other wait.
+func TestPressure(t *testing.T) {
+	if _, err := os.Stat("/proc/pressure/cpu"); err != nil {
+		t.Fatal("this kernel does not count pressure: ", err)
+	}
+	results := make(chan Result)
+	for range 2 * runtime.NumCPU() {
+		spec, files := wish(t, "nmap-raw", probe, "probe", "spin"), outputFiles(t)
+		spec.Limits.Wall = 600 * time.Millisecond
+		go func() { results <- box.Run(t.Context(), spec, files.Files) }()
+	}
+	var waited time.Duration
+	for range 2 * runtime.NumCPU() {
+		waited += (<-results).Usage.WaitedCPU
+	}
+	if waited < 100*time.Millisecond || waited > 10*time.Second {
+		t.Errorf("the boxes waited %s for a processor", waited)
 	}
 }
 
@@ -187,7 +208,7 @@ func TestFailures(t *testing.T) {
 
 func makeLeaf(t *testing.T, job string) string {
 	t.Helper()
-	dir := filepath.Join(box.features.Cgroup, leafPrefix+job)
+	dir := filepath.Join(box.features.Cgroup, together, leafPrefix+job)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +272,7 @@ func state(t testing.TB) machine {
 	return machine{
 		fds:      count("/proc/self/fd/*"),
 		mounts:   strings.Count(string(mounts), "\n"),
-		cgroups:  count(box.features.Cgroup + "/*/cgroup.procs"),
+		cgroups:  count(box.features.Cgroup+"/*/cgroup.procs") + count(box.features.Cgroup+"/boxes/*/cgroup.procs"),
 		children: childCount(t),
 	}
 }
@@ -277,7 +298,7 @@ func childCount(t testing.TB) (n int) {
 // checkNothingLeft looks at the cgroup: only this process is in it, in its leaf.
 func checkNothingLeft(t *testing.T) {
 	t.Helper()
-	left, err := filepath.Glob(box.features.Cgroup + "/box-*")
+	left, err := filepath.Glob(box.features.Cgroup + "/boxes/box-*")
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %v %v", left, err)
 	}
@@ -371,49 +392,37 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// The limits are in the cgroup's files before there is a process. The files
-// are plain ones here: this shows what is written, not what a kernel makes of it.
-func TestLimitsWritten(t *testing.T) {
+// What is written into a box's cgroup before there is a process; that a kernel holds it to
+// that, the virtual machines show.
+func TestControls(t *testing.T) {
+	total := Total{Memory: 1 << 30, Pids: 100, CPUPercent: 150}.controls([]string{"cpu", "memory", "pids"})
+	if want := []control{{"memory.max", "1073741824", false}, {"memory.swap.max", "0", true}, {"pids.max", "100", false}, {"cpu.max", "150000 100000", false}}; !slices.Equal(total, want) {
+		t.Errorf("all together: got %v, want %v", total, want)
+	}
+	for _, c := range (Total{}).controls([]string{"cpu", "memory", "pids"}) {
+		if c.file != "memory.swap.max" && !strings.HasPrefix(c.value, "max") {
+			t.Errorf("no limit for all together: %v", c)
+		}
+	}
+	memory := []control{{"memory.max", "536870912", false}, {"memory.oom.group", "1", false}, {"memory.swap.max", "0", true}}
 	for _, row := range []struct {
 		says    string
 		without []string
 		change  func(*Limits)
-		want    map[string]string
+		want    []control
 	}{
-		{"all", nil, func(*Limits) {}, map[string]string{"memory.max": "536870912", "memory.oom.group": "1", "pids.max": "64", "cpu.max": "100000 100000"}},
-		{"half a processor", nil, func(l *Limits) { l.CPUPercent = 50 }, map[string]string{"cpu.max": "50000 100000"}},
-		{"fewer tasks than box-init takes", nil, func(l *Limits) { l.Pids = 1 }, map[string]string{"pids.max": "32"}},
-		{"no throttle", nil, func(l *Limits) { l.CPUPercent = 0 }, map[string]string{"cpu.max": ""}},
-		{"no controllers", accepted, func(*Limits) {}, map[string]string{"memory.max": "", "pids.max": "", "cpu.max": ""}},
+		{"all", nil, func(*Limits) {}, append(memory, control{"pids.max", "64", false}, control{"cpu.max", "100000 100000", false})},
+		{"half a processor", []string{CgroupMemory, CgroupPids}, func(l *Limits) { l.CPUPercent = 50 }, []control{{"cpu.max", "50000 100000", false}}},
+		{"one task", []string{CgroupMemory, CgroupCPU}, func(l *Limits) { l.Pids = 1 }, []control{{"pids.max", "1", false}}},
+		{"no throttle", []string{CgroupMemory, CgroupPids}, func(l *Limits) { l.CPUPercent = 0 }, nil},
+		{"a disk not kept busy", []string{CgroupMemory, CgroupPids, CgroupCPU}, func(l *Limits) { l.IO = 4 << 20 }, []control{{"io.max", "8:0 rbps=4194304 wbps=4194304", false}}},
+		{"no controllers", accepted, func(*Limits) {}, nil},
 	} {
-		parent := t.TempDir()
-		if err := os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
 		spec := Spec{Job: "j", Limits: limits(), Without: row.without}
 		row.change(&spec.Limits)
-		l, err := newLeaf(parent, spec)
-		if err != nil {
-			t.Errorf("%s: %v", row.says, err)
-			continue
+		if got := controls(spec, []string{"8:0"}); !slices.Equal(got, row.want) {
+			t.Errorf("%s: got %v, want %v", row.says, got, row.want)
 		}
-		l.fd.Close()
-		for file, want := range row.want {
-			got, err := os.ReadFile(filepath.Join(l.dir, file))
-			if err != nil && !os.IsNotExist(err) || string(got) != want {
-				t.Errorf("%s: %s is %q, want %q", row.says, file, got, want)
-			}
-		}
-		if _, err := newLeaf(parent, spec); err == nil || !strings.Contains(err.Error(), "file exists") {
-			t.Errorf("%s: a second box in the same cgroup: %v", row.says, err)
-		}
-	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "memory.swap.max"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if r := resources(dir, Spec{Limits: limits()}); r.Memory.Swap == nil || *r.Memory.Swap != 0 {
-		t.Error("swap is not off where there is a limit for it")
 	}
 }
 

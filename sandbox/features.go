@@ -127,6 +127,7 @@ func Fit(spec Spec, f Features) (Spec, []Gap) {
 		{CgroupMemory, "memory", "only private mappings are limited"},
 		{CgroupPids, "pids", "processes are limited per user, if at all"},
 		{CgroupCPU, "cpu", "total processor time is limited, its share is not"},
+		{CgroupIO, "io", "the scanner can keep a disk busy"},
 	} {
 		switch {
 		case noCgroup != "":

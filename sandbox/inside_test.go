@@ -111,12 +111,12 @@ func checkMounts(t *testing.T, got string) {
 		targets = append(targets, target)
 		has := func(f string) bool { return slices.Contains(flags, f) }
 		device := strings.HasPrefix(target, "/dev/")
-		executable := target == "/usr" || target == "/scanner"
-		if !has("nosuid") || has("nodev") == device || has("noexec") == executable || has("ro") == (target == "/tmp") {
+		executable := target == "/usr" || target == "/exe/scanner"
+		if !has("nosuid") || has("nodev") == device || has("noexec") == executable || has("ro") == (target == "/own/tmp") {
 			t.Errorf("mount %s is %s", target, fields[5])
 		}
 	}
-	want := map[string]bool{"/": true, "/usr": true, "/scanner": true, "/tmp": true, "/proc/.p": true,
+	want := map[string]bool{"/": true, "/usr": true, "/exe/scanner": true, "/own/tmp": true, "/given/files": true, "/proc/.p": true,
 		"/dev/null": true, "/dev/zero": true, "/dev/random": true, "/dev/urandom": true}
 	for _, target := range targets {
 		if !want[target] && !strings.HasPrefix(target, "/etc/") && !slices.Contains(trees, target[1:]) {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,6 +25,12 @@ func launcherMain() int {
 	if err != nil {
 		fmt.Println(err)
 		return 1
+	}
+	if step := os.Getenv("SECMCPD_PAUSE"); step != "" {
+		if s.pause, err = strconv.Atoi(step); err != nil {
+			fmt.Println(err)
+			return 1
+		}
 	}
 	spec, files, err := bare(os.Getenv("SECMCPD_PROBE"), os.Getenv("SECMCPD_DIR"), "version", "probe", "deaf")
 	if err != nil {
@@ -51,7 +58,7 @@ func bare(exe, dir, profile string, argv ...string) (s Spec, files Files, err er
 }
 
 // start runs this binary as something else, in a cgroup of its own.
-func startLauncher(t *testing.T, dir string) (cmd *exec.Cmd, cgroup string) {
+func startLauncher(t *testing.T, dir string, env ...string) (cmd *exec.Cmd, cgroup string) {
 	t.Helper()
 	cgroup = filepath.Join(box.features.Cgroup, "launcher-"+jobName())
 	if err := os.Mkdir(cgroup, 0o755); err != nil {
@@ -74,7 +81,7 @@ func startLauncher(t *testing.T, dir string) (cmd *exec.Cmd, cgroup string) {
 	}
 	defer fd.Close()
 	cmd = exec.Command("/proc/self/exe")
-	cmd.Env = []string{"SECMCPD_TEST=launcher", "SECMCPD_PROBE=" + probe, "SECMCPD_DIR=" + dir}
+	cmd.Env = append([]string{"SECMCPD_TEST=launcher", "SECMCPD_PROBE=" + probe, "SECMCPD_DIR=" + dir}, env...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(fd.Fd())}
 	if err := cmd.Start(); err != nil {
@@ -85,7 +92,7 @@ func startLauncher(t *testing.T, dir string) (cmd *exec.Cmd, cgroup string) {
 
 // alive lists the processes in the boxes of a launcher.
 func alive(cgroup string) (pids []string) {
-	files, _ := filepath.Glob(cgroup + "/box-*/cgroup.procs")
+	files, _ := filepath.Glob(cgroup + "/boxes/box-*/cgroup.procs")
 	for _, name := range files {
 		data, _ := os.ReadFile(name)
 		pids = append(pids, strings.Fields(string(data))...)

@@ -19,13 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The tests run the real thing: as root, in a cgroup made for them, the test
-// binary being its own box-init. TestMain starts the binary again inside that
+// The tests run the real thing: as root, in a cgroup made for them. TestMain starts the binary again inside that
 // cgroup, as a service manager would start secmcpd.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "box-init" {
-		Init()
-	}
 	if os.Args[0] == "resolver" { // as the scanner of a resolver box
 		os.Exit(resolve(os.Args[1:]))
 	}
@@ -49,7 +45,7 @@ func TestMain(m *testing.M) {
 var (
 	box      *Sandbox
 	probe    string // path of the hostile scanner
-	accepted = []string{CgroupMemory, CgroupPids, CgroupCPU}
+	accepted = []string{CgroupMemory, CgroupPids, CgroupCPU, CgroupIO}
 )
 
 const slotUID, slotGID = 61234, 61235
@@ -183,7 +179,7 @@ func wish(t testing.TB, profile, exe string, argv ...string) Spec {
 	s := Spec{Job: jobName(), Box: profile, Exe: f, Argv: argv, UID: slotUID, GID: slotGID, Hostname: "scanner",
 		Hosts: "127.0.0.1 localhost\n", Resolv: "nameserver 192.0.2.1\n", Raw: profiles[profile].raw, Limits: limits()}
 	if profiles[profile].network {
-		s.NetNS = emptyNetwork(t)
+		s.NetNS = ownNetwork(t)
 	}
 	return s
 }
@@ -192,16 +188,13 @@ var jobs int
 
 func jobName() string { jobs++; return fmt.Sprintf("t%d-%d", os.Getpid(), jobs) }
 
-// emptyNetwork is a network namespace with nothing in it.
-func emptyNetwork(t testing.TB) *os.File {
+// ownNetwork is a network namespace with nothing in it.
+func ownNetwork(t testing.TB) *os.File {
 	t.Helper()
-	var f *os.File
-	inThread(t, func() (err error) {
-		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
-			f, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
-		}
-		return err
-	})
+	f, err := emptyNetwork()
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { f.Close() })
 	return f
 }

@@ -2,11 +2,10 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -59,20 +58,26 @@ type Usage struct {
 	Start       time.Duration // from the first step to exec
 	Wall        time.Duration // from exec to the end
 	CPU         time.Duration
-	Memory      int64 // bytes, at the highest
+	Memory      int64 // bytes, at the highest; 0: no cgroup counts it
 	Output      int64 // bytes
 	OOMKills    int64
 	PidsRefused int64
+	Throttled   time.Duration // kept from the processor by the limit of its share
+	Read        int64         // bytes from disks, and to them
+	Written     int64
+	// How long some task of it waited, by what it waited for.
+	WaitedCPU, WaitedMemory, WaitedIO time.Duration
 }
 
 // running is a box that has a process.
 type running struct {
-	process *os.Process
-	pidfd   *os.File
-	leaf    *leaf // nil: no cgroup
-	files   Files
-	base    int64 // size of the output files before
-	limits  Limits
+	pid    int // 0: none
+	pidfd  *os.File
+	thread *thread // that started it
+	leaf   *leaf   // nil: no cgroup
+	files  Files
+	base   int64 // size of the output files before
+	limits Limits
 }
 
 // Run starts one box and returns when nothing of it is left. Its error is in
@@ -103,7 +108,7 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 	}
 	b := &running{files: files, base: base, limits: spec.Limits}
 	if spec.Has(Cgroup) {
-		if b.leaf, err = newLeaf(s.features.Cgroup, spec); err != nil {
+		if b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, disks(files.Stdout, spec.Exe)); err != nil {
 			return failed("cgroup", err)
 		}
 	}
@@ -147,162 +152,6 @@ func (s *Sandbox) accepts(spec Spec, gaps []Gap) error {
 		}
 	}
 	return impossible(spec)
-}
-
-// start clones box-init and follows it to the scanner's first instruction.
-// Whatever it started is in b, also when it fails.
-func (s *Sandbox) start(ctx context.Context, b *running, spec Spec, program []byte) (stage string, err error) {
-	h := &handover{files: []*os.File{planFD: nil, statusFD: nil}}
-	defer h.close()
-	p, err := h.plan(spec, s.features, program, b.base)
-	if err != nil {
-		return "hand over", err
-	}
-	if err := h.openStatus(); err != nil {
-		return "hand over", err
-	}
-	if err := h.standard(p, b.files); err != nil {
-		return "hand over", err
-	}
-	pidfd := -1
-	attr := &os.ProcAttr{Dir: "/", Env: []string{}, Files: h.files, Sys: sysProcAttr(spec, b.leaf, &pidfd)}
-	s.onLauncherThread(func() {
-		b.process, err = os.StartProcess("/proc/self/exe", []string{"secmcpd", "box-init"}, attr)
-	})
-	if err != nil {
-		return "clone", fmt.Errorf("cannot start box-init: %w", err)
-	}
-	b.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
-	return h.follow(ctx)
-}
-
-func sysProcAttr(spec Spec, l *leaf, pidfd *int) *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true, PidFD: pidfd}
-	if spec.Has(Namespaces) {
-		attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
-		if spec.NetNS == nil {
-			attr.Cloneflags |= unix.CLONE_NEWNET
-		}
-	}
-	if l != nil {
-		attr.UseCgroupFD, attr.CgroupFD = true, int(l.fd.Fd())
-	}
-	return attr
-}
-
-// handover is what goes through the clone: descriptors by their number in the
-// child, and what must be closed here afterwards.
-type handover struct {
-	files  []*os.File
-	opened []*os.File
-	status *os.File // our end
-}
-
-func (h *handover) close() {
-	for _, f := range h.opened {
-		f.Close()
-	}
-}
-
-func (h *handover) give(f *os.File) (number int) {
-	h.files = append(h.files, f)
-	return len(h.files) - 1
-}
-
-func (h *handover) plan(spec Spec, f Features, program []byte, base int64) (*plan, error) {
-	p := &plan{Spec: spec, Filter: program, ABI: f.LandlockABI, FileSize: base + spec.Limits.Output + fenceSlack}
-	p.ExeFD = h.give(spec.Exe)
-	if spec.NetNS != nil && spec.Has(Namespaces) {
-		p.NetFD = h.give(spec.NetNS)
-	}
-	if !spec.Has(Root) {
-		return p, nil
-	}
-	if p.Path = spec.executable(); !underUsr(p.Path) {
-		p.Path = scannerPath
-		if err := h.bind(p, scannerPath, spec.Exe, 0); err != nil {
-			return nil, err
-		}
-	}
-	for _, in := range spec.Inputs {
-		if err := h.bind(p, inputDir+"/"+in.Name, in.File, unix.MOUNT_ATTR_NOEXEC); err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
-}
-
-func (h *handover) bind(p *plan, target string, file *os.File, attributes uint64) error {
-	fd, err := detach(int(file.Fd()), "", attributes|unix.MOUNT_ATTR_NODEV)
-	if err != nil {
-		return fmt.Errorf("cannot bind %s as %s: %w", file.Name(), target, err)
-	}
-	mount := os.NewFile(uintptr(fd), target)
-	h.opened = append(h.opened, mount)
-	p.Binds = append(p.Binds, boundFile{Target: target, FD: h.give(mount)})
-	return nil
-}
-
-func (h *handover) openStatus() error {
-	ours, theirs, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("cannot make status pipe: %w", err)
-	}
-	h.status = ours
-	h.files[statusFD] = theirs
-	h.opened = append(h.opened, ours, theirs)
-	return nil
-}
-
-// standard writes the plan and puts it and the standard descriptors in place.
-func (h *handover) standard(p *plan, files Files) error {
-	mem, err := memFile("plan")
-	if err != nil {
-		return err
-	}
-	h.opened = append(h.opened, mem)
-	if err := json.NewEncoder(mem).Encode(p); err != nil {
-		return fmt.Errorf("cannot write the plan: %w", err)
-	}
-	if _, err := mem.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return err
-	}
-	h.opened = append(h.opened, null)
-	h.files[0], h.files[1], h.files[2], h.files[planFD] = null, files.Stdout, files.Stderr, mem
-	return nil
-}
-
-// follow reads what box-init has to say until exec closes the pipe.
-func (h *handover) follow(ctx context.Context) (stage string, err error) {
-	h.files[statusFD].Close() // ours alone would keep the pipe open
-	if err := h.status.SetReadDeadline(time.Now().Add(launchTimeout)); err != nil {
-		return "follow", err
-	}
-	defer context.AfterFunc(ctx, func() { h.status.SetReadDeadline(time.Unix(1, 0)) })()
-	ready := false
-	messages := json.NewDecoder(io.LimitReader(h.status, 64<<10))
-	for {
-		var m status
-		err := messages.Decode(&m)
-		switch {
-		case err == io.EOF && ready:
-			return "", nil
-		case err == io.EOF:
-			return "box-init", errors.New("cannot tell why: box-init ended without a word")
-		case err != nil:
-			return "box-init", fmt.Errorf("cannot follow box-init: %w", err)
-		case m.Ready:
-			ready = true
-		case m.Errno != 0:
-			return m.Stage, fmt.Errorf("%w (%s)", m.Errno, m.Text)
-		default:
-			return m.Stage, errors.New(m.Text)
-		}
-	}
 }
 
 // watch returns when the scanner has ended, or with the reason why it must.
@@ -368,18 +217,17 @@ func (b *running) written() int64 {
 
 // end kills what is left, waits until nothing is, measures and takes the
 // cgroup away. It also ends what start left half-way.
-func (b *running) end(spec Spec, u *Usage) (ended *os.ProcessState, stage string, err error) {
+func (b *running) end(spec Spec, u *Usage) (ended *unix.WaitStatus, stage string, err error) {
+	if b.thread != nil {
+		defer b.thread.boxes.Done()
+	}
 	defer b.pidfd.Close()
 	if b.leaf != nil {
 		defer b.leaf.fd.Close()
 		err = b.leaf.kill()
 	}
-	if b.process != nil {
-		ended, stage, err = b.reap(err)
-	}
-	if ended != nil {
-		u.CPU = ended.UserTime() + ended.SystemTime()
-		u.Memory = ended.SysUsage().(*syscall.Rusage).Maxrss << 10
+	if b.pid > 0 {
+		ended, stage, err = b.reap(err, u)
 	}
 	u.Output = b.written()
 	if b.leaf == nil {
@@ -396,38 +244,48 @@ func (b *running) end(spec Spec, u *Usage) (ended *os.ProcessState, stage string
 }
 
 // reap kills the process, by every handle there is, and then takes its
-// status: until then its number, and its group's, is nobody else's.
-func (b *running) reap(killed error) (*os.ProcessState, string, error) {
-	_ = b.process.Signal(syscall.SIGKILL) // a process that has ended already is no error
+// status: until then its number, and its group's, is nobody else's. Its memory
+// is not asked for: the kernel counts that of the launcher in, on which the
+// child was until its exec.
+func (b *running) reap(killed error, u *Usage) (*unix.WaitStatus, string, error) {
+	_ = unix.PidfdSendSignal(int(b.pidfd.Fd()), unix.SIGKILL, nil, 0) // one that has ended already is no error
 	if b.leaf == nil {
-		_ = unix.Kill(-b.process.Pid, unix.SIGKILL)
+		_ = unix.Kill(-b.pid, unix.SIGKILL)
 	}
 	for deadline := time.Now().Add(emptyTimeout); !b.exited(tick); {
 		if time.Now().After(deadline) {
 			return nil, "kill", errors.Join(killed, fmt.Errorf("cannot end the scanner within %s: %w", emptyTimeout, ErrAlive))
 		}
 	}
-	state, err := b.process.Wait()
-	if err != nil {
-		return nil, "wait", errors.Join(killed, fmt.Errorf("cannot take the scanner's status: %w", err))
+	var status unix.WaitStatus
+	var usage unix.Rusage
+	for {
+		_, err := unix.Wait4(b.pid, &status, 0, &usage)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, "wait", errors.Join(killed, fmt.Errorf("cannot take the scanner's status: %w", err))
+		}
+		break
 	}
+	u.CPU = time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 	if killed != nil {
-		return state, "kill", fmt.Errorf("cannot kill cgroup: %w", killed)
+		return &status, "kill", fmt.Errorf("cannot kill cgroup: %w", killed)
 	}
-	return state, "", nil
+	return &status, "", nil
 }
 
 // reason names the end of a scanner that ran. What we stopped it for comes
 // first, then what the kernel says, then what its way of ending says.
-func reason(stopped string, ended *os.ProcessState, u Usage, l Limits) (why string, code, signal int) {
+func reason(stopped string, ended *unix.WaitStatus, u Usage, l Limits) (why string, code, signal int) {
 	if ended == nil {
 		return orElse(stopped, Signalled), 0, 0
 	}
-	status := ended.Sys().(syscall.WaitStatus)
-	if status.Signaled() {
-		signal = int(status.Signal())
+	if ended.Signaled() {
+		signal = int(ended.Signal())
 	} else {
-		code = status.ExitStatus()
+		code = ended.ExitStatus()
 	}
 	return reasonOf(stopped, code, syscall.Signal(signal), u, l), code, signal
 }

@@ -3,27 +3,55 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Config of a Sandbox.
 type Config struct {
 	Accept []string // layers whose absence is accepted; none by default
+	Total  Total
 }
 
 // Sandbox starts boxes. Its methods may be called from several goroutines.
 type Sandbox struct {
 	features Features
 	accept   []string
-	starts   chan func() // what the launcher thread is to do
+	orders   chan order // what a thread is to do
+	self     *os.File   // pidfd of this process
+	nowhere  *os.File   // a network with nothing in it
 
 	mu      sync.Mutex
 	closed  bool
 	running sync.WaitGroup
 	filters map[filterKey][]byte
+
+	fault, pause int // of the tests: a step of the launch, -1 for none
+}
+
+// threads start boxes side by side: one waits while the kernel builds a box.
+const threads = 4
+
+// order is one launch.
+type order struct {
+	shown string // fingerprint of what the box is to show; "": it has no root of its own
+	do    func(*thread)
+	done  chan<- struct{}
+}
+
+// thread is the parent of the boxes that it starts. The kernel sends a box its
+// death signal when the *thread* that started it ends, and Go ends threads as
+// it likes: all but a locked one.
+type thread struct {
+	template *template // nil: err says why
+	err      error
+	boxes    sync.WaitGroup
 }
 
 // filterKey: the filter names the one descriptor that may be executed, and
@@ -49,35 +77,89 @@ func Open(c Config) (*Sandbox, error) {
 		return nil, fmt.Errorf("cannot use Linux %d.%d: 5.14 or later is needed", f.Kernel[0], f.Kernel[1])
 	}
 	if f.Cgroup != "" && f.UID == 0 && len(f.Lacks) == 0 {
-		enabled, err := divide(f.Cgroup, f.Controllers)
+		enabled, err := divide(f.Cgroup, f.Controllers, c.Total)
 		if err != nil {
 			f.Cgroup, f.NoCgroup, enabled = "", err.Error(), nil
 		}
 		f.Controllers = enabled
 	}
-	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), starts: make(chan func()), filters: map[filterKey][]byte{}}
-	go s.launcherThread()
+	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), filters: map[filterKey][]byte{}, fault: -1, pause: -1}
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot watch this process: %w", err)
+	}
+	s.self = os.NewFile(uintptr(self), "launcher")
+	if s.privileged() {
+		if s.nowhere, err = emptyNetwork(); err != nil {
+			s.self.Close()
+			return nil, fmt.Errorf("cannot make an empty network: %w", err)
+		}
+	}
+	// All at once, so that the first launches find them: a root takes a few milliseconds.
+	ready := make(chan struct{})
+	for range min(runtime.NumCPU(), threads) {
+		go s.serve(fingerprint(), ready)
+	}
+	for range min(runtime.NumCPU(), threads) {
+		<-ready
+	}
 	return s, nil
 }
+
+func (s *Sandbox) privileged() bool { return s.features.UID == 0 && len(s.features.Lacks) == 0 }
 
 // Features are those found, with the controllers that boxes really get.
 func (s *Sandbox) Features() Features { return s.features }
 
-// launcherThread is the parent of every box, for as long as the Sandbox is
-// open. The kernel sends a box its death signal when the *thread* that started
-// it ends, and Go ends threads as it likes: all but a locked one.
-func (s *Sandbox) launcherThread() {
-	runtime.LockOSThread() // and never unlocked: the thread ends with the Sandbox
-	for do := range s.starts {
-		do()
+// serve is a thread of the Sandbox. It lives as long as its boxes, and has the
+// root of boxes as its own, which it cannot leave again: when the machine has
+// changed, another thread takes its place.
+func (s *Sandbox) serve(shown string, ready chan<- struct{}) {
+	runtime.LockOSThread() // and never unlocked: the thread ends with this function
+	t := &thread{}
+	if s.privileged() {
+		t.template, t.err = newTemplate(shown, s.features.LandlockABI)
+	}
+	ready <- struct{}{}
+	for o := range s.orders {
+		if o.shown != "" && (t.template == nil || t.template.shown != o.shown) {
+			next := make(chan struct{})
+			go s.serve(o.shown, next)
+			<-next
+			go func() { s.orders <- o }()
+			break
+		}
+		o.do(t)
+		close(o.done)
+	}
+	t.boxes.Wait()
+	if t.template != nil {
+		t.template.close()
 	}
 }
 
-// onLauncherThread runs do there and waits for it.
-func (s *Sandbox) onLauncherThread(do func()) {
+// emptyNetwork makes a network namespace with nothing in it, for boxes that may
+// not even make a socket. The thread that made it ends with it.
+func emptyNetwork() (file *os.File, err error) {
 	done := make(chan struct{})
-	s.starts <- func() { defer close(done); do() }
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			file, err = os.Open("/proc/thread-self/ns/net")
+		}
+	}()
 	<-done
+	return file, err
+}
+
+// network is the namespace that a box joins; nil: the clone makes one. Boxes
+// share one only if nothing in it is in their reach.
+func (s *Sandbox) network(spec Spec) *os.File {
+	if spec.NetNS == nil && !profiles[spec.Box].network && spec.Has(Seccomp) {
+		return s.nowhere
+	}
+	return spec.NetNS
 }
 
 // enter counts a box in; it fails when the Sandbox is closed.
@@ -118,7 +200,8 @@ func (s *Sandbox) Reclaim() error {
 	if s.features.Cgroup == "" {
 		return nil
 	}
-	return reclaim(s.features.Cgroup)
+	// Also where versions before this one had them.
+	return errors.Join(reclaim(filepath.Join(s.features.Cgroup, together)), reclaim(s.features.Cgroup))
 }
 
 // Close waits for the boxes that run, for a bounded time; cancel them first.
@@ -136,8 +219,11 @@ func (s *Sandbox) Close() error {
 	go func() { s.running.Wait(); close(idle) }()
 	select {
 	case <-idle:
-		close(s.starts)
-		return nil
+		close(s.orders)
+		if s.nowhere != nil {
+			s.nowhere.Close()
+		}
+		return s.self.Close()
 	case <-time.After(2 * emptyTimeout):
 		return errors.New("cannot close the sandbox: boxes are still running")
 	}

@@ -42,6 +42,7 @@ type Limits struct {
 	Pids       int           // processes and threads
 	CPUPercent int           // of one processor; 0 = no throttle
 	CPU        time.Duration // total processor time
+	IO         int64         // bytes a second from each disk, and as many to it; 0 = no throttle
 	OpenFiles  int
 	Output     int64 // bytes of stdout and stderr together
 	Tmp        int64 // bytes of /tmp; 0 = no writable place at all
@@ -60,6 +61,7 @@ const (
 	CgroupMemory = "cgroup-memory"
 	CgroupPids   = "cgroup-pids"
 	CgroupCPU    = "cgroup-cpu"
+	CgroupIO     = "cgroup-io"
 	Namespaces   = "namespaces"
 	Root         = "root"
 	UID          = "uid"
@@ -72,7 +74,7 @@ const (
 )
 
 // Layers in the order in which a page about a box lists them.
-var Layers = []string{Cgroup, CgroupMemory, CgroupPids, CgroupCPU, Namespaces, Scope, Root, UID, Capabilities, NoNewPrivs, Landlock, Seccomp, Rlimits}
+var Layers = []string{Cgroup, CgroupMemory, CgroupPids, CgroupCPU, CgroupIO, Namespaces, Scope, Root, UID, Capabilities, NoNewPrivs, Landlock, Seccomp, Rlimits}
 
 // Has reports whether the box has a layer.
 func (s Spec) Has(layer string) bool { return !slices.Contains(s.Without, layer) }
@@ -90,7 +92,7 @@ func (s Spec) executable() string {
 }
 
 // underUsr reports whether the scanner lies in the part of the machine that
-// the box shows anyway; any other is bound in by its descriptor, as /scanner.
+// the box shows anyway; any other is bound in by its descriptor, as /exe/scanner.
 func underUsr(path string) bool { return strings.HasPrefix(path, "/usr/") }
 
 // Check says what is wrong with a Spec before anything is made for it.
@@ -109,10 +111,10 @@ func (s Spec) Check() error {
 		{len(s.Hostname) > 64, "the host name is longer than 64 bytes"},
 		{len(s.Hosts)+len(s.Resolv) > 64<<10, "hosts and resolv.conf are larger than 64 KiB"},
 		{s.Raw != profile.raw, fmt.Sprintf("raw sockets are %v in box %s", profile.raw, s.Box)},
-		{l.Memory < 32<<20, "less than 32 MiB of memory, which box-init itself may take"},
+		{l.Memory < 8<<20, "less than 8 MiB of memory"},
 		{l.Pids < 1, "no processes"},
 		{l.CPU < time.Second, "less than a second of processor time"},
-		{l.CPUPercent < 0, "a negative share of the processor"},
+		{l.CPUPercent < 0 || l.IO < 0, "a negative share of the processor or of a disk"},
 		{l.OpenFiles < 16 || l.OpenFiles > 65536, "open files not between 16 and 65536"},
 		{l.Output < 1, "no output"},
 		{l.Tmp < 0 || l.Tmp > 0 && l.TmpInodes < 2, "a /tmp without a bound of its own"},
@@ -169,6 +171,9 @@ func (s Spec) String() string {
 	line("memory", "%s%s", size(s.Limits.Memory), without(CgroupMemory, ", no swap, killed as one", ", of private mappings only"))
 	line("tasks", "%s", s.tasks())
 	line("processor", "%s in all%s", s.Limits.CPU, throttle(s))
+	if s.Limits.IO > 0 && s.Has(CgroupIO) {
+		line("disks", "%s a second, each way", size(s.Limits.IO))
+	}
 	line("open files", "%d", s.Limits.OpenFiles)
 	line("output", "%s", size(s.Limits.Output))
 	line("time", "%s", s.Limits.Wall)
@@ -192,7 +197,7 @@ func (s Spec) network(p profile) string {
 func (s Spec) tree() string {
 	parts := []string{"/usr and a few files of /etc, read-only"}
 	if !underUsr(s.executable()) {
-		parts = append(parts, "its executable as /scanner")
+		parts = append(parts, "its executable as /exe/scanner")
 	}
 	for _, in := range s.Inputs {
 		parts = append(parts, "/in/"+in.Name)

@@ -35,7 +35,7 @@ func golden(t *testing.T, name, got string) {
 
 // The page a reviewer reads about a box.
 func TestString(t *testing.T) {
-	full := Features{Kernel: [2]int{6, 1}, CloneInto: true, Cgroup: "/sys/fs/cgroup/x", Controllers: []string{"cpu", "memory", "pids"}, LandlockABI: 2, Seccomp: true}
+	full := Features{Kernel: [2]int{6, 1}, CloneInto: true, Cgroup: "/sys/fs/cgroup/x", Controllers: []string{"cpu", "io", "memory", "pids"}, LandlockABI: 2, Seccomp: true}
 	user := Features{Kernel: [2]int{6, 1}, UID: 1000, NoCgroup: "none", LandlockABI: 2, Seccomp: true}
 	l := Limits{Memory: 512 << 20, Pids: 8, CPUPercent: 50, CPU: 10 * time.Minute, OpenFiles: 1024, Output: 64 << 20, Tmp: 1 << 20, TmpInodes: 64, Wall: time.Hour}
 	raw := Spec{Job: "7Q3", Box: "nmap-raw", Argv: []string{"nmap", "--privileged", "-sS", "-oX", "-", "--", "10.0.0.7"},
@@ -64,7 +64,7 @@ func TestString(t *testing.T) {
 // What is missing, and that it is said.
 func TestFit(t *testing.T) {
 	full := Features{Kernel: [2]int{6, 1}, CloneInto: true, Cgroup: "/c", Controllers: []string{"cpu", "io", "memory", "pids"}, LandlockABI: 2, Seccomp: true}
-	limited := []string{CgroupMemory, CgroupPids, CgroupCPU}
+	limited := []string{CgroupMemory, CgroupPids, CgroupCPU, CgroupIO}
 	grouped := append([]string{Cgroup}, limited...)
 	for _, row := range []struct {
 		says   string
@@ -74,7 +74,7 @@ func TestFit(t *testing.T) {
 		why    string
 	}{
 		{"a machine with everything", "nmap-raw", func(*Features) {}, nil, ""},
-		{"no memory controller", "nmap-raw", func(f *Features) { f.Controllers = []string{"cpu", "pids"} }, []string{CgroupMemory}, "controller memory is not available in /c"},
+		{"no memory controller", "nmap-raw", func(f *Features) { f.Controllers = []string{"cpu", "io", "pids"} }, []string{CgroupMemory}, "controller memory is not available in /c"},
 		{"a hybrid hierarchy", "nmap-raw", func(f *Features) { f.Controllers = nil }, limited, "controller"},
 		{"no cgroup of its own", "nmap-raw", func(f *Features) { f.Cgroup, f.NoCgroup = "", "it is in /" }, grouped, "it is in /"},
 		{"a kernel without cgroup.kill", "nmap-raw", func(f *Features) { f.Kernel = [2]int{5, 10} }, grouped, "Linux 5.10 has no cgroup.kill"},

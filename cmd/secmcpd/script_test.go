@@ -14,15 +14,10 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-
-	"github.com/secmcpd/secmcpd/sandbox"
 )
 
 // The transcripts run this very program. Beside it are small commands that only tests need.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "box-init" {
-		sandbox.Init()
-	}
 	testscript.Main(m, map[string]func(){
 		"secmcpd": func() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 		"nobody":  asNobody,

@@ -46,6 +46,10 @@ type settings struct {
 type scanSettings struct {
 	AtOnce int `yaml:"at_once"` // 1 to 64
 	Queued int `yaml:"queued"`  // 0 to 1024
+	// All together, beside the limits of each.
+	MemoryMiB  int `yaml:"memory_mib"`
+	Processes  int `yaml:"processes"`
+	CPUPercent int `yaml:"cpu_percent"` // of one processor
 }
 
 type slotSettings struct {
@@ -59,6 +63,7 @@ type limitSettings struct {
 	Processes  int           `yaml:"processes"`
 	CPUPercent int           `yaml:"cpu_percent"` // of one processor
 	CPUTime    time.Duration `yaml:"cpu_time"`
+	IOMiB      int           `yaml:"io_mib"` // a second from each disk, and as much to it
 	OutputMiB  int           `yaml:"output_mib"`
 	TmpMiB     int           `yaml:"tmp_mib"`
 	OpenFiles  int           `yaml:"open_files"`
@@ -79,11 +84,11 @@ func defaultSettings() settings {
 		AuditDir:         "/var/log/secmcpd",
 		EngagementsDir:   "/etc/secmcpd/engagements.d",
 		Scanners:         map[string]string{"nmap": "/usr/bin/nmap"},
-		Scans:            scanSettings{AtOnce: 4, Queued: 64},
+		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200},
 		// 66000 lies between the users of the distributions (below 65536) and the ranges of
 		// containers (from 100000).
 		Slots: slotSettings{FirstUID: 66000, IPv4: netip.MustParsePrefix("10.254.200.0/22"), IPv6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")},
-		Limits: limitSettings{MemoryMiB: 512, Processes: 32, CPUPercent: 100, CPUTime: time.Hour, OutputMiB: 64, TmpMiB: 16,
+		Limits: limitSettings{MemoryMiB: 512, Processes: 32, CPUPercent: 100, CPUTime: time.Hour, IOMiB: 64, OutputMiB: 64, TmpMiB: 16,
 			OpenFiles: 512},
 		Jobs: jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour},
 	}
@@ -194,6 +199,10 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		{"limits.memory_mib", int64(s.Limits.MemoryMiB), 32, 1 << 20},
 		{"limits.processes", int64(s.Limits.Processes), 8, 4096},
 		{"limits.cpu_percent", int64(s.Limits.CPUPercent), 1, 100 * 1024},
+		{"limits.io_mib", int64(s.Limits.IOMiB), 1, 1 << 20},
+		{"scans.memory_mib", int64(s.Scans.MemoryMiB), max(int64(s.Limits.MemoryMiB), 32), 1 << 20},
+		{"scans.processes", int64(s.Scans.Processes), max(int64(s.Limits.Processes), 8), 65536},
+		{"scans.cpu_percent", int64(s.Scans.CPUPercent), 1, 100 * 1024},
 		{"limits.output_mib", int64(s.Limits.OutputMiB), 1, 16 << 10},
 		{"limits.tmp_mib", int64(s.Limits.TmpMiB), 1, 16 << 10},
 		{"limits.open_files", int64(s.Limits.OpenFiles), 64, 65536},
@@ -357,7 +366,8 @@ func (s *settings) launcher() (launcher.Config, error) {
 		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued,
 		FirstSlotUID: uint32(s.Slots.FirstUID), SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Accept: s.AcceptUnenforced,
-		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime,
+		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent},
+		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,
 			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},
 	}, nil
 }

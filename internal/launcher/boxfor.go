@@ -84,6 +84,7 @@ func within(l Limits, wall time.Duration) sandbox.Limits {
 		Pids:       l.Pids,
 		CPUPercent: l.CPUPercent,
 		CPU:        l.CPUTime,
+		IO:         l.IO,
 		OpenFiles:  l.OpenFiles,
 		Output:     l.Output,
 		Tmp:        l.Tmp,

@@ -391,7 +391,9 @@ func excluded(v policy.Verdict) []netip.Prefix {
 }
 
 func onWireUsage(u sandbox.Usage) wire.Usage {
-	return wire.Usage{WallMS: u.Wall.Milliseconds(), CPUMS: u.CPU.Milliseconds(), MemoryPeak: uint64(max(u.Memory, 0)), PidsRefused: uint64(max(u.PidsRefused, 0)), Output: u.Output}
+	return wire.Usage{WallMS: u.Wall.Milliseconds(), CPUMS: u.CPU.Milliseconds(), MemoryPeak: uint64(max(u.Memory, 0)), PidsRefused: uint64(max(u.PidsRefused, 0)), Output: u.Output,
+		ThrottledMS: u.Throttled.Milliseconds(), Read: u.Read, Written: u.Written,
+		WaitedCPUMS: u.WaitedCPU.Milliseconds(), WaitedMemoryMS: u.WaitedMemory.Milliseconds(), WaitedIOMS: u.WaitedIO.Milliseconds()}
 }
 
 func onWireGaps(gaps []sandbox.Gap) []wire.Gap {

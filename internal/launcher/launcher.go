@@ -46,9 +46,10 @@ type Config struct {
 	SlotsV6      netip.Prefix      //
 	Resolvers    []netip.AddrPort  // empty: the machine's own
 	Scanners     map[string]string // name to path
-	Limits       Limits
-	Accept       []string   // layers that may be missing
-	Gaps         []wire.Gap // what main could not give (stdio without root)
+	Limits       Limits            // of each scan
+	Together     sandbox.Total     // of all
+	Accept       []string          // layers that may be missing
+	Gaps         []wire.Gap        // what main could not give (stdio without root)
 
 	Log    *slog.Logger
 	Notify func(state string) // sd_notify
@@ -60,6 +61,7 @@ type Limits struct {
 	Pids       int           // processes and threads
 	CPUPercent int           // of one processor
 	CPUTime    time.Duration // in all
+	IO         int64         // bytes a second from each disk, and to it
 	Output     int64         // bytes of standard output and error together
 	Tmp        int64         // bytes of /tmp
 	OpenFiles  int
@@ -208,7 +210,7 @@ func open(cfg Config) (_ *Launcher, err error) {
 	if l.records, err = openRecords(cfg.StateDir); err != nil {
 		return nil, err
 	}
-	if l.boxes, err = sandbox.Open(sandbox.Config{Accept: ofTheBox(cfg.Accept)}); err != nil {
+	if l.boxes, err = sandbox.Open(sandbox.Config{Accept: ofTheBox(cfg.Accept), Total: cfg.Together}); err != nil {
 		return nil, err
 	}
 	if err = l.boxes.Reclaim(); err != nil {

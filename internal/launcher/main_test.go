@@ -28,9 +28,6 @@ import (
 // The tests run a whole launcher, with real boxes, in a network namespace and a cgroup of their
 // own; the test is its front, and not always an honest one.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "box-init" {
-		sandbox.Init()
-	}
 	if os.Getenv("LAUNCHER_TEST") != "" {
 		os.Exit(m.Run())
 	}
@@ -134,7 +131,7 @@ func newHouse(t *testing.T) *house {
 		FrontSocket: filepath.Join(dir, "front.sock"), FrontUID: 65401, Slots: 2, Queue: 8, FirstSlotUID: 66000,
 		SlotsV4: netip.MustParsePrefix("10.254.200.0/22"), SlotsV6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"),
 		Scanners: map[string]string{"nmap": "/usr/bin/nmap"},
-		Accept:   []string{sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU},
+		Accept:   []string{sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU, sandbox.CgroupIO},
 		Limits:   Limits{Memory: 256 << 20, Pids: 32, CPUPercent: 100, CPUTime: time.Minute, Output: 8 << 20, Tmp: 1 << 20, OpenFiles: 256},
 		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}}}
 	h.engage("lab", engagement)

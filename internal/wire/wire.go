@@ -318,15 +318,23 @@ type Outcome struct {
 	Usage   Usage     `cbor:"usage"`
 }
 
-// Usage is what a job used. The network counters are of the kernel's filter.
+// Usage is what a job used. The network counters are of the kernel's filter. What the cgroup of
+// this machine does not count is zero, and left out for agents.
 type Usage struct {
 	WallMS      int64  `cbor:"wall_ms" json:"wall_ms"`
 	CPUMS       int64  `cbor:"cpu_ms" json:"cpu_ms"`
-	MemoryPeak  uint64 `cbor:"memory_peak" json:"memory_peak_bytes"`
+	MemoryPeak  uint64 `cbor:"memory_peak" json:"memory_peak_bytes,omitempty"`
 	PidsRefused uint64 `cbor:"pids_refused" json:"pids_refused"` // processes or threads that the limit refused
 	Output      int64  `cbor:"output" json:"output_bytes"`
 	SentPackets uint64 `cbor:"sent" json:"sent_packets"`
-	Dropped     uint64 `cbor:"dropped" json:"dropped_packets"` // off scope, by the kernel
+	Dropped     uint64 `cbor:"dropped" json:"dropped_packets"`                       // off scope, by the kernel
+	ThrottledMS int64  `cbor:"throttled_ms,omitempty" json:"throttled_ms,omitempty"` // kept from the processor by the limit of its share
+	Read        int64  `cbor:"read,omitempty" json:"read_bytes,omitempty"`           // from disks
+	Written     int64  `cbor:"written,omitempty" json:"written_bytes,omitempty"`     // to disks
+	// Pressure: how long some task of it waited for the processor, for memory, for a disk.
+	WaitedCPUMS    int64 `cbor:"waited_cpu_ms,omitempty" json:"waited_cpu_ms,omitempty"`
+	WaitedMemoryMS int64 `cbor:"waited_memory_ms,omitempty" json:"waited_memory_ms,omitempty"`
+	WaitedIOMS     int64 `cbor:"waited_io_ms,omitempty" json:"waited_io_ms,omitempty"`
 }
 
 // Strict, canonical CBOR: one value has one encoding, and anything else is refused. The

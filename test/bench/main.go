@@ -7,6 +7,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,23 +16,26 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/secmcpd/secmcpd/sandbox"
+	"github.com/secmcpd/secmcpd/test/lab"
 )
 
 const rounds = 60
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "box-init" {
-		sandbox.Init()
-	}
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	os.Exit(lab.Enter(func() int {
+		if err := run(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 1
+		}
+		return 0
+	}))
 }
 
 func run() error {
@@ -50,22 +54,25 @@ func run() error {
 		return err
 	}
 	fmt.Printf("# %s, %s, %d processors, %d rounds in turns, median (p10 to p90)\n", kernel(), runtime.Version(), runtime.NumCPU(), rounds)
-	if err := b.launches(); err != nil {
-		return err
+	for _, measure := range []func() error{b.launches, b.nmapVersion, b.sustained, b.burst, idle} {
+		if err := measure(); err != nil {
+			return err
+		}
 	}
-	return b.nmapVersion()
+	return nil
 }
 
 type bench struct {
 	boxes  *sandbox.Sandbox
 	stdout *os.File
-	seq    int
+	seq    atomic.Int64
 }
+
+var bwrap = []string{"bwrap", "--unshare-all", "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
+	"--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "/usr/bin/true"}
 
 // launches compares a box around /bin/true with bubblewrap's, and both with nothing around it.
 func (b *bench) launches() error {
-	bwrap := []string{"bwrap", "--unshare-all", "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
-		"--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "/usr/bin/true"}
 	plain, boxed, wrapped, err := inTurns(
 		func() error { return command("/usr/bin/true") },
 		func() error { return b.box("/usr/bin/true", "true") },
@@ -107,14 +114,110 @@ func (b *bench) box(path string, argv ...string) error {
 		return err
 	}
 	defer exe.Close()
-	b.seq++
-	r := b.boxes.Run(context.Background(), sandbox.Spec{Job: "bench-" + strconv.Itoa(b.seq), Box: "version", Exe: exe, Argv: argv, UID: 66000, GID: 66000,
+	seq := b.seq.Add(1)
+	uid := 66000 + uint32(seq%64) // as slots have each their own
+	r := b.boxes.Run(context.Background(), sandbox.Spec{Job: "bench-" + strconv.FormatInt(seq, 10), Box: "version", Exe: exe, Argv: argv, UID: uid, GID: uid,
 		Hostname: "box", Limits: sandbox.Limits{Memory: 256 << 20, Pids: 16, CPU: 10 * time.Second, OpenFiles: 256, Output: 1 << 20, Tmp: 1 << 20, TmpInodes: 64, Wall: 10 * time.Second}},
 		sandbox.Files{Stdout: b.stdout, Stderr: b.stdout})
 	if r.Reason != sandbox.Exited || r.Code != 0 {
 		return fmt.Errorf("the box ended: %s, status %d, stage %q: %w", r.Reason, r.Code, r.Stage, r.Err)
 	}
-	return b.stdout.Truncate(0)
+	return nil
+}
+
+// sustained is 500 launches one after the other, in turns of 50, with all that they cost the
+// machine: what is prepared ahead or cleaned up behind counts too.
+func (b *bench) sustained() error {
+	const turns, each = 10, 50
+	var boxed, wrapped, boxedCPU, wrappedCPU []float64
+	for range turns {
+		wall, cpu, err := timed(each, func() error { return b.box("/usr/bin/true", "true") })
+		if err != nil {
+			return err
+		}
+		boxed, boxedCPU = append(boxed, wall), append(boxedCPU, cpu)
+		if wall, cpu, err = timed(each, func() error { return command(bwrap...) }); err != nil {
+			return err
+		}
+		wrapped, wrappedCPU = append(wrapped, wall), append(wrappedCPU, cpu)
+	}
+	report("box_sustained_cpu", boxedCPU, "ms", "processor time of one of 500 boxes, launcher included")
+	report("bwrap_sustained_cpu", wrappedCPU, "ms", "processor time of one of 500 under bwrap, starter included")
+	ratio("sustained_over_bwrap", boxed, wrapped, "500 boxes against 500 bwraps, wall time")
+	ratio("sustained_cpu_over_bwrap", boxedCPU, wrappedCPU, "500 boxes against 500 bwraps, processor time")
+	return nil
+}
+
+// timed gives the milliseconds that one of n takes: of the clock, and of all processors by this
+// process and its children.
+func timed(n int, do func() error) (wall, cpu float64, err error) {
+	began, used := time.Now(), processor()
+	for range n {
+		if err := do(); err != nil {
+			return 0, 0, err
+		}
+	}
+	return float64(time.Since(began).Microseconds()) / 1000 / float64(n), float64((processor() - used).Microseconds()) / 1000 / float64(n), nil
+}
+
+func processor() (used time.Duration) {
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		_ = unix.Getrusage(who, &u) // fails for no valid who
+		used += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	return used
+}
+
+// burst is 50 at once.
+func (b *bench) burst() error {
+	const turns, size = 10, 50
+	var boxed, wrapped []float64
+	for range turns {
+		for _, m := range []struct {
+			do   func() error
+			into *[]float64
+		}{{func() error { return b.box("/usr/bin/true", "true") }, &boxed}, {func() error { return command(bwrap...) }, &wrapped}} {
+			began := time.Now()
+			var all errgroup.Group
+			for range size {
+				all.Go(m.do)
+			}
+			if err := all.Wait(); err != nil {
+				return err
+			}
+			*m.into = append(*m.into, float64(time.Since(began).Microseconds())/1000/size)
+		}
+	}
+	report("box_burst", boxed, "ms", "one of 50 boxes at once")
+	report("bwrap_burst", wrapped, "ms", "one of 50 bwraps at once")
+	fmt.Printf("BENCH burst_rate %.2f ratio boxes a second against bwraps a second, 50 at once\n", median(wrapped)/median(boxed))
+	return nil
+}
+
+// idle is the memory of a launcher that waits, with what it has prepared.
+func idle() error {
+	d, err := lab.Start("bin/secmcpd", lab.Options{})
+	if err != nil {
+		return err
+	}
+	time.Sleep(time.Second)
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", d.Pid(lab.Launcher)))
+	if err := errors.Join(err, d.Stop()); err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		for field, name := range map[string]string{"Rss:": "resident", "Pss:": "its share of"} {
+			if value, ok := strings.CutPrefix(line, field); ok {
+				kib, err := strconv.Atoi(strings.Fields(value)[0])
+				if err != nil {
+					return err
+				}
+				fmt.Printf("BENCH idle_launcher_%s %.1f MiB %s memory of an idle launcher\n", strings.ToLower(field[:3]), float64(kib)/1024, name)
+			}
+		}
+	}
+	return nil
 }
 
 func command(argv ...string) error {

@@ -168,7 +168,7 @@ func (d *Daemon) makeCgroup(bare bool) error {
 		if err != nil {
 			return err
 		}
-		for _, c := range []string{"cpu", "memory", "pids"} {
+		for _, c := range []string{"cpu", "io", "memory", "pids"} {
 			if !slices.Contains(strings.Fields(string(controllers)), c) {
 				d.limits = append(d.limits, "cgroup-"+c)
 			}
@@ -334,8 +334,8 @@ func (d *Daemon) Log(r Role) string {
 
 // Boxes are the processes in the boxes' cgroups.
 func (d *Daemon) Boxes() (pids []string, err error) {
-	groups, err := filepath.Glob(filepath.Join(d.cgroup, "box-*"))
-	ofStdio, err2 := filepath.Glob(filepath.Join(d.cgroup, "stdio", "box-*"))
+	groups, err := filepath.Glob(filepath.Join(d.cgroup, "boxes", "box-*"))
+	ofStdio, err2 := filepath.Glob(filepath.Join(d.cgroup, "stdio", "boxes", "box-*"))
 	if err := errors.Join(err, err2); err != nil {
 		return nil, err
 	}

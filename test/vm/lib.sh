@@ -64,14 +64,14 @@ launcher() { property secmcpd-launcher.service MainPID; }
 
 # The directory of the launcher's cgroup, and the cgroups of the boxes in it.
 cgroup() { echo "$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)$(property secmcpd-launcher.service ControlGroup)"; }
-boxes() { find "$(cgroup)" -mindepth 1 -maxdepth 1 -type d -name 'box-*'; }
+boxes() { find "$(cgroup)/boxes" -mindepth 1 -maxdepth 1 -type d -name 'box-*' 2>/dev/null || true; }
 # The scanners that run, by name: no case is left to trust cgroups to say that none is left.
 scanners() { pgrep -x "nmap|hog" || true; }
 no_scanner() { [ -z "$(scanners)" ]; }
 no_box() { [ -z "$(boxes)" ]; }
 
 # runs JOB: its scanner does. Before it there is a box in which the scanner says its version.
-box() { echo "$(cgroup)/box-$1"; }
+box() { echo "$(cgroup)/boxes/box-$1"; }
 runs() { grep -qxE 'nmap|hog' "/proc/$(head -n 1 "$(box "$1")/cgroup.procs")/comm"; }
 
 # agent NAME makes a user who may connect, outsider NAME one who may not.
@@ -175,6 +175,6 @@ ended() { call alice job_status "{\"job_id\": \"$1\", \"wait_s\": 45}"; }
 # virtual machine has all, and must not need this.
 accept_lacks() {
 	if systemd-detect-virt --quiet --container && [ ! -e /etc/secmcpd/conf.d/container.yaml ]; then
-		settings container <<<'accept_unenforced: [cgroup-cpu, cgroup-memory, cgroup-pids, landlock]'
+		settings container <<<'accept_unenforced: [cgroup-cpu, cgroup-io, cgroup-memory, cgroup-pids, landlock]'
 	fi
 }

@@ -267,6 +267,9 @@ int main(int argc, char **argv) {
 		lseek(again, 0, SEEK_SET);
 		write(again, "second\n", 7);
 		return 0;
+	} else if (!strcmp(name, "show")) {
+		cat(argv[2]);
+		return 0;
 	} else if (!strcmp(name, "input")) {
 		cat(argv[2]);
 		say(writing(argv[2]));

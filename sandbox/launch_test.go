@@ -1,0 +1,245 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// at makes a Sandbox whose launches fail, or hang, at a step.
+func at(t testing.TB, fault, pause int) *Sandbox {
+	t.Helper()
+	s := opened(t, Config{Accept: accepted})
+	s.fault, s.pause = fault, pause
+	return s
+}
+
+// taken are the steps of a box with every layer; "own process" is of one without a root.
+func taken() (steps []int) {
+	for i, name := range stages() {
+		if name != "own process" {
+			steps = append(steps, i)
+		}
+	}
+	return steps
+}
+
+// A launch that fails says at which step, and leaves nothing, whichever step it is.
+func TestFaultAtEveryStep(t *testing.T) {
+	names := stages()
+	if len(names) < 15 || names[len(names)-1] != "exec" {
+		t.Fatalf("steps %q", names)
+	}
+	for _, i := range taken() {
+		t.Run(names[i], func(t *testing.T) {
+			s := at(t, i, -1)
+			spec := func() Spec {
+				spec := wish(t, "nmap-raw", probe, "probe", "exit", "0")
+				word, err := os.Open("/etc/services")
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { word.Close() })
+				spec.Inputs = []Input{{"words", word}}
+				return spec
+			}
+			files := outputFiles(t).Files
+			first, second := spec(), spec()
+			before := state(t)
+			for _, spec := range []Spec{first, second} {
+				r := s.Run(t.Context(), spec, files)
+				if r.Reason != Launch || r.Stage != names[i] || r.Err == nil || !strings.Contains(r.Err.Error(), "a test wants it so") {
+					t.Errorf("got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
+				}
+			}
+			if after := state(t); after != before {
+				t.Errorf("before %+v, after %+v", before, after)
+			}
+			checkNothingLeft(t)
+			s.fault = -1
+			third := spec()
+			if r := s.Run(t.Context(), third, files); r.Reason != Exited || r.Err != nil {
+				t.Errorf("the next box: %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
+			}
+		})
+	}
+}
+
+// A job that is cancelled while its box is being built ends at once, whichever step hangs.
+func TestCancelledAtEveryStep(t *testing.T) {
+	names := stages()
+	for _, i := range taken() {
+		t.Run(names[i], func(t *testing.T) {
+			s := at(t, -1, i)
+			spec, files := wish(t, "nmap-raw", probe, "probe", "exit", "0"), outputFiles(t).Files
+			before := state(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			began := time.Now()
+			r := s.Run(ctx, spec, files)
+			if took := time.Since(began); r.Reason != Timeout || took > time.Second {
+				t.Errorf("got %s after %s, stage %q, error %v", r.Reason, took, r.Stage, r.Err)
+			}
+			if after := state(t); after != before {
+				t.Errorf("before %+v, after %+v", before, after)
+			}
+			checkNothingLeft(t)
+		})
+	}
+}
+
+// A launcher that is killed while its box hangs at a step takes the box along, by its death
+// signal or, before that is asked for, because the step after it asks who is still there.
+func TestLauncherDiesAtEveryStep(t *testing.T) {
+	names := stages()
+	for _, i := range taken() {
+		t.Run(names[i], func(t *testing.T) {
+			cmd, cgroup := startLauncher(t, t.TempDir(), fmt.Sprintf("SECMCPD_PAUSE=%d", i))
+			if !within(5*time.Second, func() bool { return len(alive(cgroup)) == 1 }) {
+				t.Errorf("no box: %v", alive(cgroup))
+			}
+			time.Sleep(5 * time.Millisecond) // to the step
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			cmd.Wait()
+			if !within(2*time.Second, func() bool { return len(alive(cgroup)) == 0 }) {
+				t.Errorf("alive 2 s after their launcher: %v", alive(cgroup))
+			}
+		})
+	}
+}
+
+// 200 boxes at once, each in a network of its own, all come to a good end and leave nothing.
+func TestTwoHundredAtOnce(t *testing.T) {
+	type one struct {
+		spec  Spec
+		files output
+	}
+	var all []one
+	for range 200 {
+		all = append(all, one{wish(t, "nmap-connect", probe, "probe", "exit", "0"), outputFiles(t)})
+	}
+	before := state(t)
+	results := make(chan Result)
+	for _, b := range all {
+		go func() { results <- box.Run(t.Context(), b.spec, b.files.Files) }()
+	}
+	for range all {
+		if r := <-results; r.Reason != Exited || r.Code != 0 || r.Err != nil {
+			t.Errorf("got %s, code %d, stage %q, error %v", r.Reason, r.Code, r.Stage, r.Err)
+		}
+	}
+	if after := state(t); after != before {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	checkNothingLeft(t)
+}
+
+// What a package upgrade replaces, the next box shows; those that run keep what they have.
+func TestTemplateFollowsTheMachine(t *testing.T) {
+	name := "etc/secmcpd-test-services"
+	etcFiles = append(etcFiles, name)
+	defer func() { etcFiles = slices.DeleteFunc(etcFiles, func(s string) bool { return s == name }) }()
+	put := func(content string) {
+		t.Helper()
+		if err := os.WriteFile("/"+name+".new", []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename("/"+name+".new", "/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer os.Remove("/" + name)
+	s := opened(t, Config{Accept: accepted})
+	for _, content := range []string{"first", "second", "third"} {
+		put(content + "\n")
+		for range 2 * threads { // whichever thread gets it
+			got := succeed(t, s, wish(t, "nmap-raw", probe, "probe", "show", "/"+name))
+			if strings.TrimSpace(got) != "/"+name+": "+content {
+				t.Fatalf("the box shows %q, the machine has %q", got, content)
+			}
+		}
+	}
+	checkNothingLeft(t)
+	// A box that runs while its thread is replaced lives on.
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan Result)
+	spec, files := wish(t, "nmap-raw", probe, "probe", "deaf"), outputFiles(t)
+	go func() { ended <- s.Run(ctx, spec, files.Files) }()
+	within(5*time.Second, func() bool { return fileSize(files.Stdout.Name()) > 0 })
+	put("fourth\n")
+	for range 2 * threads {
+		succeed(t, s, wish(t, "nmap-raw", probe, "probe", "exit", "0"))
+	}
+	select {
+	case r := <-ended:
+		t.Errorf("the running box ended: %+v", r)
+	case <-time.After(200 * time.Millisecond):
+	}
+	cancel()
+	if r := <-ended; r.Reason != Cancelled {
+		t.Errorf("got %+v", r)
+	}
+}
+
+// The scanner's number is not taken from what the launch still needs, whatever the launcher has
+// open: here every number around it.
+func TestManyOpenFiles(t *testing.T) {
+	var rlimit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &rlimit); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	var open []*os.File
+	defer func() {
+		for _, f := range open {
+			f.Close()
+		}
+	}()
+	for i := range 400 {
+		f, err := os.OpenFile(filepath.Join(dir, fmt.Sprint(i)), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, f)
+	}
+	for i, f := range open { // each in turn is the output
+		if f.Fd() < 250 || f.Fd() > 262 {
+			continue
+		}
+		spec := wish(t, "nmap-raw", probe, "probe", "exit", "0")
+		spec.Limits.OpenFiles = 256
+		if r := box.Run(t.Context(), spec, Files{Stdout: f, Stderr: open[i+1]}); r.Reason != Exited || r.Code != 0 || r.Err != nil {
+			t.Errorf("output at %d: %s, code %d, stage %q, error %v", f.Fd(), r.Reason, r.Code, r.Stage, r.Err)
+		}
+	}
+	// And when the scanner itself is at the number.
+	for _, f := range open {
+		if f.Fd() == 256 {
+			number := int(f.Fd())
+			exe, err := unix.Open(probe, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Dup3(exe, number, unix.O_CLOEXEC); err != nil {
+				t.Fatal(err)
+			}
+			unix.Close(exe)
+			spec := wish(t, "nmap-raw", probe, "probe", "exit", "0")
+			spec.Limits.OpenFiles, spec.Exe = 256, f
+			if r := box.Run(t.Context(), spec, outputFiles(t).Files); r.Reason != Exited || r.Err != nil {
+				t.Errorf("scanner at %d: %s, stage %q, error %v", number, r.Reason, r.Stage, r.Err)
+			}
+			return
+		}
+	}
+	t.Error("no file got the number 256")
+}
