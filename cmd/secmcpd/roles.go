@@ -19,6 +19,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/front"
 	"github.com/secmcpd/secmcpd/internal/launcher"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
 // serveCommand is the front: the room that faces agents.
@@ -41,9 +42,13 @@ func serveCommand(s *surroundings) *cobra.Command {
 
 // launcherCommand is the privileged room.
 func launcherCommand(s *surroundings) *cobra.Command {
-	return &cobra.Command{
+	var clean bool
+	c := &cobra.Command{
 		Use: "launcher", Short: "run the launcher (systemd starts it)", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if clean { // whatever the settings say: they may be why it ended
+				return scope.Reclaim()
+			}
 			settings, err := loadSettings(s.config)
 			if err != nil {
 				return err
@@ -62,6 +67,9 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			return launcher.Serve(c.Context(), cfg)
 		},
 	}
+	c.Flags().BoolVar(&clean, "clean", false, "remove the network of a launcher that is dead, and end")
+	_ = c.Flags().MarkHidden("clean") // fails for an unknown flag only
+	return c
 }
 
 // activated takes the socket of a name from systemd.
