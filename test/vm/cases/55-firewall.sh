@@ -1,0 +1,17 @@
+# A firewall that is loaded again forgets every rule, ours too: what runs is ended and says why,
+# and the next scan works.
+hog_up
+job=$(hog time)
+eventually 20 runs "$job"
+pid=$(launcher)
+nft flush ruleset
+job=$(ended "$job")
+equal "reason" "$(value end.reason "$job")" scope_lost
+equal "status" "$(value status "$job")" interrupted
+contains "layers not enforced" "$(value not_enforced "$job")" '"scope"'
+no_scanner
+equal "launcher" "$(launcher)" "$pid"
+eventually 5 nft list table inet secmcpd
+grep -q '"event":"scope_lost"' /var/log/secmcpd/audit.jsonl || fail "the audit log does not say it"
+job=$(hog time)
+eventually 20 runs "$job"
