@@ -219,6 +219,15 @@ func pinScanner(p *plan) error {
 	return unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: n}, nil)
 }
 
+// tasks is one more than the cgroup admits, where it does: a refusal by the cgroup is counted,
+// and so the result can say what the scanner ended of.
+func (p *plan) tasks() uint64 {
+	if p.Spec.Has(CgroupPids) && p.Spec.Limits.Pids >= tasksOfInit {
+		return uint64(p.Spec.Limits.Pids) + 1
+	}
+	return uint64(p.Spec.Limits.Pids)
+}
+
 func sameFile(a, b int) error {
 	var x, y unix.Stat_t
 	if err := errors.Join(unix.Fstat(a, &x), unix.Fstat(b, &y)); err != nil {
@@ -248,7 +257,7 @@ func setLimits(p *plan) error {
 		{"nice", unix.RLIMIT_NICE, 0, false},
 		{"sigpending", unix.RLIMIT_SIGPENDING, 256, false},
 		// Counted per user: only a user that is the slot's alone can be held to it.
-		{"nproc", unix.RLIMIT_NPROC, uint64(l.Pids), !p.Spec.Has(UID)},
+		{"nproc", unix.RLIMIT_NPROC, p.tasks(), !p.Spec.Has(UID)},
 		// Coarser than a cgroup, and better than nothing.
 		{"data", unix.RLIMIT_DATA, uint64(l.Memory), p.Spec.Has(CgroupMemory)},
 	} {

@@ -224,10 +224,11 @@ func programs(t *testing.T, dir string) {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// Both without a shared library, so that they run in any guest, and in any box.
+	// All without a shared library, so that they run in any guest, and in any box.
 	for _, build := range [][]string{
 		{"env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(bin, "labtool"), "./labtool"},
 		{"gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(bin, "hog"), "hog/hog.c"},
+		{"gcc", "-O1", "-static", "-pthread", "-DCROWD", "-o", filepath.Join(bin, "hog-crowd"), "hog/hog.c"},
 	} {
 		if err := command(t.Context(), build[0], build[1:]...); err != nil {
 			t.Fatalf("cannot build a program for the guest: %v", err)

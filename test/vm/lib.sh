@@ -147,10 +147,10 @@ settings_gone() {
 	systemctl restart secmcpd-launcher.service secmcpd.service
 }
 
-# hog_up [SETTINGS] puts the hostile scanner in nmap's place until the case ends; hog WHAT has
+# hog_up [SETTINGS [hog-crowd]] puts the hostile scanner in nmap's place until the case ends; hog WHAT has
 # alice start it, and prints the job. What it takes, the port says: see hog.c.
 hog_up() {
-	install -m 755 /test/bin/hog /usr/local/bin/hog
+	install -m 755 "/test/bin/${2-hog}" /usr/local/bin/hog
 	agent alice
 	accept_lacks
 	settings hog <<-EOF
