@@ -453,6 +453,13 @@ func TestWithoutAcceptanceThisMachineRefuses(t *testing.T) {
 	h.nothingLaunched()
 }
 
+// Without its scanner a scan is refused before anything is made for it.
+func TestAScanWithoutItsScannerIsRefused(t *testing.T) {
+	h := newHouse(t, lab.Options{Settings: "scanners: {nmap: /nowhere/nmap}\n"})
+	refusal{"scanner_missing", "tool", "nmap_scan", false}.check(t, "no scanner", h.call("nmap_scan", object{"targets": []string{lab.SSH}, "wait_s": 45}))
+	h.nothingLaunched()
+}
+
 func TestALimitedOutputEndsTruncated(t *testing.T) {
 	h := newHouse(t, lab.Options{Settings: "limits: {output_mib: 1}\n", Engagements: map[string]string{"lab": lab.Engagement + "limits: {addresses_per_job: 8192, packets_per_second: 10000}\n"}})
 	answer := h.call("nmap_scan", object{"targets": []string{lab.Closed}, "ports": []any{"1-4"}, "skip_discovery": true, "timing": "aggressive", "rate": 10000, "wait_s": 45})
