@@ -208,7 +208,7 @@ func TestFaultsSayWhatIsAllowed(t *testing.T) {
 		{"and the other", `{"targets":["10.0.0.1"],"correlation":"x"}`, "correlation", "correlation_id", ""},
 		{"scripts for the same service", `{"targets":["10.0.0.1"],"scripts":["banner","smb-vuln"]}`, "scripts[1]", "smb-protocols", ""},
 		{"where all scripts are", `{"targets":["10.0.0.1"],"scripts":["vuln"]}`, "scripts[0]", fmt.Sprintf("the %d names that the schema of nmap_scan lists for scripts", len(scripts)), "scripts are given by name, not by category, path or expression"},
-		{"a number that is no port", `{"targets":["10.0.0.1"],"ports":["70000"]}`, "ports[0]", "1 to 65535", "a port is a decimal number without sign or leading zero"},
+		{"a number that is no port", `{"targets":["10.0.0.1"],"ports":["70000"]}`, "ports[0]", "1 to 65535", "ports are numbers from 1 to 65535, without leading zeros; names are not taken"},
 	} {
 		_, faults := Read(nmapName, []byte(row.arguments))
 		if len(faults) != 1 || faults[0].Field != row.field || !slices.Contains(faults[0].Allowed, row.allowed) || row.hint != "" && faults[0].Hint != row.hint {

@@ -98,7 +98,8 @@ func Open(c Config) (*Sandbox, error) {
 	// All at once, so that the first launches find them: a root takes a few milliseconds.
 	ready := make(chan struct{})
 	for range min(runtime.NumCPU(), threads) {
-		go s.serve(fingerprint(), ready)
+		shown := fingerprint()
+		onOwnThread(func() { s.serve(shown, ready) })
 	}
 	for range min(runtime.NumCPU(), threads) {
 		<-ready
@@ -115,7 +116,6 @@ func (s *Sandbox) Features() Features { return s.features }
 // root of boxes as its own, which it cannot leave again: when the machine has
 // changed, another thread takes its place.
 func (s *Sandbox) serve(shown string, ready chan<- struct{}) {
-	runtime.LockOSThread() // and never unlocked: the thread ends with this function
 	t := &thread{}
 	if s.privileged() {
 		t.template, t.err = newTemplate(shown, s.features.LandlockABI)
@@ -124,7 +124,7 @@ func (s *Sandbox) serve(shown string, ready chan<- struct{}) {
 	for o := range s.orders {
 		if o.shown != "" && (t.template == nil || t.template.shown != o.shown) {
 			next := make(chan struct{})
-			go s.serve(o.shown, next)
+			onOwnThread(func() { s.serve(o.shown, next) })
 			<-next
 			go func() { s.orders <- o }()
 			break
@@ -142,15 +142,34 @@ func (s *Sandbox) serve(shown string, ready chan<- struct{}) {
 // not even make a socket. The thread that made it ends with it.
 func emptyNetwork() (file *os.File, err error) {
 	done := make(chan struct{})
-	go func() {
+	onOwnThread(func() {
 		defer close(done)
-		runtime.LockOSThread()
 		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
 			file, err = os.Open("/proc/thread-self/ns/net")
 		}
-	}()
+	})
 	<-done
 	return file, err
+}
+
+// onOwnThread runs do on a thread that ends with it, and never on the first one
+// of the process: that does not end, and is what /proc/self shows of them all.
+func onOwnThread(do func()) {
+	go func() {
+		runtime.LockOSThread() // and never unlocked where do runs: nobody else finds himself there
+		if unix.Gettid() != unix.Getpid() {
+			do()
+			return
+		}
+		elsewhere := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(elsewhere)
+			do()
+		}()
+		<-elsewhere // on another thread, since this one is held
+		runtime.UnlockOSThread()
+	}()
 }
 
 // network is the namespace that a box joins; nil: the clone makes one. Boxes

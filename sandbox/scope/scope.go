@@ -312,11 +312,8 @@ func (s *Slot) NetNS() *os.File { return s.netns }
 // what its kernel would send by itself.
 func newNetns(ipv6 bool) (file *os.File, err error) {
 	done := make(chan struct{})
-	go func() {
+	make_ := func() {
 		defer close(done)
-		// Never unlocked: the thread ends with the goroutine, and no other one finds itself in
-		// the new namespace.
-		runtime.LockOSThread()
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return
 		}
@@ -324,6 +321,19 @@ func newNetns(ipv6 bool) (file *os.File, err error) {
 			return
 		}
 		file, err = os.Open("/proc/thread-self/ns/net")
+	}
+	go func() {
+		// Never unlocked where it is made: the thread ends with the goroutine, and no other one
+		// finds itself in the new namespace. Not the first thread, which does not end and is what
+		// /proc/self shows.
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			make_()
+			return
+		}
+		go func() { runtime.LockOSThread(); make_() }()
+		<-done
+		runtime.UnlockOSThread()
 	}()
 	<-done
 	return file, err

@@ -281,8 +281,8 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		"a network too large for any call":       {to("10.0.0.0/8"), refusal{"target_too_large", "targets[0]", "10.0.0.0/8", false}},
 		"port 0":                                 {with(lab.SSH, "ports", []any{0}), refusal{"bad_port", "ports[0]", "0", true}},
 		"port 70000":                             {with(lab.SSH, "ports", []any{70000}), refusal{"bad_port", "ports[0]", "70000", true}},
-		"an unknown script":                      {script("evil"), refusal{"unknown_script", "scripts", "evil", true}},
-		"a script by path":                       {script("/tmp/evil.nse"), refusal{"unknown_script", "scripts", "/tmp/evil.nse", true}},
+		"an unknown script":                      {script("evil"), refusal{"unknown_script", "scripts[0]", "evil", true}},
+		"a script by path":                       {script("/tmp/evil.nse"), refusal{"unknown_script", "scripts[0]", "/tmp/evil.nse", true}},
 		"a name that resolves outside":           {to("evil.lab.internal"), refusal{"name_outside_scope", "targets[0]", lab.Outside, true}},
 		"a name that resolves half-way":          {to("half.lab.internal"), refusal{"name_outside_scope", "targets[0]", lab.Outside, true}},
 		"a name for this machine":                {to("self.lab.internal"), refusal{"name_outside_scope", "targets[0]", "127.0.0.1", false}},
@@ -297,7 +297,7 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		"outside its hours":                      {with("10.79.0.1", "engagement", "night"), refusal{"outside_hours", "engagement", "night", true}},
 		"an unknown engagement":                  {with(lab.SSH, "engagement", "nowhere"), refusal{"no_engagement", "engagement", "nowhere", true}},
 		"more packets than allowed":              {with(lab.SSH, "rate", 9999), refusal{"rate_too_high", "rate", "9999", true}},
-		"more time than allowed":                 {with(lab.SSH, "limit", 43200), refusal{"duration_too_long", "limit", "12h0m0s", true}},
+		"more time than allowed":                 {with(lab.SSH, "limit", 43200), refusal{"duration_too_long", "limit", "43200", true}},
 	} {
 		c.arguments["wait_s"] = 45
 		answer := h.call("nmap_scan", c.arguments)
@@ -444,8 +444,8 @@ func TestAJobIsItsCallersAlone(t *testing.T) {
 func TestWithoutAcceptanceThisMachineRefuses(t *testing.T) {
 	h := newHouse(t, lab.Options{AcceptNone: true, NoControllers: true})
 	answer := h.call("nmap_scan", object{"targets": []string{lab.SSH}})
-	refusal{"not_enforced", "", "cgroup-cpu, cgroup-memory, cgroup-pids", true}.check(t, "a machine without controllers", answer)
-	for i, layer := range []string{"cgroup-cpu", "cgroup-memory", "cgroup-pids"} {
+	refusal{"not_enforced", "", "cgroup-cpu, cgroup-io, cgroup-memory, cgroup-pids", true}.check(t, "a machine without controllers", answer)
+	for i, layer := range []string{"cgroup-cpu", "cgroup-io", "cgroup-memory", "cgroup-pids"} {
 		if why, _ := at(answer, "error", "allowed", i).(string); !strings.HasPrefix(why, layer+": ") {
 			t.Errorf("of %s: %q", layer, why)
 		}
