@@ -364,9 +364,11 @@ func shorten(r *report.Report) bool {
 	what := "hosts"
 	switch {
 	case len(r.Hosts) > 0:
-		r.Hosts = r.Hosts[:len(r.Hosts)/2]
-	case len(r.Coverage.Completed) > 0:
-		what, r.Coverage.Completed = "coverage", r.Coverage.Completed[:0]
+		kept := len(r.Hosts) / 2
+		r.Coverage.NotKept += len(r.Hosts) - kept
+		r.Hosts = r.Hosts[:kept]
+	case len(r.Coverage.Completed)+len(r.Coverage.DownAt)+len(r.Coverage.GivenUp) > 0:
+		what, r.Coverage.Completed, r.Coverage.DownAt, r.Coverage.GivenUp = "coverage", nil, nil, nil
 	default:
 		return false
 	}
