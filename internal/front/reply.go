@@ -124,9 +124,7 @@ func (a *answer) describe(record wire.Job) {
 		a.Engagement, a.Rule = record.Verdict.Engagement, record.Verdict.Rule
 	}
 	a.Deadline = record.Deadline
-	for _, n := range record.Resolved[:min(len(record.Resolved), 16)] {
-		a.Resolved = append(a.Resolved, n)
-	}
+	a.Resolved = append(a.Resolved, record.Resolved[:min(len(record.Resolved), 16)]...)
 	if record.NotEnforced != nil {
 		a.NotEnforced = record.NotEnforced
 	}
