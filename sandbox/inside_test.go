@@ -376,6 +376,9 @@ func TestInputs(t *testing.T) {
 	if err := os.WriteFile(name, []byte("admin\nlogin\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(name, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		t.Fatal(err)

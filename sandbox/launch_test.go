@@ -153,6 +153,9 @@ func TestTemplateFollowsTheMachine(t *testing.T) {
 		if err := os.WriteFile("/"+name+".new", []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
+		if err := os.Chmod("/"+name+".new", 0o644); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.Rename("/"+name+".new", "/"+name); err != nil {
 			t.Fatal(err)
 		}

@@ -197,7 +197,7 @@ func TestAsUser(t *testing.T) {
 	dir := t.TempDir()
 	self := filepath.Join(filepath.Dir(probe), "self") // a user cannot reach the one go made
 	command(t, "cp", fmt.Sprintf("/proc/%d/exe", os.Getpid()), self)
-	for _, name := range []string{dir, filepath.Dir(dir)} {
+	for _, name := range []string{dir, filepath.Dir(dir), self} {
 		if err := os.Chmod(name, 0o777); err != nil {
 			t.Fatal(err)
 		}

@@ -95,7 +95,7 @@ func delegate(argv []string) (code int, err error) {
 
 // burden gives this thread, and with it the process started from it, what a
 // careless parent may hand down and no scanner must get: a session keyring
-// with a key in it, a blocked signal, and an ignored one that Go never touches.
+// with a key in it, a blocked signal, a strict umask, and an ignored one that Go never touches.
 func burden() error {
 	runtime.LockOSThread()
 	if _, err := unix.KeyctlJoinSessionKeyring("secmcpd-test"); err != nil {
@@ -108,6 +108,7 @@ func burden() error {
 	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, 32, uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0); errno != 0 {
 		return fmt.Errorf("cannot ignore signal 32: %w", errno)
 	}
+	unix.Umask(0o077) // as a service has it
 	blocked := unix.Sigset_t{}
 	blocked.Val[0] = 1 << (unix.SIGUSR2 - 1)
 	return unix.PthreadSigmask(unix.SIG_BLOCK, &blocked, nil)
@@ -147,6 +148,9 @@ func delegatedMain(m *testing.M) int {
 		var out []byte
 		out, err = exec.Command("gcc", "-O1", "-static", "-w", "-o", probe, "testdata/probe/probe.c", "-pthread").CombinedOutput()
 		os.Stderr.Write(out)
+	}
+	if err == nil {
+		err = os.Chmod(probe, 0o755)
 	}
 	if err == nil {
 		box, err = Open(Config{Accept: accepted})

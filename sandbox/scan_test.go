@@ -165,6 +165,9 @@ func TestScans(t *testing.T) {
 	if err := os.WriteFile(words, []byte("nothing\nadmin\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(words, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	list, err := os.Open(words)
 	if err != nil {
 		t.Fatal(err)

@@ -81,6 +81,7 @@ func newTemplate(shown string, abi int) (*template, error) {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return nil, fmt.Errorf("cannot get a mount namespace: %w", err)
 	}
+	unix.Umask(0o022) // this thread's alone from here on: a service has 077, and scanners are another user
 	if err := buildRoot(); err != nil {
 		return nil, err
 	}
@@ -269,7 +270,7 @@ func given(spec Spec) (mount int, err error) {
 		"passwd":      "scanner:x:" + id + "::/:/nonexistent\n",
 		"group":       "scanner:x:" + strconv.Itoa(int(spec.GID)) + ":\n",
 	}
-	err = unix.Mkdirat(mount, "in", 0o755)
+	err = errors.Join(unix.Mkdirat(mount, "in", 0o755), unix.Fchmodat(mount, "in", 0o755, 0)) // whatever the umask
 	for _, in := range spec.Inputs {
 		files["in/"+in.Name] = ""
 	}
@@ -300,7 +301,7 @@ func writeAt(dir int, name, content string) error {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	_, err = f.WriteString(content)
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Chmod(0o644), f.Close())
 }
 
 // ownTmp is the one place where a scanner may write.
