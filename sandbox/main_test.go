@@ -145,7 +145,7 @@ func delegatedMain(m *testing.M) int {
 	probe = filepath.Join(dir, "probe")
 	if err == nil {
 		var out []byte
-		out, err = exec.Command("gcc", "-O1", "-static", "-w", "-o", probe, "testdata/probe/probe.c", "-pthread").CombinedOutput()
+		out, err = exec.Command("gcc", "-O1", "-static", "-w", "-Wa,-I,testdata", "-o", probe, "testdata/probe/probe.c", "-pthread").CombinedOutput()
 		os.Stderr.Write(out)
 	}
 	if err == nil {
