@@ -25,6 +25,13 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == "resolver" { // as the scanner of a resolver box
 		os.Exit(resolve(os.Args[1:]))
 	}
+	if os.Args[0] == "proof" {
+		if err := Door(os.Args[1], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	switch os.Getenv("SECMCPD_TEST") {
 	case "delegated":
 		os.Exit(delegatedMain(m))

@@ -66,7 +66,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetFlagErrorFunc(usage)
 	root.PersistentFlags().StringVar(&s.config, "config", "/etc/secmcpd/secmcpd.yaml", "the configuration file; conf.d/ beside it is read too")
 	root.AddCommand(connectCommand(s), checkCommand(s), engagementsCommand(s), doctorCommand(s), auditCommand(s),
-		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), versionCommand(s))
+		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s), versionCommand(s))
 
 	err := root.ExecuteContext(ctx)
 	var exit exitError
