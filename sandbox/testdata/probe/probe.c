@@ -14,6 +14,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -196,6 +197,13 @@ static long exec_other(int number) {
 	return syscall(SYS_execveat, number ? number : fd, "", av, ev, AT_EMPTY_PATH);
 }
 
+// scanner_number is that of the descriptor that may be executed, once: the limit of open files.
+static int scanner_number(void) {
+	struct rlimit r;
+	getrlimit(RLIMIT_NOFILE, &r);
+	return (int)r.rlim_cur;
+}
+
 static long exec_path(const char *name) {
 	char *av[] = {"x", NULL}, *ev[] = {NULL};
 	return execve(name, av, ev);
@@ -219,8 +227,20 @@ static long int80(void) {
 
 static long inet_connect(const char *ip, int port) {
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
-	sscanf(ip, "%hhu.%hhu.%hhu.%hhu", (unsigned char *)&a.sin_addr, (unsigned char *)&a.sin_addr + 1, (unsigned char *)&a.sin_addr + 2, (unsigned char *)&a.sin_addr + 3);
-	return connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&a, sizeof a);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	errno = fd < 0 ? errno : 0;
+	inet_aton(ip, &a.sin_addr);
+	if (fd < 0)
+		return -1;
+	struct pollfd done = {.fd = fd, .events = POLLOUT};
+	socklen_t n = sizeof errno;
+	if (connect(fd, (struct sockaddr *)&a, sizeof a) == 0 || errno != EINPROGRESS)
+		return errno ? -1 : 0;
+	if (poll(&done, 1, 700) == 0)
+		errno = ETIMEDOUT;
+	else
+		getsockopt(fd, SOL_SOCKET, SO_ERROR, &errno, &n);
+	return errno ? -1 : 0;
 }
 
 // outside opens what lies beyond the root by a descriptor of it.
@@ -453,8 +473,8 @@ static const char *try(int argc, char **argv) {
 	TRY("execve-setuid", exec_path("/usr/bin/su"));
 	TRY("execve-written", exec_written());
 	TRY("execveat", exec_other(0));
-	TRY("execveat-again", exec_other((int)number));
-	TRY("dup2-there", dup2(0, (int)number));
+	TRY("execveat-again", exec_other(scanner_number()));
+	TRY("dup2-there", dup2(0, scanner_number()));
 	TRY("memfd", syscall(SYS_memfd_create, "x", 0));
 	TRY("setuid", setuid(0));
 	TRY("setgroups", syscall(SYS_setgroups, 0, 0));
@@ -565,7 +585,8 @@ static void batch(int only) {
 		for (int i = 1; i < 4 && column[i - 1]; i++)
 			if ((column[i] = strchr(column[i - 1], '|')))
 				*column[i]++ = 0;
-		if (++row != only && (only || strchr(column[2], '!')))
+		// What kills, and what takes all memory, is for a process of its own.
+		if (++row != only && (only || strchr(column[2], '!') || strstr(column[1], " memory ")))
 			continue;
 		char tried[256];
 		snprintf(tried, sizeof tried, "%s", column[1] + strspn(column[1], " "));
