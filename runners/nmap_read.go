@@ -217,7 +217,7 @@ func (d *draft) withMeaning(meaning []Fault) []Fault {
 }
 
 func (d *draft) wrongType(field string, raw json.RawMessage, want string) {
-	f := Fault{Code: "wrong_type", Field: field, Got: excerpt(string(raw)), Allowed: []string{want}}
+	f := Fault{Code: "wrong_type", Field: field, Got: excerpt(string(raw)), Allowed: []string{want}, Hint: "the schema of the tool has the type of each argument"}
 	if string(raw) == "null" {
 		f.Hint = "leave the argument out"
 	}

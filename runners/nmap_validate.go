@@ -72,7 +72,11 @@ func (n *Nmap) wordFaults() []Fault {
 	var faults []Fault
 	oneOf := func(field, got string, allowed []string) {
 		if !slices.Contains(allowed, got) {
-			faults = append(faults, Fault{Code: "not_one_of", Field: field, Got: excerpt(got), Allowed: allowed, Hint: perhaps(got, allowed)})
+			hint := perhaps(got, allowed)
+			if hint == "" {
+				hint = "take one of those allowed, or leave it out"
+			}
+			faults = append(faults, Fault{Code: "not_one_of", Field: field, Got: excerpt(got), Allowed: allowed, Hint: hint})
 		}
 	}
 	oneOf("profile", n.Profile, profileNames())
@@ -175,7 +179,8 @@ func tooMany(field string, got, most int) Fault {
 }
 
 func outOfRange(field string, got, low, high int) Fault {
-	return Fault{Code: "out_of_range", Field: field, Got: strconv.Itoa(got), Allowed: []string{fmt.Sprintf("%d to %d", low, high)}}
+	return Fault{Code: "out_of_range", Field: field, Got: strconv.Itoa(got), Allowed: []string{fmt.Sprintf("%d to %d", low, high)},
+		Hint: "give a number of that range, or leave it out"}
 }
 
 func badEngagement(got string) Fault {

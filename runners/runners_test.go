@@ -186,14 +186,14 @@ func TestEveryFaultAtOnce(t *testing.T) {
 		got = append(got, f.Field+" "+f.Code+" "+f.Hint)
 	}
 	want := []string{
-		"os_detection wrong_type ",
+		"os_detection wrong_type the schema of the tool has the type of each argument",
 		"ports[1] bad_port no protocol here: scan_type udp scans UDP ports, every other scan type TCP ports",
 		"profil unknown_argument did you mean profile?",
-		"rate out_of_range ",
+		"rate out_of_range give a number of that range, or leave it out",
 		"targets[2] target_prefix after / comes a prefix length, to 32 or 128, and only after an address",
 		"targets[3] target_option a target is never an option; scanner options are arguments of this tool",
-		"timing not_one_of ",
-		"top_ports out_of_range ",
+		"timing not_one_of take one of those allowed, or leave it out",
+		"top_ports out_of_range give a number of that range, or leave it out",
 		"scripts[1] unknown_script did you mean ssl-cert?",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -157,7 +159,7 @@ func TestFailures(t *testing.T) {
 	}
 	defer null.Close()
 	script := filepath.Join(t.TempDir(), "script")
-	if err := os.WriteFile(script, []byte("text, not a program"), 0o755); err != nil {
+	if err := errors.Join(os.WriteFile(script, []byte("text, not a program"), 0o755), os.Chmod(script, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	before := state(t)
@@ -227,14 +229,14 @@ func TestSwappedScanner(t *testing.T) {
 		t.Fatal(err)
 	}
 	name := filepath.Join(dir, "scanner")
-	command(t, "cp", probe, name)
+	command(t, "install", "-m", "755", probe, name)
 	spec := wish(t, "nmap-raw", name, "probe", "exit", "0")
 	if r, _, _ := run(t, box, spec); r.Reason != Exited || r.Err != nil {
 		t.Fatalf("not swapped: got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
 	}
 	spec.Job = jobName()
 	command(t, "mv", name, name+".old")
-	command(t, "cp", "/usr/bin/true", name)
+	command(t, "install", "-m", "755", "/usr/bin/true", name)
 	// The descriptor's own name follows the move; a link count games the other way round.
 	if err := unix.Renameat2(unix.AT_FDCWD, name, unix.AT_FDCWD, name+".old", unix.RENAME_EXCHANGE); err != nil {
 		t.Fatal(err)
@@ -246,7 +248,7 @@ func TestSwappedScanner(t *testing.T) {
 	// Gone from its directory there is no path to it, and nothing else is taken for it.
 	spec.Job = jobName()
 	os.Remove(name)
-	command(t, "cp", "/usr/bin/true", name+" (deleted)")
+	command(t, "install", "-m", "755", "/usr/bin/true", name+" (deleted)")
 	r, _, _ = run(t, box, spec)
 	if r.Reason != Launch || r.Stage != "scanner" || r.Err == nil || !strings.Contains(r.Err.Error(), "not the file that was checked") {
 		t.Errorf("swapped: got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
@@ -450,4 +452,82 @@ func BenchmarkBare(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// A box without a cgroup is stopped by its number and its group's. Whoever gets that number the
+// moment it is free must not be hit: strangers wait for it here.
+func TestNoStrangerIsKilled(t *testing.T) {
+	s := opened(t, Config{Accept: append([]string{Cgroup}, accepted...)})
+	hits := 0
+	for range 20 {
+		spec := wish(t, "nmap-connect", probe, "probe", "sleep")
+		spec.Without = []string{Cgroup, CgroupMemory, CgroupPids, CgroupCPU, CgroupIO}
+		ended := make(chan Result)
+		go func() { ended <- s.Run(t.Context(), spec, outputFiles(t).Files) }()
+		var pid int
+		if !within(5*time.Second, func() bool { pid = scannerOf(t, slotUID); return pid > 0 }) {
+			t.Fatal("the scanner does not run")
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		var strangers []*exec.Cmd
+		var r Result
+		for running := true; running || len(strangers) < 3; {
+			stranger := exec.Command("sleep", "100")
+			stranger.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", fmt.Append(nil, pid-1), 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := stranger.Start(); err != nil {
+				t.Fatal(err)
+			}
+			strangers = append(strangers, stranger)
+			if stranger.Process.Pid == pid {
+				hits++
+			}
+			select {
+			case r = <-ended:
+				running = false
+			default:
+			}
+		}
+		if r.Reason != Signalled || r.Signal != int(unix.SIGKILL) || r.Err != nil {
+			t.Errorf("ended %s, signal %d, %v", r.Reason, r.Signal, r.Err)
+		}
+		for _, stranger := range strangers {
+			if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
+				t.Errorf("a stranger is gone: %v", err)
+			}
+			if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", stranger.Process.Pid)); err != nil || strings.Contains(string(b), ") Z ") {
+				t.Errorf("a stranger was killed: %s %v", b, err)
+			}
+			stranger.Process.Kill()
+			stranger.Wait()
+		}
+	}
+	if hits == 0 {
+		t.Error("nobody got the number of a scanner: nothing was tried")
+	}
+	t.Logf("%d strangers had the number of a scanner", hits)
+}
+
+// scannerOf finds the process of a user that has executed the probe.
+func scannerOf(t *testing.T, uid uint32) int {
+	t.Helper()
+	names, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		var st unix.Stat_t
+		if exe, err := os.Readlink(name); err != nil || filepath.Base(exe) != "scanner" && filepath.Base(exe) != "probe" || unix.Stat(filepath.Dir(name), &st) != nil || st.Uid != uid {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscanf(name, "/proc/%d/exe", &pid); err == nil {
+			return pid
+		}
+	}
+	return 0
 }

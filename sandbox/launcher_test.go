@@ -215,7 +215,7 @@ func TestAsUser(t *testing.T) {
 		{"nmap-connect probe fork", Exited, "ENOSYS"},
 		{"nmap-connect probe unshare-user", Violation, ""},
 		{"nmap-connect probe execve", Violation, ""},
-		{"nmap-connect probe execveat-again 256", Exited, "ENOSYS"},
+		{"nmap-connect probe execveat-again", Exited, "ENOSYS"},
 		{"nmap-connect probe raise-nofile", Exited, "EPERM"},
 		{"nmap-connect probe memory", Exited, "ENOMEM"},
 		{"nmap-connect probe deaf", Timeout, ""},
@@ -241,12 +241,6 @@ func TestAsUser(t *testing.T) {
 			t.Fatalf("%s: %v\n%s", row.run, err, out)
 		}
 		got := strings.TrimSpace(r.Stdout)
-		var number int
-		if n, _ := fmt.Sscan(got, &number); n == 1 && row.want != "" {
-			if got = "0"; number != 0 {
-				got = unix.ErrnoName(unix.Errno(number))
-			}
-		}
 		if r.Reason != row.reason || row.want != "" && got != row.want {
 			t.Errorf("%s: got %s %s, want %s %s (%+v)", row.run, r.Reason, got, row.reason, row.want, r)
 		}

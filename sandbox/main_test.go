@@ -25,6 +25,13 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == "resolver" { // as the scanner of a resolver box
 		os.Exit(resolve(os.Args[1:]))
 	}
+	if os.Args[0] == "proof" {
+		if err := Door(os.Args[1], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	switch os.Getenv("SECMCPD_TEST") {
 	case "delegated":
 		os.Exit(delegatedMain(m))
@@ -146,7 +153,7 @@ func delegatedMain(m *testing.M) int {
 	probe = filepath.Join(dir, "probe")
 	if err == nil {
 		var out []byte
-		out, err = exec.Command("gcc", "-O1", "-static", "-w", "-o", probe, "testdata/probe/probe.c", "-pthread").CombinedOutput()
+		out, err = exec.Command("gcc", "-O1", "-static", "-w", "-Wa,-I,testdata", "-o", probe, "testdata/probe/probe.c", "-pthread").CombinedOutput()
 		os.Stderr.Write(out)
 	}
 	if err == nil {

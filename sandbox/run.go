@@ -122,13 +122,13 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 	ended, endStage, endErr := b.end(spec, &r.Usage)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		r.Reason = stopReason(ctx)
+		r.Reason, err = stopReason(ctx), nil // ended on its way, on purpose
 	case err != nil:
 		r.Reason = Launch
 	default:
 		r.Reason, r.Code, r.Signal = reason(stopped, ended, r.Usage, spec.Limits)
 	}
-	if err == nil {
+	if r.Reason != Launch {
 		stage = endStage
 	}
 	r.Stage, r.Err = stage, errors.Join(err, endErr)

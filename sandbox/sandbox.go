@@ -17,6 +17,8 @@ import (
 type Config struct {
 	Accept []string // layers whose absence is accepted; none by default
 	Total  Total
+
+	delegatedOnly bool // leave a cgroup alone that nobody marked as ours
 }
 
 // Sandbox starts boxes. Its methods may be called from several goroutines.
@@ -75,6 +77,9 @@ func Open(c Config) (*Sandbox, error) {
 	}
 	if len(f.Lacks) == 0 && f.kernelBefore(5, 14) {
 		return nil, fmt.Errorf("cannot use Linux %d.%d: 5.14 or later is needed", f.Kernel[0], f.Kernel[1])
+	}
+	if c.delegatedOnly && f.Cgroup != "" && !handedOver(f.Cgroup) {
+		f.Cgroup, f.NoCgroup, f.Controllers = "", "no cgroup was delegated here", nil
 	}
 	if f.Cgroup != "" && f.UID == 0 && len(f.Lacks) == 0 {
 		enabled, err := divide(f.Cgroup, f.Controllers, c.Total)

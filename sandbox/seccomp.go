@@ -88,13 +88,13 @@ var base = []string{
 	"faccessat", "faccessat2", "fstat", "futex", "getcwd", "getegid", "geteuid", "getgid", "getpgrp",
 	"getpid", "getppid", "getrandom", "getrlimit", "getrusage", "gettid", "gettimeofday", "getuid", "lseek",
 	"lstat", "madvise", "mmap", "mprotect", "mremap", "munmap", "nanosleep", "newfstatat", "open", "openat",
-	"poll", "ppoll", "pread64", "prlimit64", "read", "readlink", "readlinkat", "readv", "restart_syscall",
+	"poll", "ppoll", "pread64", "read", "readlink", "readlinkat", "readv", "restart_syscall",
 	"rseq", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "sched_yield",
 	"set_robust_list", "set_tid_address", "sigaltstack", "stat", "statx", "sysinfo", "tgkill", "time",
 	"umask", "uname", "write", "writev",
 }
 
-var inet = []string{"bind", "connect", "getpeername", "getsockname", "getsockopt", "recvfrom", "recvmsg", "sendmsg", "sendto", "shutdown"}
+var inet = []string{"bind", "connect", "getpeername", "getsockname", "recvfrom", "recvmsg", "sendmsg", "sendto", "shutdown"}
 
 var nmapCalls = []string{
 	"epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "eventfd2",
@@ -162,6 +162,10 @@ var rawOptions = []socketOption{
 	{unix.SOL_PACKET, unix.PACKET_VERSION}, {unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP},
 }
 
+// optionLevels of getsockopt: how a socket is, and its packet counters. Those of protocols are
+// not plain reading: TCP's maps memory, IP's ask the machine's packet filter.
+var optionLevels = []uint64{unix.SOL_SOCKET, unix.SOL_PACKET}
+
 var prctls = []uint64{unix.PR_CAPBSET_READ, unix.PR_SET_NAME, unix.PR_SET_VMA}
 
 // killed has no legitimate use in any scanner. execve is here because the one
@@ -224,6 +228,8 @@ func (p profile) filter(execFD int) (*seccomp.ScmpFilter, error) {
 	}
 	r.add(seccomp.ActAllow, "execveat", equal(0, uint64(execFD)), equal(4, unix.AT_EMPTY_PATH))
 	r.addFcntl()
+	// Its own limits: a box without a pid namespace would see others.
+	r.add(seccomp.ActAllow, "prlimit64", equal(0, 0))
 	for _, option := range prctls {
 		r.add(seccomp.ActAllow, "prctl", equal(0, option))
 	}
@@ -232,6 +238,11 @@ func (p profile) filter(execFD int) (*seccomp.ScmpFilter, error) {
 	}
 	for _, o := range p.options {
 		r.add(seccomp.ActAllow, "setsockopt", equal(1, o.level), equal(2, o.name))
+	}
+	if p.network {
+		for _, level := range optionLevels {
+			r.add(seccomp.ActAllow, "getsockopt", equal(1, level))
+		}
 	}
 	for _, s := range p.sockets {
 		r.add(seccomp.ActAllow, "socket", s.conditions()...)

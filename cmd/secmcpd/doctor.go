@@ -111,8 +111,8 @@ func doctorCommand(s *surroundings) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "doctor", Short: "what this machine lacks, what follows, how to mend it", Args: noArgs,
-		Long: "Look at the kernel, cgroups, permissions, configuration and scanners. Nothing is changed and nothing\nis sent. Exit status: 0 all is well or accepted, 1 a fault (scans are refused or fail), 3 a warning.",
-		RunE: func(*cobra.Command, []string) error {
+		Long: "Look at the kernel, cgroups, permissions, configuration and scanners; then this program itself tries to\nget out of boxes like those of scans, and each layer that kept it is proved. Nothing is changed and\nnothing is sent. Exit status: 0 all is well or accepted, 1 a fault (scans are refused or fail), 3 a warning.",
+		RunE: func(c *cobra.Command, _ []string) error {
 			settings, wrong := loadSettings(s.config)
 			if wrong != nil {
 				settings = defaultSettings()
@@ -123,6 +123,7 @@ func doctorCommand(s *surroundings) *cobra.Command {
 				f.Check = c.name
 				findings = append(findings, f)
 			}
+			findings = append(findings, proveBoxes(c.Context(), settings)...)
 			if err := s.tell(findings, asJSON); err != nil {
 				return err
 			}
@@ -142,14 +143,14 @@ func (s *surroundings) tell(findings []finding, asJSON bool) error {
 	for _, f := range findings {
 		status, check := f.Status, f.Check
 		for line := range strings.Lines(f.Found) {
-			fmt.Fprintf(s.stdout, "%-8s %-14s %s\n", status, check, strings.TrimSuffix(line, "\n"))
+			fmt.Fprintf(s.stdout, "%-8s %-17s %s\n", status, check, strings.TrimSuffix(line, "\n"))
 			status, check = "", ""
 		}
 		if f.Follows != "" {
-			fmt.Fprintf(s.stdout, "%-8s %-14s follows: %s\n", "", "", f.Follows)
+			fmt.Fprintf(s.stdout, "%-8s %-17s follows: %s\n", "", "", f.Follows)
 		}
 		if f.Mend != "" {
-			fmt.Fprintf(s.stdout, "%-8s %-14s mend: %s\n", "", "", f.Mend)
+			fmt.Fprintf(s.stdout, "%-8s %-17s mend: %s\n", "", "", f.Mend)
 		}
 	}
 	return nil
@@ -192,10 +193,10 @@ func lookCgroups() finding {
 	mount, controllers, err := cgroupRoot()
 	if err != nil {
 		return fault(err.Error(), "nothing limits or reliably kills a scan", "mount cgroup v2 (systemd.unified_cgroup_hierarchy=1 on the kernel's command line)").
-			missing(sandbox.Cgroup, sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU)
+			missing(sandbox.Cgroup, sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU, sandbox.CgroupIO)
 	}
 	var missing, layers []string
-	for c, layer := range map[string]string{"memory": sandbox.CgroupMemory, "pids": sandbox.CgroupPids, "cpu": sandbox.CgroupCPU} {
+	for c, layer := range map[string]string{"memory": sandbox.CgroupMemory, "pids": sandbox.CgroupPids, "cpu": sandbox.CgroupCPU, "io": sandbox.CgroupIO} {
 		if !slices.Contains(controllers, c) {
 			missing, layers = append(missing, c), append(layers, layer)
 		}
@@ -266,6 +267,43 @@ func lookFrontUser(s settings) finding {
 		return fault(err.Error(), "the daemon does not start", "set front_user")
 	}
 	return ok("%s, uid %d", s.FrontUser, uid)
+}
+
+// proofCommand is the program that doctor puts into a box.
+func proofCommand(s *surroundings) *cobra.Command {
+	return &cobra.Command{
+		Use: "proof DOOR", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return sandbox.Door(args[0], s.stdout) },
+	}
+}
+
+// proveBoxes has a finding for each layer: proved, not prevented, or not tried and why.
+func proveBoxes(ctx context.Context, s settings) (findings []finding) {
+	add := func(layer string, f finding) {
+		f.Check = "box " + layer
+		findings = append(findings, f)
+	}
+	uid := uint32(s.Slots.FirstUID + s.Scans.AtOnce)
+	proofs, gaps, err := sandbox.Prove(ctx, uid, func(door string) []string { return []string{"secmcpd", "proof", door} })
+	if err != nil {
+		add("", fault(err.Error(), "nothing proves that boxes hold on this machine", ""))
+		return findings
+	}
+	for _, layer := range sandbox.Layers {
+		proof := slices.IndexFunc(proofs, func(p sandbox.Proof) bool { return p.Layer == layer })
+		gap := slices.IndexFunc(gaps, func(g sandbox.Gap) bool { return g.Layer == layer })
+		switch {
+		case proof >= 0 && proofs[proof].Held:
+			add(layer, ok("proved: no %s", proofs[proof].Found))
+		case proof >= 0:
+			add(layer, fault("FAILED: not prevented: "+proofs[proof].Found, "a hostile scanner could do it", "report it to the maintainers of secmcpd; until then, stop secmcpd-launcher"))
+		case gap >= 0 && strings.HasPrefix(layer, sandbox.Cgroup) && os.Geteuid() == 0:
+			add(layer, finding{Status: statusOK, Found: "not tried: " + gaps[gap].Why, Mend: "systemd-run --pipe --wait --property=Delegate=yes secmcpd doctor"})
+		case gap >= 0:
+			add(layer, warning("not in force here: "+gaps[gap].Why, gaps[gap].Follows, ""))
+		}
+	}
+	return findings
 }
 
 const agentsGroup = "secmcpd-agents"
@@ -380,7 +418,7 @@ func lookScanners(s settings) finding {
 }
 
 // scannerVersion runs a scanner as nobody, with nothing in its environment. The launcher asks
-// it in a box; doctor changes nothing and makes none.
+// it in a box; doctor must get an answer also where there is none.
 func scannerVersion(name, path string) (string, error) {
 	if err := launcher.CheckScanner(path); err != nil {
 		return "", err

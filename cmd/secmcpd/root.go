@@ -71,7 +71,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.PersistentFlags().StringVar(&s.config, "config", "/etc/secmcpd/secmcpd.yaml", "the configuration file; conf.d/ beside it is read too")
 	root.SetHelpCommand(helpCommand())
 	root.AddCommand(connectCommand(s), checkCommand(s), engagementsCommand(s), doctorCommand(s), auditCommand(s),
-		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), versionCommand(s))
+		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s), versionCommand(s))
 
 	root.InitDefaultCompletionCmd(args...)
 	strictWords(root)

@@ -193,6 +193,9 @@ func (f *front) awaitLauncher() {
 // reconcile ends the jobs that the launcher did not speak of, but for those that it is only just
 // being asked for on this connection.
 func (f *front) reconcile(l *link) {
+	if f.launcher() != l {
+		return // a newer connection has taken its place, and tells for itself
+	}
 	l.mu.Lock()
 	listed := l.listed
 	l.listed = nil

@@ -209,8 +209,13 @@ func (r *records) setAside(name string, now time.Time) (string, error) {
 	return to, errors.Join(syncDir(r.dir), syncDir(r.broken))
 }
 
-// remove forgets a job.
+// remove forgets a job. Its record goes last: outputs without one would be taken for damage.
 func (r *records) remove(job string) error {
+	for _, name := range artefacts {
+		if err := os.Remove(r.path(job, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove a record: %w", err)
+		}
+	}
 	if err := os.RemoveAll(filepath.Join(r.dir, job)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot remove a record: %w", err)
 	}
