@@ -151,13 +151,15 @@ func delegatedMain(m *testing.M) int {
 		err = os.Chmod(dir, 0o755)
 	}
 	probe = filepath.Join(dir, "probe")
-	if err == nil {
+	if built := os.Getenv("SECMCPD_PROBE"); built != "" { // where there is no compiler
+		probe = built
+	} else if err == nil {
 		var out []byte
 		out, err = exec.Command("gcc", "-O1", "-static", "-w", "-Wa,-I,testdata", "-o", probe, "testdata/probe/probe.c", "-pthread").CombinedOutput()
 		os.Stderr.Write(out)
-	}
-	if err == nil {
-		err = os.Chmod(probe, 0o755)
+		if err == nil {
+			err = os.Chmod(probe, 0o755)
+		}
 	}
 	if err == nil {
 		box, err = Open(Config{Accept: accepted})

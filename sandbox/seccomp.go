@@ -262,7 +262,8 @@ func (s socketKind) conditions() []condition {
 
 // addFcntl keeps standard output and error appending, whatever the scanner does: the front reads
 // them as they grow. Their descriptors stay 1 and 2, since there is no dup of any kind, and there
-// is no ftruncate. Sockets are made non-blocking by the same call, so the descriptor decides.
+// is no ftruncate. Nor is it told what others do with files (F_NOTIFY, F_SETLEASE), or chooses who
+// gets which signal (F_SETOWN, F_SETSIG). Sockets are made non-blocking by the same call, so the descriptor decides.
 func (r *rules) addFcntl() {
 	for _, command := range []uint64{unix.F_GETFD, unix.F_SETFD, unix.F_GETFL} {
 		r.add(seccomp.ActAllow, "fcntl", equal(1, command))

@@ -118,9 +118,9 @@ func doctorCommand(s *surroundings) *cobra.Command {
 				settings = defaultSettings()
 			}
 			var findings []finding
-			for _, c := range checks(s.config, settings, wrong, sandbox.Probe()) {
-				f := c.look().accepted(settings.AcceptUnenforced)
-				f.Check = c.name
+			for _, check := range checks(s.config, settings, wrong, sandbox.Probe()) {
+				f := check.look().accepted(settings.AcceptUnenforced)
+				f.Check = check.name
 				findings = append(findings, f)
 			}
 			findings = append(findings, proveBoxes(c.Context(), settings)...)
@@ -300,7 +300,11 @@ func proveBoxes(ctx context.Context, s settings) (findings []finding) {
 		case gap >= 0 && strings.HasPrefix(layer, sandbox.Cgroup) && os.Geteuid() == 0:
 			add(layer, finding{Status: statusOK, Found: "not tried: " + gaps[gap].Why, Mend: "systemd-run --pipe --wait --property=Delegate=yes secmcpd doctor"})
 		case gap >= 0:
-			add(layer, warning("not in force here: "+gaps[gap].Why, gaps[gap].Follows, ""))
+			f := warning("not in force here: "+gaps[gap].Why, gaps[gap].Follows, "")
+			if slices.Contains(s.AcceptUnenforced, layer) {
+				f.Status = statusAccepted
+			}
+			add(layer, f)
 		}
 	}
 	return findings

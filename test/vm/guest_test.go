@@ -224,16 +224,28 @@ func programs(t *testing.T, dir string) {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// All without a shared library, so that they run in any guest, and in any box.
+	const source = "../../sandbox/testdata"
+	// All but the tests of the sandbox without a shared library, so that they run in any guest, and in any box.
 	for _, build := range [][]string{
 		{"env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(bin, "labtool"), "./labtool"},
 		{"gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(bin, "hog"), "hog/hog.c"},
 		{"gcc", "-O1", "-static", "-pthread", "-DCROWD", "-o", filepath.Join(bin, "hog-crowd"), "hog/hog.c"},
+		{"gcc", "-O1", "-static", "-w", "-Wa,-I," + source, "-o", filepath.Join(bin, "probe"), source + "/probe/probe.c", "-pthread"},
+		{"go", "test", "-c", "-tags", "osusergo,netgo", "-o", filepath.Join(bin, "sandbox.test"), "../../sandbox"},
 	} {
 		if err := command(t.Context(), build[0], build[1:]...); err != nil {
 			t.Fatalf("cannot build a program for the guest: %v", err)
 		}
 	}
+	// Where the tests of the sandbox, and the cases, look for it.
+	table, err := os.ReadFile(source + "/probes.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "testdata"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "testdata/probes.txt"), table)
 }
 
 // bound makes a guest's process end with the context: asked first, then killed.

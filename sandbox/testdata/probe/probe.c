@@ -326,13 +326,6 @@ static long control(const char *name, int flags, int command, long value) {
 	return fd < 0 ? -1 : fcntl(fd, command, value);
 }
 
-static long rewriting(void) {
-	int flags = fcntl(1, F_GETFL);
-	long r = fcntl(1, F_SETFL, flags & ~O_APPEND);
-	fcntl(1, F_SETFL, flags);
-	return r;
-}
-
 // executable brings code in a file and maps it, at once or in two steps.
 static long executable(const char *name, int how) {
 	static char page[4096];
@@ -341,11 +334,6 @@ static long executable(const char *name, int how) {
 		return -1;
 	void *p = mmap(NULL, sizeof page, how ? PROT_READ : PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0);
 	return p == MAP_FAILED ? -1 : how ? mprotect(p, sizeof page, PROT_READ | PROT_EXEC) : 0;
-}
-
-static long poison(void) {
-	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	return madvise(p, 4096, 100);
 }
 
 static long limit_of(int pid) {
@@ -396,7 +384,14 @@ static const char *try(int argc, char **argv) {
 	TRY("signal-owner", fcntl(1, F_SETOWN, 2));
 	TRY("signal-choice", fcntl(1, F_SETSIG, SIGKILL));
 	TRY("seal", fcntl(1, 1033, 1));
-	TRY("append-off", rewriting());
+	TRY("ftruncate", ftruncate((int)number, 0));
+	TRY("dup", dup(1));
+	TRY("dup-above", fcntl(1, F_DUPFD, 10));
+	TRY("dup-cloexec", fcntl(1, F_DUPFD_CLOEXEC, 10));
+	TRY("no-append", fcntl((int)number, F_SETFL, 0));
+	TRY("no-append-high", syscall(SYS_fcntl, 0xdead00000001UL, F_SETFL, O_NONBLOCK));
+	TRY("append", fcntl(1, F_SETFL, O_APPEND | O_NONBLOCK));
+	TRY("non-blocking", fcntl(socket(AF_INET, SOCK_STREAM, 0), F_SETFL, O_RDWR | O_NONBLOCK));
 	TRY("immutable", file_ioctl("/tmp/s", 0x40086602));
 	TRY("clone-range", file_ioctl("/tmp/s", 0x40049409));
 	TRY("sendfile", syscall(SYS_sendfile, 1, 0, NULL, 1));
@@ -442,7 +437,6 @@ static const char *try(int argc, char **argv) {
 	TRY("lsm-set", syscall(460, 100, buf, 32, 0));
 	TRY("mseal", syscall(462, buf, 0, 0));
 	TRY("shadow-stack", syscall(453, 0, 4096, 0));
-	TRY("poison", poison());
 	TRY("timerfd", syscall(SYS_timerfd_create, 0, 0));
 	TRY("signalfd", syscall(SYS_signalfd4, -1, buf, 8, 0));
 	TRY("shm", syscall(SYS_shmget, 0x5ec0de, 1, 0));
@@ -474,14 +468,6 @@ static const char *try(int argc, char **argv) {
 	TRY("execve-written", exec_written());
 	TRY("execveat", exec_other(0));
 	TRY("execveat-again", exec_other(scanner_number()));
-	TRY("dup", dup(1));
-	TRY("dup-above", fcntl(1, F_DUPFD, 10));
-	TRY("dup-cloexec", fcntl(1, F_DUPFD_CLOEXEC, 10));
-	TRY("ftruncate", ftruncate(1, 0));
-	TRY("no-append", fcntl(atoi(argv[2]), F_SETFL, 0));
-	TRY("no-append-high", syscall(SYS_fcntl, 0xdead00000001UL, F_SETFL, O_NONBLOCK));
-	TRY("append", fcntl(1, F_SETFL, O_APPEND | O_NONBLOCK));
-	TRY("non-blocking", fcntl(socket(AF_INET, SOCK_STREAM, 0), F_SETFL, O_RDWR | O_NONBLOCK));
 	TRY("dup2-there", dup2(0, scanner_number()));
 	TRY("memfd", syscall(SYS_memfd_create, "x", 0));
 	TRY("setuid", setuid(0));
