@@ -84,7 +84,7 @@ func TestCancelledAtEveryStep(t *testing.T) {
 			defer cancel()
 			began := time.Now()
 			r := s.Run(ctx, spec, files)
-			if took := time.Since(began); r.Reason != Timeout || took > time.Second {
+			if took := time.Since(began); r.Reason != Timeout || took > time.Second || r.Err != nil || r.Stage != "" {
 				t.Errorf("got %s after %s, stage %q, error %v", r.Reason, took, r.Stage, r.Err)
 			}
 			if after := state(t); after != before {

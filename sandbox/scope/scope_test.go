@@ -556,8 +556,11 @@ func traces(t *testing.T, n *Net) string {
 	must(t, err)
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	must(t, err)
-	// The kernel's own routes of the lab come when they come.
-	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.Table < fenceTable || r.Table >= fenceTable+fenceTables })
+	// The kernel adds its own routes to the lab's links when it pleases; all others count.
+	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool {
+		l, err := netlink.LinkByIndex(r.LinkIndex)
+		return r.Protocol == unix.RTPROT_KERNEL && r.Table < fenceTable && err == nil && !strings.HasPrefix(l.Attrs().Name, prefix)
+	})
 	return fmt.Sprintf("%d links, %d chains, %d sets, %d rules, %d rules of routing, %d routes, %d descriptors",
 		len(links), len(chains), len(sets), len(rules), len(routing), len(routes), len(fds))
 }
