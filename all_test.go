@@ -42,6 +42,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"sandbox/scope", module + "sandbox", "the network of a slot does not know the box in it"},
 	{"observability", module + "policy", "the audit log keeps plain records"},
 	{"observability", module + "sandbox", "the audit log keeps plain records"},
+	{"observability/metrics", module + "observability", "the front counts; the audit log is the launcher's"},
+	{"internal/launcher", module + "observability/metrics", "the front counts; the privileged room has nothing to export"},
 	{"internal/front", module + "sandbox", "the front has no privilege and nothing to use it on"},
 	{"internal/front", module + "sandbox/scope", "the front has no network"},
 	{"internal/front", module + "policy", "only the launcher decides; the front asks it"},

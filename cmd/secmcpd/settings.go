@@ -41,6 +41,7 @@ type settings struct {
 	Slots            slotSettings      `yaml:"slots"`
 	Limits           limitSettings     `yaml:"limits"`
 	Jobs             jobSettings       `yaml:"jobs"`
+	Metrics          metricSettings    `yaml:"metrics"`
 }
 
 type scanSettings struct {
@@ -75,6 +76,10 @@ type jobSettings struct {
 	KeepFor time.Duration `yaml:"keep_for"`
 }
 
+type metricSettings struct {
+	Textfile string `yaml:"textfile"` // for node_exporter; empty: none
+}
+
 func defaultSettings() settings {
 	return settings{
 		FrontUser:        "secmcpd",
@@ -90,7 +95,8 @@ func defaultSettings() settings {
 		Slots: slotSettings{FirstUID: 66000, IPv4: netip.MustParsePrefix("10.254.200.0/22"), IPv6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")},
 		Limits: limitSettings{MemoryMiB: 512, Processes: 32, CPUPercent: 100, CPUTime: time.Hour, IOMiB: 64, OutputMiB: 64, TmpMiB: 16,
 			OpenFiles: 512},
-		Jobs: jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour},
+		Jobs:    jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour},
+		Metrics: metricSettings{Textfile: "/run/secmcpd-metrics/secmcpd.prom"},
 	}
 }
 
@@ -223,6 +229,9 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		if !filepath.IsAbs(p) || filepath.Clean(p) != p {
 			wrong(field, p, "an absolute path", "")
 		}
+	}
+	if p := s.Metrics.Textfile; p != "" && (!filepath.IsAbs(p) || filepath.Clean(p) != p || filepath.Ext(p) != ".prom") {
+		wrong("metrics.textfile", p, "an absolute path that ends in .prom, or nothing", "node_exporter reads no other file")
 	}
 	for name, p := range s.Scanners {
 		field := strict.Key("scanners", name)
@@ -375,10 +384,10 @@ func (s *settings) launcher() (launcher.Config, error) {
 // front turns settings into what the front is told.
 func (s *settings) front(from *surroundings, listener *net.UnixListener, link *net.UnixConn) front.Config {
 	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Version: version, Log: from.logger(), Notify: notify,
-		Grace: 10 * time.Second,
-		Keep:  store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor}}
+		Grace: 10 * time.Second, Metrics: s.Metrics.Textfile,
+		Keep: store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor}}
 	if link != nil {
-		cfg.Notify = func(string) {}
+		cfg.Notify, cfg.Metrics = func(string) {}, "" // the file is the daemon's
 	}
 	return cfg
 }

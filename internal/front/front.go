@@ -26,6 +26,7 @@ type Config struct {
 	Listener *net.UnixListener // where the launcher connects; nil in stdio
 	Link     *net.UnixConn     // stdio: the launcher is the parent
 	StateDir string
+	Metrics  string // the file for node_exporter; "": none
 	Keep     store.Limits
 	Version  string
 	Log      *slog.Logger
@@ -46,7 +47,8 @@ type front struct {
 	ctx     context.Context // ends with Serve
 	running sync.WaitGroup  // sessions and jobs; added to under mu while not closing
 
-	keeping sync.Mutex // one job's result at a time is put into the store: each may be large
+	counted chan struct{} // holds one: a job has ended since metrics were written
+	keeping sync.Mutex    // one job's result at a time is put into the store: each may be large
 
 	mu       sync.Mutex
 	closing  bool
@@ -76,7 +78,7 @@ func Serve(ctx context.Context, cfg Config) error {
 }
 
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
-	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, jobs: map[string]*job{}, sessions: map[uint64]*session{}}
+	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, counted: make(chan struct{}, 1), jobs: map[string]*job{}, sessions: map[uint64]*session{}}
 	var err error
 	if f.server, err = newServer(f); err != nil {
 		return nil, err
@@ -95,6 +97,7 @@ func (f *front) serve(stop func()) error {
 		g.Go(func() error { return f.accept(ctx) })
 	}
 	g.Go(func() error { return f.house(ctx) })
+	g.Go(func() error { return f.count(ctx) })
 	f.cfg.Notify("READY=1")
 	err := g.Wait()
 	stop()

@@ -389,7 +389,7 @@ func (f *front) commit(j *job, r report.Report) error {
 	row, record := j.row, j.record
 	j.mu.Unlock()
 	row.State = stateOf(record, r)
-	row.Ended = record.Outcome.Ended
+	row.Reason, row.Ended = record.Outcome.Reason, record.Outcome.Ended
 	row.Started = record.Started
 	if record.Verdict.Engagement != "" {
 		row.Engagement = record.Verdict.Engagement
@@ -405,6 +405,10 @@ func (f *front) commit(j *job, r report.Report) error {
 	}
 	if err != nil {
 		return err
+	}
+	select {
+	case f.counted <- struct{}{}:
+	default:
 	}
 	j.mu.Lock()
 	j.row.State, j.row.Engagement, j.row.Started, j.row.Ended = row.State, row.Engagement, row.Started, row.Ended

@@ -59,6 +59,12 @@ func newHouse(t *testing.T) *house {
 
 func newHouseThatKeeps(t *testing.T, jobs int) *house {
 	t.Helper()
+	return openHouse(t, jobs, "")
+}
+
+// openHouse is the house of a front that keeps so many jobs, and writes its metrics to a file.
+func openHouse(t *testing.T, jobs int, metrics string) *house {
+	t.Helper()
 	h := &house{room: &room{t: t, dir: t.TempDir()}}
 	s, err := store.Open(h.dir)
 	if err != nil {
@@ -69,7 +75,7 @@ func newHouseThatKeeps(t *testing.T, jobs int) *house {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	cfg := Config{Listener: listener, StateDir: h.dir, Keep: store.Limits{Jobs: jobs, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
+	cfg := Config{Listener: listener, StateDir: h.dir, Metrics: metrics, Keep: store.Limits{Jobs: jobs, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
 		Log: slog.New(slog.NewTextHandler(&h.log, nil)), Notify: func(string) {}, Grace: grace}
 	if h.front, err = newFront(ctx, cfg, s, nil); err != nil {
 		t.Fatal(err)
@@ -299,6 +305,37 @@ func TestWhatWasKeptCountsWhenTheRecordsAreLost(t *testing.T) {
 
 // What is too much goes when a job ends, not an hour later, and calls that are refused displace no
 // result.
+func TestTheLimitThatEndedAScanIsCounted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secmcpd.prom")
+	t.Run("while the front runs", func(t *testing.T) {
+		h := openHouse(t, 100, path)
+		h.synced()
+		s := h.agent(1000, nil)
+		for _, reason := range []string{wire.Memory, wire.Pids, wire.Memory} {
+			_, run := h.begin(s, quick)
+			run.end(wire.Outcome{Reason: reason})
+			run.acknowledged()
+		}
+		h.begin(s, quick)
+		inFile(t, path, `secmcpd_jobs_ended_total{reason="memory",state="partial",tool="nmap_scan"} 2`,
+			`secmcpd_jobs_ended_total{reason="pids",state="partial",tool="nmap_scan"} 1`, "secmcpd_up 1")
+	})
+	inFile(t, path, `state="partial",tool="nmap_scan"} 2`, "secmcpd_up 0", `secmcpd_jobs{state="running"} 0`)
+}
+
+// inFile waits for lines in a file.
+func inFile(t *testing.T, path string, want ...string) {
+	t.Helper()
+	var text []byte
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		text, _ = os.ReadFile(path)
+		if !slices.ContainsFunc(want, func(line string) bool { return !strings.Contains(string(text), line) }) {
+			return
+		}
+	}
+	t.Errorf("the file of metrics lacks one of %q:\n%s", want, text)
+}
+
 func TestTheOldestResultGoesWhenThereAreTooMany(t *testing.T) {
 	h := newHouseThatKeeps(t, 3)
 	h.synced()

@@ -51,6 +51,7 @@ type Job struct {
 	UID                                    uint32
 	Tool, Profile, Engagement, Correlation string
 	State                                  State
+	Reason                                 string          // of a job that ends: what ended its scanner; counted, not kept with the row
 	Created, Started, Ended                time.Time       // to the millisecond; zero where not yet
 	Arguments                              json.RawMessage // as read, in canonical form
 	Record                                 json.RawMessage // the launcher's last record
@@ -109,6 +110,14 @@ CREATE TABLE users (
 CREATE INDEX jobs_by_end ON jobs (ended) WHERE bytes >= 0;
 CREATE INDEX jobs_kept ON jobs (uid) WHERE bytes >= 0 AND state <> 'refused';
 CREATE INDEX jobs_refused ON jobs (uid) WHERE bytes >= 0 AND state = 'refused';
+`, `
+CREATE TABLE ends ( -- totals: they outlive the jobs
+	tool   TEXT NOT NULL,
+	state  TEXT NOT NULL,
+	reason TEXT NOT NULL,
+	jobs   INTEGER NOT NULL,
+	PRIMARY KEY (tool, state, reason)
+) STRICT;
 `}
 
 // Open opens or creates the store in dir. Directories of jobs that the database does not know
@@ -206,7 +215,7 @@ func (j *Job) check() error {
 		top  int
 	}{
 		{"id", len(j.ID), 64}, {"tool", len(j.Tool), 64}, {"profile", len(j.Profile), 64}, {"engagement", len(j.Engagement), 256},
-		{"correlation", len(j.Correlation), 64}, {"arguments", len(j.Arguments), maxArguments}, {"record", len(j.Record), maxRecord},
+		{"correlation", len(j.Correlation), 64}, {"reason", len(j.Reason), 64}, {"arguments", len(j.Arguments), maxArguments}, {"record", len(j.Record), maxRecord},
 		{"summary", len(j.Summary), maxSummary}, {"result", len(j.Result), maxResult},
 	} {
 		if f.size > f.top {
@@ -255,6 +264,10 @@ func (s *Store) update(ctx context.Context, tx *sql.Tx, j Job) error {
 		j.State, j.Engagement, milli(j.Started), milli(j.Ended), blob(j.Record), blob(j.Summary), blob(j.Result), j.ID)
 	if err == nil && j.State.Finished() {
 		err = s.count(ctx, tx, j.ID)
+	}
+	if err == nil && j.State.Finished() {
+		_, err = tx.ExecContext(ctx, `INSERT INTO ends (tool, state, reason, jobs) SELECT tool, state, ?, 1 FROM jobs WHERE id = ?
+			ON CONFLICT (tool, state, reason) DO UPDATE SET jobs = jobs + 1`, j.Reason, j.ID)
 	}
 	return named("update job", err)
 }
@@ -310,6 +323,32 @@ func (s *Store) Unfinished(ctx context.Context) ([]Job, error) {
 		return nil, named("list jobs", err)
 	}
 	return collect(rows)
+}
+
+// End is how many jobs of a tool have ever ended in one way.
+type End struct {
+	Tool   string
+	State  State
+	Reason string
+	Jobs   int64
+}
+
+// Ends reads the totals: each job once, in the transaction that ended it, whether it is still kept
+// or not.
+func (s *Store) Ends(ctx context.Context) (ends []End, err error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT tool, state, reason, jobs FROM ends ORDER BY tool, state, reason")
+	if err != nil {
+		return nil, named("read totals", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var e End
+		if err := rows.Scan(&e.Tool, &e.State, &e.Reason, &e.Jobs); err != nil {
+			return nil, named("read totals", err)
+		}
+		ends = append(ends, e)
+	}
+	return ends, named("read totals", rows.Err())
 }
 
 func collect(rows *sql.Rows) (jobs []Job, err error) {

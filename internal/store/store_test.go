@@ -384,3 +384,30 @@ func writeForEver(dir string) {
 		fmt.Println(j.ID)
 	}
 }
+
+func TestEveryEndIsCountedOnceAndOutlivesItsJob(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	end := func(id string, state State, reason string) {
+		j := create(t, s, id, 1000)
+		j.Reason = reason
+		finish(t, s, j, state)
+		j.Reason = "told again"
+		finish(t, s, j, Failed) // the launcher tells an end until it is acknowledged
+	}
+	end("a", Completed, "exited")
+	end("b", Partial, "memory")
+	end("c", Partial, "memory")
+	create(t, s, "under-way", 1000)
+	if n, err := s.Prune(ctx, Limits{Jobs: 1, Bytes: 1 << 30, Age: time.Hour}, time.Now()); err != nil || n != 2 {
+		t.Fatal(n, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ends, err := open(t, dir).Ends(ctx)
+	want := []End{{"nmap_scan", Completed, "exited", 1}, {"nmap_scan", Partial, "memory", 2}}
+	if err != nil || !slices.Equal(ends, want) {
+		t.Errorf("got %v, %v; want %v", ends, err, want)
+	}
+}

@@ -171,6 +171,10 @@ hog() {
 # ended JOB waits for its end and prints the job.
 ended() { call alice job_status "{\"job_id\": \"$1\", \"wait_s\": 45}"; }
 
+# counted REASON: how many scans have ended by it, as node_exporter would read it.
+counted() { awk -v reason="reason=\"$1\"" 'BEGIN {n = 0} index($1, "secmcpd_jobs_ended_total{" reason) == 1 {n += $2} END {print n}' /run/secmcpd-metrics/secmcpd.prom; }
+counts() { [ "$(counted "$1")" -gt "$2" ]; }
+
 # accept_lacks: a container has the kernel and the cgroup controllers of its host, and says so; a
 # virtual machine has all, and must not need this.
 accept_lacks() {

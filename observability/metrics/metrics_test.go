@@ -1,0 +1,95 @@
+package metrics
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func source() Source {
+	return Source{
+		Version:  "1.2.3",
+		UnderWay: func() (int, int) { return 2, 1 },
+		Ended: func() ([]Ended, error) {
+			return []Ended{{"nmap_scan", "completed", "exited", 7}, {"nmap_scan", "partial", "memory", 2}}, nil
+		},
+	}
+}
+
+const whole = `
+# HELP secmcpd_jobs Jobs under way, by state: queued or running.
+# TYPE secmcpd_jobs gauge
+secmcpd_jobs{state="queued"} 2
+secmcpd_jobs{state="running"} 1
+# HELP secmcpd_jobs_ended_total Jobs that have ended, by tool, by how the job ended (state), and by what ended its scanner (reason): exited by itself, or one of its limits.
+# TYPE secmcpd_jobs_ended_total counter
+secmcpd_jobs_ended_total{reason="exited",state="completed",tool="nmap_scan"} 7
+secmcpd_jobs_ended_total{reason="memory",state="partial",tool="nmap_scan"} 2
+# HELP secmcpd_up 1 while the front runs; 0 is the last thing that it writes.
+# TYPE secmcpd_up gauge
+secmcpd_up 1
+`
+
+func TestEveryEndIsCountedByItsReason(t *testing.T) {
+	if err := testutil.GatherAndCompare(New(source()), strings.NewReader(whole), "secmcpd_jobs", "secmcpd_jobs_ended_total", "secmcpd_up"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
+	problems, err := testutil.GatherAndLint(New(source()))
+	if err != nil || len(problems) > 0 {
+		t.Error(problems, err)
+	}
+}
+
+func TestFileIsReadableByEverybodyAndHasNoTimestamp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secmcpd.prom")
+	r := New(source())
+	if err := r.WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != 0o644 {
+		t.Errorf("the file has mode %v, %v; want 0644", info.Mode(), err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		if !strings.HasPrefix(line, "#") && strings.Count(line, " ") != 1 {
+			t.Errorf("a sample is more than a name and a value: %q", line)
+		}
+	}
+	r.Stop()
+	if err := r.WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	text, _ = os.ReadFile(path)
+	for _, want := range []string{"\nsecmcpd_up 0\n", `secmcpd_jobs{state="running"} 0`, `state="completed",tool="nmap_scan"} 7`} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the last file lacks %q:\n%s", want, text)
+		}
+	}
+}
+
+func TestTotalsThatCannotBeReadLeaveTheFileAsItWas(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secmcpd.prom")
+	if err := New(source()).WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := os.ReadFile(path)
+	s := source()
+	s.Ended = func() ([]Ended, error) { return nil, errors.New("the database is locked") }
+	if err := New(s).WriteFile(path); err == nil || !strings.Contains(err.Error(), "the database is locked") {
+		t.Errorf("got %v, want the cause", err)
+	}
+	if after, _ := os.ReadFile(path); string(after) != string(before) {
+		t.Errorf("the file was replaced:\n%s", after)
+	}
+}
