@@ -41,7 +41,10 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 		return l.failed("command", err)
 	}
 
-	network, err := l.slot(slot, v.Addresses(), j.plan.IPv6)
+	network, err := l.slot(ctx, v.Addresses())
+	if o, over := ended(ctx); over && err != nil {
+		return o
+	}
 	if err != nil {
 		return l.failed("scope", err)
 	}
@@ -96,11 +99,11 @@ func deadline(v policy.Verdict, asked time.Duration, now time.Time) (time.Durati
 
 // slot joins a box to the network behind the kernel's filter. nil, nil: this launcher runs
 // without it, which Accept allowed.
-func (l *Launcher) slot(index int, allow []netip.Prefix, ipv6 bool) (*scope.Slot, error) {
+func (l *Launcher) slot(ctx context.Context, allow []netip.Prefix) (*scope.Slot, error) {
 	if l.net == nil {
 		return nil, nil
 	}
-	return l.net.Slot(index, allow, ipv6)
+	return l.net.Slot(ctx, allow)
 }
 
 // whileFiltered ends ctx when the filter is no longer in force for a slot.
@@ -325,7 +328,7 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 	}
 	defer leave()
 	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
-		network, err := l.slot(l.cfg.Slots, []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())}, server.Addr().Is6())
+		network, err := l.slot(ctx, []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())})
 		if err != nil {
 			return sandbox.Spec{}, nil, err
 		}

@@ -233,12 +233,16 @@ func ofTheBox(accept []string) (layers []string) {
 	return layers
 }
 
+// maxReady is how many links are kept for scans to come; more than that at once wait for theirs.
+const maxReady = 8
+
 // openNet prepares the slots' network. Without it scans are refused, unless the layer's absence
 // is accepted; the daemon itself stays up to say so.
 func (l *Launcher) openNet() {
 	err := scope.Reclaim()
 	if err == nil {
-		l.net, err = scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6})
+		l.net, err = scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Ready: min(l.cfg.Slots, maxReady),
+			Failed: func(err error) { l.log.Error("cannot take a slot's network away", "why", err) }})
 	}
 	if err != nil {
 		l.log.Error("the kernel's scope filter is not in force", "why", err)

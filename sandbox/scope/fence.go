@@ -16,69 +16,69 @@ import (
 // machine's own routes and swallows all others. It judges destinations alone; the filter judges
 // everything else, and counts.
 
-// fenceTable is the routing table of slot 0; the following ones belong to the following slots.
+// fenceTable is the routing table of link 0; the following ones belong to the following links.
 const fenceTable = 0x5ecd0000
 
-// fenceTables is more than there are slots.
+// fenceTables is more than there are links.
 const fenceTables = 0x10000
 
 // fencePriority puts the rule behind that of the machine's own addresses, which is always the
 // first, and before all others.
 const fencePriority = 1
 
-func fenceRule(index, family int, link string) *netlink.Rule {
+func fenceRule(number, family int, link string) *netlink.Rule {
 	r := netlink.NewRule()
-	r.Family, r.Table, r.Priority, r.IifName = family, fenceTable+index, fencePriority, link
+	r.Family, r.Table, r.Priority, r.IifName = family, fenceTable+number, fencePriority, link
 	// As the kernel's own: systemd-networkd removes the rules and routes of everybody else.
 	r.Protocol = unix.RTPROT_KERNEL
 	return r
 }
 
-func fenceRoute(index int, to netip.Prefix, kind int) *netlink.Route {
+func fenceRoute(number int, to netip.Prefix, kind int) *netlink.Route {
 	dst := &net.IPNet{IP: to.Masked().Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), to.Addr().BitLen())}
-	return &netlink.Route{Table: fenceTable + index, Type: kind, Dst: dst, Protocol: unix.RTPROT_KERNEL}
+	return &netlink.Route{Table: fenceTable + number, Type: kind, Dst: dst, Protocol: unix.RTPROT_KERNEL}
 }
 
 // fenceRoutes are those of a slot's fence in one family.
-func fenceRoutes(index, family int, allow []netip.Prefix) []*netlink.Route {
+func fenceRoutes(number, family int, allow []netip.Prefix) []*netlink.Route {
 	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	if family == netlink.FAMILY_V6 {
 		all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
-	routes := []*netlink.Route{fenceRoute(index, all, unix.RTN_BLACKHOLE)}
+	routes := []*netlink.Route{fenceRoute(number, all, unix.RTN_BLACKHOLE)}
 	for _, p := range allow {
 		switch {
 		case p.Addr().Is4() != all.Addr().Is4():
 		case p.Bits() == 0:
-			routes[0] = fenceRoute(index, all, unix.RTN_THROW)
+			routes[0] = fenceRoute(number, all, unix.RTN_THROW)
 		default:
-			routes = append(routes, fenceRoute(index, p, unix.RTN_THROW))
+			routes = append(routes, fenceRoute(number, p, unix.RTN_THROW))
 		}
 	}
 	return routes
 }
 
-func families(ipv6 bool) []int {
-	if ipv6 {
+func families() []int {
+	if hasIPv6() {
 		return []int{netlink.FAMILY_V4, netlink.FAMILY_V6}
 	}
-	return []int{netlink.FAMILY_V4} // the link has no IPv6 at all
+	return []int{netlink.FAMILY_V4}
 }
 
-// fence puts the fence of a slot's link in place; the link need not be there yet.
-func fence(index int, link string, allow []netip.Prefix, ipv6 bool) error {
+// fence puts the fence of a slot in place.
+func fence(l *link, allow []netip.Prefix) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	for _, family := range families(ipv6) {
-		for _, r := range fenceRoutes(index, family, allow) {
+	for _, family := range families() {
+		for _, r := range fenceRoutes(l.number, family, allow) {
 			if err := h.RouteAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
 				return fmt.Errorf("route to %s: %w", r.Dst, err)
 			}
 		}
-		if err := h.RuleAdd(fenceRule(index, family, link)); err != nil {
+		if err := h.RuleAdd(fenceRule(l.number, family, l.name())); err != nil {
 			return fmt.Errorf("rule: %w", err)
 		}
 	}
@@ -86,20 +86,20 @@ func fence(index int, link string, allow []netip.Prefix, ipv6 bool) error {
 }
 
 // unfence removes a slot's fence; what is not there is no error.
-func unfence(index int, link string, allow []netip.Prefix, ipv6 bool) error {
+func unfence(l *link, allow []netip.Prefix) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
 	var errs []error
-	for _, family := range families(ipv6) {
-		if err := h.RuleDel(fenceRule(index, family, link)); err != nil && !errors.Is(err, unix.ENOENT) {
-			errs = append(errs, fmt.Errorf("cannot remove the fence of slot %d: %w", index, err))
+	for _, family := range families() {
+		if err := h.RuleDel(fenceRule(l.number, family, l.name())); err != nil && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("cannot remove the fence of %s: %w", l.name(), err))
 		}
-		for _, r := range fenceRoutes(index, family, allow) {
+		for _, r := range fenceRoutes(l.number, family, allow) {
 			if err := h.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
-				errs = append(errs, fmt.Errorf("cannot remove the fence of slot %d: %w", index, err))
+				errs = append(errs, fmt.Errorf("cannot remove the fence of %s: %w", l.name(), err))
 				break
 			}
 		}

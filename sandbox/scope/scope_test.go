@@ -1,6 +1,7 @@
 package scope
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-var config = Config{V4: netip.MustParsePrefix("10.254.200.0/22"), V6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")}
+var config = Config{V4: netip.MustParsePrefix("10.254.200.0/22"), V6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"), Ready: 2}
 
 var (
 	allowed    = netip.MustParseAddr("10.77.0.10")
@@ -210,9 +211,9 @@ func dial(ns *os.File, to netip.Addr, timeout time.Duration) error {
 func TestASlotReachesItsScopeAndNothingElse(t *testing.T) {
 	newLab(t)
 	n := openNet(t)
-	four, err := n.Slot(0, []netip.Prefix{host(allowed)}, false)
+	four, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
 	must(t, err)
-	six, err := n.Slot(1, []netip.Prefix{host(allowed6)}, true)
+	six, err := n.Slot(context.Background(), []netip.Prefix{host(allowed6)})
 	must(t, err)
 	for _, c := range []struct {
 		says string
@@ -226,9 +227,9 @@ func TestASlotReachesItsScopeAndNothingElse(t *testing.T) {
 		{"an IPv6 address beside it", six, forbidden6, false},
 		{"an IPv6 address from a slot without", four, allowed6, false},
 		{"another slot's scope", six, allowed, false},
-		{"this machine, at the slot's own link", four, config.addresses(0).outer4, false},
+		{"this machine, at the slot's own link", four, four.outer4, false},
 		{"this machine, at its uplink", four, netip.MustParseAddr("10.77.255.1"), false},
-		{"another slot", four, config.addresses(1).inner4, false},
+		{"another slot", four, six.inner4, false},
 	} {
 		timeout := 700 * time.Millisecond
 		if c.want {
@@ -297,7 +298,7 @@ var attacks = []struct {
 		return frame(s, unix.ETH_P_IP, checksummed(p), true)
 	}},
 	{"an echo that this machine would answer elsewhere", func(s *Slot) error {
-		p := packet4(forbidden, config.addresses(s.index).outer4, 1, nil, 0)
+		p := packet4(forbidden, s.outer4, 1, nil, 0)
 		p[20] = 8
 		return frame(s, unix.ETH_P_IP, p, true)
 	}},
@@ -306,7 +307,7 @@ var attacks = []struct {
 func TestNoAttackLeavesTheScope(t *testing.T) {
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(0, []netip.Prefix{host(allowed), host(allowed6)}, true)
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
@@ -330,7 +331,7 @@ func TestNoAttackLeavesTheScope(t *testing.T) {
 func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(0, []netip.Prefix{host(allowed), host(allowed6)}, true)
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed))
@@ -346,7 +347,7 @@ func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 			}
 		}
 	}
-	for _, to := range []netip.Addr{forbidden, forbidden6, config.addresses(1).inner4} {
+	for _, to := range []netip.Addr{forbidden, forbidden6, plus(s.inner4, 1)} {
 		if dial(s.NetNS(), to, 300*time.Millisecond) == nil {
 			t.Errorf("%s was reached", to)
 		}
@@ -357,7 +358,7 @@ func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 func TestWithoutTheFilterAttacksArrive(t *testing.T) {
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(0, []netip.Prefix{host(allowed), host(allowed6)}, true)
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed))
@@ -392,8 +393,8 @@ func TestTheFilterOutlivesItsOwner(t *testing.T) {
 	must(t, err)
 	cmd.Stderr = os.Stderr
 	must(t, cmd.Start())
-	ready := make([]byte, 1)
-	_, err = out.Read(ready)
+	var number int
+	_, err = fmt.Fscanln(out, &number)
 	must(t, err)
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", cmd.Process.Pid, ownerNamespaceFD))
 	must(t, err)
@@ -401,7 +402,7 @@ func TestTheFilterOutlivesItsOwner(t *testing.T) {
 	must(t, cmd.Process.Kill())
 	_ = cmd.Wait() // killed
 	must(t, reaches(ns, allowed))
-	s := &Slot{net: &Net{cfg: config}, netns: ns}
+	s := &Slot{link: &link{number: number, addresses: config.addresses(number), netns: ns}}
 	l.strangers(inner(s), inner6(s))
 	for _, a := range attacks {
 		must(t, a.send(s))
@@ -429,9 +430,9 @@ const ownerNamespaceFD = 200
 
 func ownAndWait() {
 	n, err := Open(config)
+	var s *Slot
 	if err == nil {
-		var s *Slot
-		s, err = n.Slot(0, []netip.Prefix{host(allowed), host(allowed6)}, true)
+		s, err = n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
 		if err == nil {
 			err = unix.Dup3(int(s.NetNS().Fd()), ownerNamespaceFD, unix.O_CLOEXEC)
 		}
@@ -440,7 +441,7 @@ func ownAndWait() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Print("r")
+	fmt.Println(s.number)
 	time.Sleep(time.Minute) // it is killed before
 }
 
@@ -470,7 +471,7 @@ func TestOnlySlotsAreForwarded(t *testing.T) {
 	must(t, inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP("10.50.0.1")}))
 	_ = l
 
-	s, err := n.Slot(0, []netip.Prefix{host(allowed), netip.MustParsePrefix("10.50.0.0/24")}, false)
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), netip.MustParsePrefix("10.50.0.0/24")})
 	must(t, err)
 	defer s.Close()
 	if get("ipv4", "uplink", "forwarding") != "1" || get("ipv4", "office", "forwarding") != "1" {
@@ -504,7 +505,7 @@ func TestThousandsOfPrefixes(t *testing.T) {
 	}
 	allow = append(allow, host(allowed), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("0.0.0.0/32"))
 	start := time.Now()
-	s, err := n.Slot(0, allow, false)
+	s, err := n.Slot(context.Background(), allow)
 	must(t, err)
 	t.Logf("%d prefixes in %v", len(allow), time.Since(start))
 	must(t, reaches(s.NetNS(), allowed))
@@ -517,26 +518,123 @@ func TestThousandsOfPrefixes(t *testing.T) {
 func TestSlotsLeaveNothing(t *testing.T) {
 	newLab(t)
 	n := openNet(t)
-	before := traces(t, n)
+	before := settled(t, n, "")
 	for i := range 30 {
-		s, err := n.Slot(i%3, []netip.Prefix{host(allowed)}, i%2 == 0)
+		allow := []netip.Prefix{host(allowed), host(allowed6)}
+		s, err := n.Slot(context.Background(), allow[:1+i%2])
 		must(t, err)
 		must(t, s.Close())
 	}
+	settled(t, n, before)
 	// A slot that fails half-way leaves nothing either.
-	if s, err := n.Slot(100000, nil, false); err == nil {
+	if s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), {}}); err == nil {
 		s.Close()
-		t.Error("a slot outside the range was made")
+		t.Error("a slot was made of no prefix")
 	}
-	s, err := n.Slot(1, nil, false)
+	settled(t, n, before)
+}
+
+// settled waits until what is done in the background is done, and for what is wanted to be left.
+func settled(t *testing.T, n *Net, want string) (got string) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		last := got
+		if got = traces(t, n); got == want || want == "" && got == last {
+			return got
+		}
+	}
+	t.Errorf("before %s, after %s", want, got)
+	return got
+}
+
+// What was still under way to a job when it ended meets no other one.
+func TestAddressesRest(t *testing.T) {
+	n := &numbers{rest: 100 * time.Millisecond, size: 3, start: 1}
+	taken := func() int {
+		t.Helper()
+		ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+		defer stop()
+		number, err := n.take(ctx)
+		must(t, err)
+		return number
+	}
+	a, b, c := taken(), taken(), taken()
+	if a == b || b == c || a == c || max(a, b, c) > 2 || min(a, b, c) < 0 {
+		t.Errorf("the numbers %d, %d, %d of 3 places", a, b, c)
+	}
+	if _, err := n.take(context.Background()); err == nil {
+		t.Error("a place was given twice")
+	}
+	put := time.Now()
+	n.put(b)
+	n.put(a)
+	if got := taken(); got != b {
+		t.Errorf("got %d, want %d, which has rested longest", got, b)
+	}
+	if waited := time.Since(put); waited < n.rest {
+		t.Errorf("it was given again after %v", waited)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	stop()
+	n.put(c)
+	taken()
+	if _, err := n.take(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v; nobody waits longer than he wants to", err)
+	}
+}
+
+func TestTwoSlotsNeverHaveTheSameAddress(t *testing.T) {
+	newLab(t)
+	n := openNet(t)
+	seen := map[netip.Addr]bool{}
+	for range 20 {
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+		must(t, err)
+		if seen[s.inner4] || seen[s.inner6] || !config.V4.Contains(s.inner4) || !config.V6.Contains(s.inner6) || s.inner4 == s.outer4 || s.inner6 == s.outer6 {
+			t.Errorf("%s, %s", s.inner4, s.inner6)
+		}
+		seen[s.inner4], seen[s.inner6] = true, true
+		must(t, s.Close())
+	}
+}
+
+// A scanner's namespace is its own alone: what the one before it left open is not there.
+func TestAConnectionThatIsLeftOpenEndsWithItsSlot(t *testing.T) {
+	l := newLab(t)
+	n := openNet(t)
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
 	must(t, err)
-	if twice, err := n.Slot(1, nil, false); err == nil {
-		twice.Close()
-		t.Error("a slot was made twice")
+	source := s.inner4
+	must(t, reaches(s.NetNS(), allowed)) // it is in TIME_WAIT or closing now
+	must(t, s.Close())
+	l.strangers(netip.Addr{}, netip.Addr{})
+	next, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+	must(t, err)
+	defer next.Close()
+	var sockets []byte
+	must(t, in(next.NetNS(), func() { sockets, err = os.ReadFile("/proc/thread-self/net/tcp") }))
+	must(t, err)
+	if lines := strings.Count(string(sockets), "\n"); lines != 1 {
+		t.Errorf("the next slot has sockets:\n%s", sockets)
 	}
-	_ = s.Close() // the failed second one took it away
-	if after := traces(t, n); after != before {
-		t.Errorf("before %s, after %s", before, after)
+	time.Sleep(300 * time.Millisecond)
+	for _, f := range l.strangers(next.inner4, next.inner6) {
+		if strings.HasPrefix(f, source.String()) {
+			t.Errorf("after its end: %s", f)
+		}
+	}
+}
+
+// The kernels at both ends say nothing by themselves: whatever is counted is the scanner's.
+func TestALinkIsQuiet(t *testing.T) {
+	newLab(t)
+	n := openNet(t)
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
+	must(t, err)
+	defer s.Close()
+	time.Sleep(3 * time.Second)
+	if c, err := s.Counters(); err != nil || c != (Counters{}) {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 
@@ -580,6 +678,7 @@ func TestTheMachineKnowsItsOwnAddresses(t *testing.T) {
 	}
 }
 
+// What a job waits for, with links that are ready; the kernel's work behind it goes on meanwhile.
 func BenchmarkSlot(b *testing.B) {
 	if err := Reclaim(); err != nil {
 		b.Fatal(err)
@@ -589,19 +688,45 @@ func BenchmarkSlot(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer n.Close()
-	for b.Loop() {
-		s, err := n.Slot(0, []netip.Prefix{host(allowed)}, false)
-		if err != nil {
-			b.Fatal(err)
+	for _, prefixes := range []int{1, 1000, 10000} {
+		var allow []netip.Prefix
+		for i := range prefixes {
+			allow = append(allow, netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 7), byte(i << 1), 0}), 24))
 		}
-		if err := s.Close(); err != nil {
-			b.Fatal(err)
-		}
+		b.Run(fmt.Sprintf("%d prefixes", prefixes), func(b *testing.B) {
+			var given, closed time.Duration
+			for range b.N {
+				for len(n.ready) == 0 {
+					time.Sleep(time.Millisecond)
+				}
+				start := time.Now()
+				s, err := n.Slot(context.Background(), allow)
+				if err != nil {
+					b.Fatal(err)
+				}
+				given += time.Since(start)
+				start = time.Now()
+				if err := s.Close(); err != nil {
+					b.Fatal(err)
+				}
+				closed += time.Since(start)
+			}
+			b.ReportMetric(given.Seconds()*1000/float64(b.N), "ms/slot")
+			b.ReportMetric(closed.Seconds()*1000/float64(b.N), "ms/close")
+		})
 	}
 }
 
-func inner(s *Slot) netip.Addr  { return config.addresses(s.index).inner4 }
-func inner6(s *Slot) netip.Addr { return config.addresses(s.index).inner6 }
+func inner(s *Slot) netip.Addr  { return s.inner4 }
+func inner6(s *Slot) netip.Addr { return s.inner6 }
+
+func address(a netip.Addr, bits int) *netlink.Addr {
+	out := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}}
+	if a.Is6() {
+		out.Flags = unix.IFA_F_NODAD
+	}
+	return out
+}
 
 // packet4 is an IPv4 packet with eight bytes of payload.
 func packet4(src, dst netip.Addr, protocol byte, options []byte, fragment uint16) []byte {

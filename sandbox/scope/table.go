@@ -77,7 +77,8 @@ var reports6 = []byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x16}
 const elements = 1000
 
 // addSlot puts a slot's chains in force.
-func (t *table) addSlot(index int, a addresses, allow []netip.Prefix) error {
+func (t *table) addSlot(l *link, allow []netip.Prefix) error {
+	index := l.number
 	four, six, err := t.sets(index, allow)
 	if err != nil {
 		return err
@@ -85,8 +86,8 @@ func (t *table) addSlot(index int, a addresses, allow []netip.Prefix) error {
 	out := t.nft.AddChain(&nftables.Chain{Table: t.t, Name: chainName(index)})
 	back := t.nft.AddChain(&nftables.Chain{Table: t.t, Name: backName(index)})
 
-	plain4 := slices.Concat(is4(), noOptions4(), noFragment4(), equal(netSrc4, a.inner4.AsSlice()), inSet(four, netDst4, 4), notrack())
-	plain6 := slices.Concat(is6(), equal(netSrc6, a.inner6.AsSlice()), inSet(six, netDst6, 16), notrack())
+	plain4 := slices.Concat(is4(), noOptions4(), noFragment4(), equal(netSrc4, l.inner4.AsSlice()), inSet(four, netDst4, 4), notrack())
+	plain6 := slices.Concat(is6(), equal(netSrc6, l.inner6.AsSlice()), inSet(six, netDst6, 16), notrack())
 	for _, protocol := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
 		t.rule(out, "sent", plain4, equal(netProtocol4, []byte{protocol}), counted(), pass())
 		t.rule(out, "sent", plain6, equal(netNext6, []byte{protocol}), counted(), pass())
@@ -112,9 +113,8 @@ func (t *table) addSlot(index int, a addresses, allow []netip.Prefix) error {
 	t.rule(back, "answers", is6(), inSet(six, netSrc6, 16), pass())
 	t.rule(back, "refused", counted(), drop())
 
-	name := prefix + strconv.Itoa(index)
-	t.insert(t.pre, chainName(index), exactly(expr.MetaKeyIIFNAME, name), jump(chainName(index)))
-	t.insert(t.forward, backName(index), exactly(expr.MetaKeyOIFNAME, name), jump(backName(index)))
+	t.insert(t.pre, chainName(index), exactly(expr.MetaKeyIIFNAME, l.name()), jump(chainName(index)))
+	t.insert(t.forward, backName(index), exactly(expr.MetaKeyOIFNAME, l.name()), jump(backName(index)))
 	// Inserted last, so that it stands first: slots do not reach each other.
 	t.insert(t.forward, backName(index), from(prefix), to(prefix), drop())
 	return t.nft.Flush()

@@ -149,9 +149,11 @@ func (n *Net) lose() error {
 	if errs[0] != nil {
 		errs = append(errs, first)
 	}
-	for index, s := range n.slots {
+	n.generation.Add(1)
+	n.discard()
+	for s := range n.slots {
 		close(s.lost)
-		delete(n.slots, index)
+		delete(n.slots, s)
 	}
 	// The guards are gone with the filter. Whoever needs an interface switches it on again.
 	errs = append(errs, n.unguard(), n.events.forget(), n.renew())
@@ -167,9 +169,7 @@ func linksDown() error {
 	var errs []error
 	for _, l := range links {
 		if strings.HasPrefix(l.Attrs().Name, prefix) && l.Type() == "veth" {
-			if err := netlink.LinkSetDown(l); err != nil && !gone(err) {
-				errs = append(errs, fmt.Errorf("cannot take %s down: %w", l.Attrs().Name, err))
-			}
+			errs = append(errs, down(l))
 		}
 	}
 	return errors.Join(errs...)

@@ -52,31 +52,31 @@ func TestAFilterThatSomebodyChangesEndsItsSlots(t *testing.T) {
 	chain := func(name string) *nftables.Chain { return &nftables.Chain{Table: ours, Name: name} }
 	for _, c := range []struct {
 		says   string
-		change func(t *testing.T, c *nftables.Conn)
+		change func(t *testing.T, c *nftables.Conn, s *Slot)
 	}{
-		{"every rule is forgotten", func(_ *testing.T, c *nftables.Conn) { c.FlushRuleset() }},
-		{"the table is deleted", func(_ *testing.T, c *nftables.Conn) { c.DelTable(ours) }},
-		{"the table is flushed", func(_ *testing.T, c *nftables.Conn) { c.FlushTable(ours) }},
-		{"a chain is flushed", func(_ *testing.T, c *nftables.Conn) { c.FlushChain(chain(chainName(0))) }},
-		{"a rule is deleted", func(t *testing.T, c *nftables.Conn) {
+		{"every rule is forgotten", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.FlushRuleset() }},
+		{"the table is deleted", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.DelTable(ours) }},
+		{"the table is flushed", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.FlushTable(ours) }},
+		{"a chain is flushed", func(_ *testing.T, c *nftables.Conn, s *Slot) { c.FlushChain(chain(chainName(s.number))) }},
+		{"a rule is deleted", func(t *testing.T, c *nftables.Conn, _ *Slot) {
 			rules, err := c.GetRules(ours, chain("prerouting"))
 			must(t, err)
 			must(t, c.DelRule(rules[0]))
 		}},
-		{"a rule is added", func(_ *testing.T, c *nftables.Conn) {
-			c.InsertRule(&nftables.Rule{Table: ours, Chain: chain(chainName(0)), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
+		{"a rule is added", func(_ *testing.T, c *nftables.Conn, s *Slot) {
+			c.InsertRule(&nftables.Rule{Table: ours, Chain: chain(chainName(s.number)), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
 		}},
-		{"an address is added to the scope", func(t *testing.T, c *nftables.Conn) {
-			must(t, c.SetAddElements(&nftables.Set{Table: ours, Name: set4Name(0), KeyType: nftables.TypeIPAddr, Interval: true},
+		{"an address is added to the scope", func(t *testing.T, c *nftables.Conn, s *Slot) {
+			must(t, c.SetAddElements(&nftables.Set{Table: ours, Name: set4Name(s.number), KeyType: nftables.TypeIPAddr, Interval: true},
 				[]nftables.SetElement{{Key: forbidden.AsSlice()}, {Key: forbidden.Next().AsSlice(), IntervalEnd: true}}))
 		}},
-		{"a chain is added", func(_ *testing.T, c *nftables.Conn) { c.AddChain(chain("more")) }},
+		{"a chain is added", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.AddChain(chain("more")) }},
 	} {
 		t.Run(c.says, func(t *testing.T) {
 			l := newLab(t)
 			n := openNet(t)
 			told := watching(t, n)
-			s, err := n.Slot(0, []netip.Prefix{host(allowed)}, false)
+			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
 			must(t, err)
 			defer s.Close()
 			must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
@@ -85,7 +85,7 @@ func TestAFilterThatSomebodyChangesEndsItsSlots(t *testing.T) {
 			l.strangers(inner(s), inner6(s))
 
 			other := somebody(t)
-			c.change(t, other)
+			c.change(t, other, s)
 			changed := time.Now()
 			must(t, other.Flush())
 			last, elsewhere := l.lastFrom(inner(s), changed.Add(2*stopsWithin))
@@ -116,7 +116,7 @@ func TestAFilterThatSomebodyChangesEndsItsSlots(t *testing.T) {
 			}
 			must(t, s.Close())
 
-			next, err := n.Slot(0, []netip.Prefix{host(allowed)}, false)
+			next, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
 			must(t, err)
 			defer next.Close()
 			must(t, reaches(next.NetNS(), allowed))
@@ -204,7 +204,7 @@ func TestAFilterThatIsLeftAloneKeepsItsSlots(t *testing.T) {
 	newLab(t)
 	n := openNet(t)
 	told := watching(t, n)
-	s, err := n.Slot(0, []netip.Prefix{host(allowed)}, false)
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
 	must(t, err)
 	defer s.Close()
 	other := somebody(t)
@@ -221,7 +221,7 @@ func TestAFilterThatIsLeftAloneKeepsItsSlots(t *testing.T) {
 	other.DelTable(table)
 	must(t, other.Flush())
 	for range 5 {
-		second, err := n.Slot(1, []netip.Prefix{host(allowed), host(allowed6)}, true)
+		second, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
 		must(t, err)
 		must(t, second.Close())
 	}
@@ -243,7 +243,7 @@ func TestLostEventsAreFoundOutAbout(t *testing.T) {
 			newLab(t)
 			n := openNet(t)
 			must(t, n.events.conn.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) }))
-			s, err := n.Slot(0, []netip.Prefix{host(allowed)}, false)
+			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
 			must(t, err)
 			defer s.Close()
 			other := somebody(t)
@@ -294,7 +294,7 @@ func TestASlotIsNeverMadeOfAFilterThatIsGone(t *testing.T) {
 		case <-told:
 		default:
 		}
-		s, err := n.Slot(0, []netip.Prefix{host(allowed)}, false)
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
 		if err != nil {
 			continue
 		}
@@ -306,7 +306,7 @@ func TestASlotIsNeverMadeOfAFilterThatIsGone(t *testing.T) {
 		must(t, s.Close())
 	}
 	time.Sleep(stopsWithin)
-	s, err := n.Slot(0, []netip.Prefix{host(allowed)}, false)
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed))

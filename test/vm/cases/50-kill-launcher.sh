@@ -3,6 +3,8 @@
 hog_up
 job=$(hog time)
 eventually 20 runs "$job"
+links() { ip -o link | grep -o "secv[0-9]*" | sort; }
+before=$(links)
 kill -9 "$(launcher)"
 killed=$(now)
 eventually 2 no_scanner
@@ -10,6 +12,7 @@ echo "no scanner $(($(now) - killed)) ms after the launcher"
 back() { active secmcpd-launcher.service && no_box; }
 eventually 10 back
 equal "status of the job" "$(value status "$(ended "$job")")" interrupted
-equal "links left" "$(ip -o link | grep -c secv || true)" 0
+# The next launcher keeps links of its own ready, under other names.
+equal "links left" "$(comm -12 <(echo "$before") <(links))" ""
 job=$(hog time)
 eventually 20 runs "$job"
