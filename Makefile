@@ -15,6 +15,9 @@ FOR_BUILD := gcc libc6-dev libseccomp-dev pkg-config
 FOR_TEST := $(FOR_BUILD) nmap masscan gobuster iproute2 nftables procps
 FOR_LINT := $(FOR_BUILD) shellcheck
 FOR_PACKAGES := $(FOR_BUILD) binutils gzip
+# Debian 12 and 13 have the same clang 19 beside their own.
+CLANG := 19.1.7
+FOR_BPF := clang-19 llvm-19
 FOR_GUESTS := $(FOR_PACKAGES) lintian mmdebstrap debian-archive-keyring systemd-container qemu-system-x86 e2fsprogs
 
 # need installs those Debian packages that are missing. Elsewhere the tools themselves are missed.
@@ -36,6 +39,13 @@ test:
 	$(call need,$(FOR_TEST))
 	go test -tags $(TAGS) -timeout 10m ./...
 
+# The filter's object is committed: nobody needs clang but who changes it.
+bpf:
+	$(call need,$(FOR_BPF))
+	cd sandbox/scope/bpf && \
+		clang-19 -target bpfel -mcpu=v2 -O2 -g -Wall -Wextra -Werror -fdebug-compilation-dir=. -c scope.c -o scope.o && \
+		llvm-strip-19 -g scope.o && sha256sum scope.c scope.h scope.o >scope.sum
+
 lint: bin/staticcheck-$(STATICCHECK)
 	$(call need,$(FOR_LINT))
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt:" $$unformatted; exit 1; }
@@ -43,6 +53,8 @@ lint: bin/staticcheck-$(STATICCHECK)
 	go vet -tags systest,$(TAGS) ./test/vm
 	go mod tidy -diff
 	GOFLAGS=-tags=systest,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
+	@if clang-19 --version 2>/dev/null | grep -qF ' $(CLANG) '; then $(MAKE) bpf && git diff --exit-code sandbox/scope/bpf; \
+		else echo "clang $(CLANG) is not here: that sandbox/scope/bpf/scope.o is what its sources compile to was not checked"; fi
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
 	shellcheck .ci/run test/vm/run test/vm/lib.sh
 	shellcheck -s bash -e SC2154 test/vm/cases/*.sh # what they use, lib.sh sets
@@ -92,4 +104,4 @@ vmtest: packages
 clean:
 	rm -rf bin dist
 
-.PHONY: build test lint vuln demo bench packages systest vmtest clean
+.PHONY: build test bpf lint vuln demo bench packages systest vmtest clean
