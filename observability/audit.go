@@ -26,55 +26,57 @@ import (
 type Event string
 
 const (
-	Started     Event = "started"     // the launcher
-	Stopped     Event = "stopped"     // the launcher, in order
-	Recovered   Event = "recovered"   // a torn record was cut off; Bytes says how much
-	Tampered    Event = "tampered"    // the log is not what the launcher wrote; Reason says what was expected and found
-	Engagements Event = "engagements" // the engagements were read; Reason tells of faults
-	Asked       Event = "asked"       // a scan was asked for
-	Decided     Event = "decided"     // and allowed, by this engagement and rule
-	Denied      Event = "denied"      // or refused
-	Launched    Event = "launched"    // written before the scanner is started
-	Violation   Event = "violation"   // the box killed a scanner for a call that no scanner makes
-	ScopeLost   Event = "scope_lost"  // somebody else changed the kernel's filter: its scans are ended
-	Done        Event = "done"        // nothing of the scan runs any more
-	Interrupted Event = "interrupted" // the launcher died while it ran
-	Unreadable  Event = "unreadable"  // a job's record could not be read at the start; it was put aside with the outputs
-	Lost        Event = "lost"        // Records of what happened could not be kept until the log could be written again
+	Started        Event = "started"         // the launcher
+	Stopped        Event = "stopped"         // the launcher, in order
+	Recovered      Event = "recovered"       // a torn record was cut off; Bytes says how much
+	Tampered       Event = "tampered"        // the log is not what the launcher wrote; Reason says what was expected and found
+	Engagements    Event = "engagements"     // the engagements were read; Reason tells of faults
+	Asked          Event = "asked"           // a scan was asked for
+	Decided        Event = "decided"         // and allowed, by this engagement and rule
+	Denied         Event = "denied"          // or refused
+	Launched       Event = "launched"        // written before the scanner is started
+	Violation      Event = "violation"       // the box killed a scanner for a call that no scanner makes
+	ScopeViolation Event = "scope_violation" // a scanner sent to what its scope does not have; the kernel dropped it
+	ScopeLost      Event = "scope_lost"      // somebody else changed the kernel's filter: its scans are ended
+	Done           Event = "done"            // nothing of the scan runs any more
+	Interrupted    Event = "interrupted"     // the launcher died while it ran
+	Unreadable     Event = "unreadable"      // a job's record could not be read at the start; it was put aside with the outputs
+	Lost           Event = "lost"            // Records of what happened could not be kept until the log could be written again
 )
 
 // Record is one line. No field of it ever holds what a scanner wrote.
 type Record struct {
-	Seq         uint64    `json:"seq"`
-	Time        time.Time `json:"time"`
-	Event       Event     `json:"event"`
-	Job         string    `json:"job,omitempty"`
-	Caller      *Caller   `json:"caller,omitempty"`
-	Tool        string    `json:"tool,omitempty"`
-	Profile     string    `json:"profile,omitempty"`
-	Targets     []string  `json:"targets,omitempty"` // as asked; the first MaxList
-	TargetCount int       `json:"target_count,omitempty"`
-	Engagement  string    `json:"engagement,omitempty"`
-	Revision    string    `json:"revision,omitempty"` // sha256 of the engagement file
-	Rule        string    `json:"rule,omitempty"`
-	Code        string    `json:"code,omitempty"` // of a denial
-	Reason      string    `json:"reason,omitempty"`
-	Addresses   []string  `json:"addresses,omitempty"` // that may be sent to; the first MaxList
-	Prefixes    int       `json:"prefixes,omitempty"`  // how many there are
-	Argv        []string  `json:"argv,omitempty"`      // the first MaxList words
-	Words       int       `json:"words,omitempty"`     // how many there are
-	Scanner     string    `json:"scanner,omitempty"`
-	Version     string    `json:"version,omitempty"`
-	SHA256      string    `json:"sha256,omitempty"` // of the scanner's executable
-	Limits      *Limits   `json:"limits,omitempty"`
-	NotEnforced []string  `json:"not_enforced,omitempty"` // layers
-	Outcome     string    `json:"outcome,omitempty"`
-	ExitCode    *int      `json:"exit_code,omitempty"`
-	Signal      int       `json:"signal,omitempty"`
-	Stage       string    `json:"stage,omitempty"`
-	Usage       *Usage    `json:"usage,omitempty"`
-	Bytes       int64     `json:"bytes,omitempty"`
-	Records     int       `json:"records,omitempty"`
+	Seq         uint64        `json:"seq"`
+	Time        time.Time     `json:"time"`
+	Event       Event         `json:"event"`
+	Job         string        `json:"job,omitempty"`
+	Caller      *Caller       `json:"caller,omitempty"`
+	Tool        string        `json:"tool,omitempty"`
+	Profile     string        `json:"profile,omitempty"`
+	Targets     []string      `json:"targets,omitempty"` // as asked; the first MaxList
+	TargetCount int           `json:"target_count,omitempty"`
+	Engagement  string        `json:"engagement,omitempty"`
+	Revision    string        `json:"revision,omitempty"` // sha256 of the engagement file
+	Rule        string        `json:"rule,omitempty"`
+	Code        string        `json:"code,omitempty"` // of a denial
+	Reason      string        `json:"reason,omitempty"`
+	Addresses   []string      `json:"addresses,omitempty"` // that may be sent to; the first MaxList
+	Prefixes    int           `json:"prefixes,omitempty"`  // how many there are
+	Argv        []string      `json:"argv,omitempty"`      // the first MaxList words
+	Words       int           `json:"words,omitempty"`     // how many there are
+	Scanner     string        `json:"scanner,omitempty"`
+	Version     string        `json:"version,omitempty"`
+	SHA256      string        `json:"sha256,omitempty"` // of the scanner's executable
+	Limits      *Limits       `json:"limits,omitempty"`
+	NotEnforced []string      `json:"not_enforced,omitempty"` // layers
+	Outcome     string        `json:"outcome,omitempty"`
+	ExitCode    *int          `json:"exit_code,omitempty"`
+	Signal      int           `json:"signal,omitempty"`
+	Stage       string        `json:"stage,omitempty"`
+	Usage       *Usage        `json:"usage,omitempty"`
+	OffScope    []Destination `json:"off_scope,omitempty"` // the first destinations of a scope_violation
+	Bytes       int64         `json:"bytes,omitempty"`
+	Records     int           `json:"records,omitempty"`
 
 	// Of a launch, sha256 over the whole lists, with a NUL between the words.
 	AddressesSHA256 string `json:"addresses_sha256,omitempty"`
@@ -110,6 +112,16 @@ type Usage struct {
 	Output  int64  `json:"output_bytes"`
 	Sent    uint64 `json:"sent_packets"`
 	Dropped uint64 `json:"dropped_packets"`
+	// Of what was dropped: to another destination or port, or under another source.
+	OffScope uint64 `json:"off_scope_packets,omitempty"`
+}
+
+// Destination is one that a scanner may not send to, and did.
+type Destination struct {
+	To       string `json:"to"`
+	Protocol uint8  `json:"protocol"`
+	Port     uint16 `json:"port,omitempty"`
+	Packets  uint64 `json:"packets"`
 }
 
 const (

@@ -255,7 +255,10 @@ func lookScope() finding {
 	if err := scope.Supported(); err != nil {
 		return fault(err.Error(), "nothing in the kernel keeps a scanner within its targets; scans are refused", "run a kernel with nf_tables (modprobe nf_tables)").missing(sandbox.Scope)
 	}
-	return ok("nf_tables")
+	if err := scope.SupportedBPF(); err != nil {
+		return warning("nf_tables alone: no BPF: "+err.Error(), "large scopes take longer to set, and what is dropped is counted without its destinations", "run a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS")
+	}
+	return ok("BPF, over nf_tables")
 }
 
 func lookFrontUser(s settings) finding {

@@ -23,7 +23,8 @@ type coverage struct {
 	TimedOut   int              `json:"timed_out"` // given up after host_timeout
 	NotReached uint64           `json:"not_reached"`
 	Addresses  addresses        `json:"addresses"`
-	Dropped    uint64           `json:"dropped_packets"`            // off scope, by the kernel
+	Dropped    uint64           `json:"dropped_packets"`            // off scope, or of a form that does not pass, by the kernel
+	OffScope   []wire.OffScope  `json:"off_scope,omitempty"`        // the first destinations off scope
 	CutBy      string           `json:"cut_by,omitempty"`           // the limit or event that ended the scan early
 	CutFrom    []string         `json:"cut_from,omitempty"`         // parts of the report that exceeded a bound
 	NotListed  int              `json:"hosts_not_listed,omitempty"` // up, and beyond the bound of hosts
@@ -58,7 +59,7 @@ func cover(record wire.Job, r report.Report) *coverage {
 	out.Addresses = addresses{Completed: partOf(c.Completed, sizeOf(c.Completed)), TimedOut: partOf(c.GivenUp, sizeOf(c.GivenUp)), NotReached: notReached(v, r)}
 	out.NotReached = out.Addresses.NotReached.Count
 	if o := record.Outcome; o != nil {
-		out.Dropped = o.Usage.Dropped
+		out.Dropped, out.OffScope = o.Usage.Dropped, o.OffScope
 		if o.Reason != wire.Exited {
 			out.CutBy = o.Reason
 		}

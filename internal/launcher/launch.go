@@ -224,21 +224,51 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 	}
 	gaps := onWireGaps(r.NotEnforced)
 	if network != nil {
-		c, err := network.Counters()
-		o.Usage.SentPackets, o.Usage.Dropped = c.Sent, c.Dropped
-		switch {
-		case errors.Is(err, scope.ErrLost):
-			// However the box ended: for a moment of its life nothing is certain.
-			o.Reason, o.Detail = wire.ScopeLost, "until its link was taken down, only routing held it to the scope's addresses, and nothing was counted"
-			gaps = append(gaps, wire.Gap{Layer: sandbox.Scope, Why: scope.ErrLost.Error(), Follows: o.Detail})
-		case err != nil:
-			l.log.Error("cannot read a slot's counters", "job", j.record.ID, "why", err)
-		}
+		gaps = append(gaps, l.crossed(j, network, &o)...)
 	}
 	j.mu.Lock()
 	j.record.NotEnforced = mergeGaps(j.record.NotEnforced, gaps)
 	j.mu.Unlock()
 	return o
+}
+
+// crossed completes an outcome by what the kernel's filter has counted, and by its loss.
+func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps []wire.Gap) {
+	c, err := network.Counters()
+	o.Usage.SentPackets, o.Usage.Received = c.Sent, c.Received
+	o.Usage.Dropped, o.Usage.OffScope, o.Usage.Refused = c.Dropped, c.OffScope, c.Refused
+	for _, v := range c.First[:min(len(c.First), wire.MaxOffScope)] {
+		o.OffScope = append(o.OffScope, wire.OffScope{To: v.To.String(), Protocol: v.Protocol, Port: v.Port, Packets: v.Packets})
+	}
+	switch {
+	case errors.Is(err, scope.ErrLost):
+		// However the box ended: for a moment of its life nothing is certain.
+		o.Reason, o.Detail = wire.ScopeLost, "until its link was taken down, only routing held it to the scope's addresses, and nothing was counted"
+		gaps = []wire.Gap{{Layer: sandbox.Scope, Why: scope.ErrLost.Error(), Follows: o.Detail}}
+	case err != nil:
+		l.log.Error("cannot read a slot's counters", "job", j.record.ID, "why", err)
+	case lost(network):
+		o.Reason, o.Detail = wire.ScopeLost, "somebody else changed the rules by which scans leave this machine; from then on nothing of this one left it"
+	}
+	if c.OffScope > 0 {
+		l.log.Error("a scanner sent to what its scope does not have; the kernel dropped it", "job", j.record.ID, "packets", c.OffScope)
+		e := j.entry(observability.ScopeViolation)
+		e.Usage = &observability.Usage{Sent: c.Sent, Dropped: c.Dropped, OffScope: c.OffScope}
+		for _, v := range c.First {
+			e.OffScope = append(e.OffScope, observability.Destination{To: v.To.String(), Protocol: v.Protocol, Port: v.Port, Packets: v.Packets})
+		}
+		l.note(e)
+	}
+	return gaps
+}
+
+func lost(s *scope.Slot) bool {
+	select {
+	case <-s.Lost():
+		return true
+	default:
+		return false
+	}
 }
 
 // failed is a launch that did not come to a box.

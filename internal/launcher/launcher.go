@@ -244,6 +244,11 @@ func (l *Launcher) openNet() {
 		l.net, err = scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Ready: min(l.cfg.Slots, maxReady),
 			Failed: func(err error) { l.log.Error("cannot take a slot's network away", "why", err) }})
 	}
+	if err == nil {
+		if kind, without := l.net.Filter(); without != nil {
+			l.log.Warn("the kernel's scope filter is nf_tables alone", "filter", kind, "why", without)
+		}
+	}
 	if err != nil {
 		l.log.Error("the kernel's scope filter is not in force", "why", err)
 		l.netGap = &wire.Gap{Layer: sandbox.Scope, Why: clip(err.Error()),

@@ -316,6 +316,19 @@ type Outcome struct {
 	Refused *Refusal  `cbor:"refused,omitempty"` // when Refused or Launch
 	Ended   time.Time `cbor:"ended"`
 	Usage   Usage     `cbor:"usage"`
+	// The first destinations to which packets were dropped, at most MaxOffScope.
+	OffScope []OffScope `cbor:"off_scope,omitempty"`
+}
+
+// MaxOffScope bounds the destinations off scope that are named; those that got most come first.
+const MaxOffScope = 16
+
+// OffScope is a destination that a scanner sent to and that its scope does not have.
+type OffScope struct {
+	To       string `cbor:"to" json:"to"` // an address
+	Protocol uint8  `cbor:"protocol" json:"protocol"`
+	Port     uint16 `cbor:"port,omitempty" json:"port,omitempty"`
+	Packets  uint64 `cbor:"packets" json:"packets"`
 }
 
 // Usage is what a job used. The network counters are of the kernel's filter. What the cgroup of
@@ -327,7 +340,10 @@ type Usage struct {
 	PidsRefused uint64 `cbor:"pids_refused" json:"pids_refused"` // processes or threads that the limit refused
 	Output      int64  `cbor:"output" json:"output_bytes"`
 	SentPackets uint64 `cbor:"sent" json:"sent_packets"`
-	Dropped     uint64 `cbor:"dropped" json:"dropped_packets"`                       // off scope, by the kernel
+	Received    uint64 `cbor:"received,omitempty" json:"received_packets,omitempty"` // where the filter is BPF
+	Dropped     uint64 `cbor:"dropped" json:"dropped_packets"`                       // off scope, or of a form that does not pass, by the kernel
+	OffScope    uint64 `cbor:"off_scope,omitempty" json:"off_scope_packets,omitempty"`
+	Refused     uint64 `cbor:"refused,omitempty" json:"refused_packets,omitempty"`   // on the way to the scanner, from elsewhere
 	ThrottledMS int64  `cbor:"throttled_ms,omitempty" json:"throttled_ms,omitempty"` // kept from the processor by the limit of its share
 	Read        int64  `cbor:"read,omitempty" json:"read_bytes,omitempty"`           // from disks
 	Written     int64  `cbor:"written,omitempty" json:"written_bytes,omitempty"`     // to disks

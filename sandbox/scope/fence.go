@@ -22,6 +22,28 @@ const fenceTable = 0x5ecd0000
 // fenceTables is more than there are links.
 const fenceTables = 0x10000
 
+// passed is the mark of what the BPF filter has passed, until the table takes it off.
+const passed = 0x5ec0de01
+
+// trapRule swallows what has the mark: the table that should have taken it off is not there, and
+// what is tracked may be sent elsewhere by rules of others.
+func trapRule(family int) *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family, r.Type, r.Priority, r.Mark = family, unix.FR_ACT_BLACKHOLE, fencePriority, passed
+	r.Protocol = unix.RTPROT_KERNEL
+	return r
+}
+
+// trap sets it.
+func trap() error {
+	for _, family := range families() {
+		if err := netlink.RuleAdd(trapRule(family)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	return nil
+}
+
 // fencePriority puts the rule behind that of the machine's own addresses, which is always the
 // first, and before all others.
 const fencePriority = 1
@@ -120,6 +142,12 @@ func removeFences() error {
 		return fmt.Errorf("cannot list the rules of routing: %w", err)
 	}
 	for _, r := range rules {
+		if r.Mark == passed && r.Priority == fencePriority {
+			if err := h.RuleDel(trapRule(r.Family)); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("cannot remove a rule of routing: %w", err)
+			}
+			continue
+		}
 		if !ours(r.Table) || !strings.HasPrefix(r.IifName, prefix) {
 			continue
 		}

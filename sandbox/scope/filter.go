@@ -276,8 +276,6 @@ func (f *filter) attach(link netlink.Link) error {
 }
 
 func (f *filter) attachBy(h *netlink.Handle, link netlink.Link) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	ifindex := link.Attrs().Index
 	err := f.maps.Slots.Update(uint32(ifindex), record{}, ebpf.UpdateNoExist)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
@@ -303,6 +301,8 @@ func (f *filter) attachBy(h *netlink.Handle, link netlink.Link) error {
 			return fmt.Errorf("cannot attach the filter to %s: %s: %w", link.Attrs().Name, side.name, err)
 		}
 	}
+	f.mu.Lock() // not before: while links are removed, others wait for the kernel
+	defer f.mu.Unlock()
 	if f.slots[ifindex] == nil {
 		f.slots[ifindex] = &given{}
 	}
@@ -396,20 +396,37 @@ func (f *filter) stop(ifindex int) error {
 // through the filter that was judged by it. That takes some milliseconds. A link that has none,
 // or is not attached, is no error.
 func (f *filter) take(ifindex int) error {
+	g, err := f.end(ifindex)
+	if g == nil && err == nil {
+		return nil
+	}
+	if err == nil {
+		err = f.settle() // others need not wait for it
+	}
+	if err == nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		err = f.forget(g)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot take the grant of link %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+// end lets nothing pass any more; nil: there was no grant.
+func (f *filter) end(ifindex int) (*given, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g := f.slots[ifindex]
 	if g == nil || g.job == 0 {
-		return nil
+		return nil, nil
 	}
 	if err := f.write(ifindex, record{}); err != nil {
-		return fmt.Errorf("cannot take the grant of link %d: %w", ifindex, err)
+		return nil, err
 	}
 	f.slots[ifindex] = &given{}
-	if err := errors.Join(f.settle(), f.forget(g)); err != nil {
-		return fmt.Errorf("cannot take the grant of link %d: %w", ifindex, err)
-	}
-	return nil
+	return g, nil
 }
 
 // write changes a link's record as a whole: programs copy it under the same lock.

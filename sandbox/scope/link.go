@@ -142,7 +142,15 @@ func (n *Net) newLink(ctx context.Context) (_ *link, err error) {
 	if l.netns, err = newNetns(n.ipv6); err != nil {
 		return nil, fmt.Errorf("namespace: %w", err)
 	}
-	return l, l.join(n.ipv6)
+	return l, l.join(n.ipv6, n.attach)
+}
+
+// attach puts the filter on a link that is not up yet. The table needs nothing: its base drops.
+func (n *Net) attach(l netlink.Link) error {
+	if n.filter == nil {
+		return nil
+	}
+	return n.filter.attach(l)
 }
 
 // newNetns makes a namespace on a thread that is given up afterwards, and switches off there
@@ -193,7 +201,7 @@ func quiet(link string) error {
 
 // join makes the veth and addresses both ends. Neighbours are fixed on both sides: neither kernel
 // has to ask.
-func (l *link) join(ipv6 bool) error {
+func (l *link) join(ipv6 bool, attach func(netlink.Link) error) error {
 	veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(l.netns.Fd())}
 	veth.Name = l.name()
 	// Addresses of our own choice: udev gives links whose address the kernel chose another one
@@ -224,6 +232,9 @@ func (l *link) join(ipv6 bool) error {
 		return err
 	}
 	if l.outer, err = here.LinkByName(l.name()); err != nil {
+		return err
+	}
+	if err := attach(l.outer); err != nil {
 		return err
 	}
 	inner, err := inside.LinkByName("eth0")
@@ -294,6 +305,9 @@ func (n *Net) removeLink(l *link) error {
 		left, err := netlink.LinkByName(l.name())
 		if gone(err) {
 			n.numbers.put(l.number)
+			if n.filter != nil && l.outer != nil {
+				return n.filter.detach(l.outer.Attrs().Index)
+			}
 			return nil
 		}
 		if err == nil && wait == 200*time.Millisecond { // somebody else holds the namespace

@@ -4,15 +4,24 @@
 // it, where nothing that the box sends can skip it: not raw sockets, not packet sockets with or
 // without a queue, not AF_XDP. It passes only what goes from the slot's own address to an
 // address of the scope, in a protocol that a scan needs, unfragmented and without options. What
-// comes back passes only from an address of the scope, or as an ICMP error.
+// comes back passes only from an address of the scope, or as an ICMP error about what was sent
+// there.
 //
-//	box ── eth0 ══ secvN ── prerouting: slotN ── forward ── uplink ── targets
+//	box ── eth0 ══ secvN ── filter: marked ── prerouting: untracked, unmarked ── forward ── uplink ── targets
 //	                        everything else: dropped, counted
 //
-// The table stays when the launcher is killed: its base drops whatever comes from a secv
-// interface that has no slot. Somebody else may remove it all the same, as a firewall does that
-// begins by forgetting every rule: Watch ends the slots then, and until it has, a slot's fence
-// in the routing keeps its packets from all destinations but those of its scope.
+// The filter is BPF (filter.go, bpf/scope.c). Under it is a table of nf_tables, made once: it drops
+// what comes from a slot's link without the filter's mark, keeps what passes from being tracked and
+// so from being translated to other destinations, and takes the mark off. Whoever removes the table,
+// as a firewall does that begins by forgetting every rule, leaves the mark on: a rule of routing
+// swallows what has it.
+//
+// Where BPF cannot be had, the table is the filter (table.go): a chain for each slot, and beside it
+// a fence in the routing, which keeps a slot's packets from all destinations but those of its
+// scope should the table be removed.
+//
+// Filter, table and rules stay when the launcher is killed. Watch ends the slots when somebody else
+// has changed the table.
 package scope
 
 import (
@@ -43,6 +52,7 @@ var ErrNoIPv6 = errors.New("this machine does not forward IPv6, and its kernel c
 type Config struct {
 	V4, V6 netip.Prefix
 	Ready  int         // so many links are made before they are needed
+	NoBPF  bool        // the table is the filter
 	Failed func(error) // told what went wrong where nobody waits; nil: nobody
 }
 
@@ -55,6 +65,8 @@ type Net struct {
 	port    uint32
 	list    *nftables.Conn
 	events  *events
+	filter  *filter // nil: the table is the filter
+	without error   // why
 	numbers *numbers
 
 	ready      chan *link
@@ -93,7 +105,15 @@ func Open(c Config) (_ *Net, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot speak with nf_tables: %w", err)
 	}
-	if n.t, err = newTable(n.nft, n.list, c); err != nil {
+	if n.without = errors.New("the configuration says so"); !c.NoBPF {
+		n.filter, n.without = loadFilter()
+	}
+	if n.filter != nil {
+		if err := trap(); err != nil {
+			return nil, fmt.Errorf("cannot make a rule of routing: %w", err)
+		}
+	}
+	if n.t, err = n.newTable(); err != nil {
 		return nil, fmt.Errorf("cannot make the filter's base: %w", err)
 	}
 	if err := n.remember(); err != nil {
@@ -195,6 +215,9 @@ func (n *Net) disconnect() error {
 	if n.nft != nil {
 		err = errors.Join(err, n.nft.CloseLasting())
 	}
+	if n.filter != nil {
+		err = errors.Join(err, n.filter.close())
+	}
 	return err
 }
 
@@ -278,15 +301,23 @@ func reclaim(conn *nftables.Conn) error {
 			}
 		}
 	}
-	if err := removeFences(); err != nil {
-		return err
-	}
-	return removeTable(conn)
+	return errors.Join(removeFences(), removeTable(conn))
 }
 
 func gone(err error) bool {
 	return errors.As(err, &netlink.LinkNotFoundError{}) || errors.Is(err, unix.ENODEV)
 }
+
+// Filter says what holds boxes to their scopes: "bpf", or "nftables" and why not BPF.
+func (n *Net) Filter() (kind string, without error) {
+	if n.filter != nil {
+		return "bpf", nil
+	}
+	return "nftables", n.without
+}
+
+// SupportedBPF says why the table has to be the filter here.
+func SupportedBPF() error { return supported() }
 
 // Supported says why slots could not be made here.
 func Supported() error {
@@ -351,20 +382,35 @@ func (n *Net) Slot(ctx context.Context, allow []netip.Prefix) (_ *Slot, err erro
 			return nil, err
 		}
 	}
-	if err := n.t.addSlot(l, allow); err != nil {
-		return nil, fmt.Errorf("filter: %w", err)
-	}
-	if err := fence(l, allow); err != nil {
-		return nil, fmt.Errorf("fence: %w", err)
-	}
+	guards := len(n.guards)
 	if err := n.forward(l.name(), allow, ipv6); err != nil {
 		return nil, fmt.Errorf("forwarding: %w", err)
 	}
-	if err := n.remember(); err != nil {
-		return nil, err
+	if n.filter != nil {
+		err = n.filter.give(l.outer.Attrs().Index, l.grant(allow))
+	} else if err = n.t.addSlot(l, allow); err == nil {
+		err = fence(l, allow)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("filter: %w", err)
+	}
+	if n.filter == nil || len(n.guards) != guards {
+		if err := n.remember(); err != nil {
+			return nil, err
+		}
 	}
 	n.slots[s] = true
 	return s, nil
+}
+
+// grant is what a link's slot may send.
+func (l *link) grant(allow []netip.Prefix) grant {
+	g := grant{inner4: l.inner4, outer4: l.outer4, innerMAC: l.inner, outerMAC: l.outer.Attrs().HardwareAddr,
+		allow: []targets{{prefixes: allow, icmp: true}}, arp: true, mark: passed}
+	if slices.ContainsFunc(allow, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		g.inner6 = l.inner6
+	}
+	return g
 }
 
 // NetNS is the slot's namespace; it stays the slot's.
@@ -372,14 +418,35 @@ func (s *Slot) NetNS() *os.File { return s.netns }
 
 // Counters are the filter's, in packets.
 type Counters struct {
-	Sent    uint64 // passed, to the scope
-	Dropped uint64 // off scope or of a form that does not pass
-	Refused uint64 // on the way in, from elsewhere
+	Sent     uint64      // passed, to the scope
+	Received uint64      // passed, to the box
+	Dropped  uint64      // off scope, or of a form that does not pass
+	OffScope uint64      // of them: to another destination or port, or under another source; the table cannot tell and counts all
+	Refused  uint64      // on the way in, from elsewhere
+	First    []Violation // the first destinations off scope, at most 64, the most packets first
+}
+
+// Violation is a destination that a box sent to and that its scope does not have.
+type Violation struct {
+	To       netip.Addr
+	Protocol uint8
+	Port     uint16 // 0: the protocol has none
+	Packets  uint64
 }
 
 // Counters reads the slot's. They are exact, and gone with the slot. ErrLost: they are gone
-// already, even if the watch has not said so yet.
+// already, even if the watch has not said so yet. Where the table is the filter, what was received
+// and the destinations off scope are not known.
 func (s *Slot) Counters() (Counters, error) {
+	if f := s.net.filter; f != nil {
+		c, found, err := f.counters(s.outer.Attrs().Index)
+		out := Counters{Sent: c.sent, Received: c.received, Refused: c.refused, OffScope: c.offScope + c.spoofed + c.port}
+		out.Dropped = out.OffScope + c.form + c.ethertype + c.protocol
+		for _, v := range found {
+			out.First = append(out.First, Violation{To: v.to, Protocol: v.protocol, Port: v.port, Packets: v.packets})
+		}
+		return out, err
+	}
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
 	if s.isLost() || s.net.t == nil {
@@ -400,16 +467,28 @@ func (s *Slot) Close() error {
 }
 
 func (s *Slot) close() error {
+	n := s.net
+	lost := s.isLost()
+	delete(n.slots, s)
 	var errs []error
-	if !s.isLost() && s.net.t != nil { // a lost slot's part went with the filter that was replaced
-		delete(s.net.slots, s)
-		// From here on the base drops what comes from the link.
-		if err := s.net.t.removeSlot(s.number); err != nil {
-			errs = append(errs, err, s.net.drain(), down(s.outer))
+	switch {
+	case n.filter != nil:
+		if err := n.filter.stop(s.outer.Attrs().Index); err != nil {
+			errs = append(errs, err, down(s.outer))
 		}
-		errs = append(errs, s.net.remember())
+	case !lost && n.t != nil: // a lost slot's part went with the filter that was replaced
+		// From here on the base drops what comes from the link.
+		if err := n.t.removeSlot(s.number); err != nil {
+			errs = append(errs, err, n.drain(), down(s.outer))
+		}
+		errs = append(errs, n.remember())
 	}
-	s.net.background.Go(func() { s.net.failed(errors.Join(s.net.removeLink(s.link), unfence(s.link, s.allow))) })
+	n.background.Go(func() {
+		n.failed(n.removeLink(s.link))
+		if n.filter == nil {
+			n.failed(unfence(s.link, s.allow))
+		}
+	})
 	return errors.Join(errs...)
 }
 

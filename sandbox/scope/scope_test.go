@@ -43,6 +43,18 @@ func TestMain(m *testing.M) {
 
 var config = Config{V4: netip.MustParsePrefix("10.254.200.0/22"), V6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"), Ready: 2}
 
+// withBoth tries what must hold whatever the filter is.
+func withBoth(t *testing.T, try func(t *testing.T)) {
+	t.Run("bpf", try)
+	t.Run("nftables", func(t *testing.T) { withTable(t); try(t) })
+}
+
+// withTable makes the table the filter until the test ends.
+func withTable(t *testing.T) {
+	config.NoBPF = true
+	t.Cleanup(func() { config.NoBPF = false })
+}
+
 var (
 	allowed    = netip.MustParseAddr("10.77.0.10")
 	forbidden  = netip.MustParseAddr("10.99.0.5")
@@ -186,6 +198,9 @@ func openNet(t *testing.T) *Net {
 	must(t, Reclaim())
 	n, err := Open(config)
 	must(t, err)
+	if kind, without := n.Filter(); kind == "bpf" == config.NoBPF {
+		t.Fatalf("the filter is %s: %v", kind, without)
+	}
 	t.Cleanup(func() { must(t, n.Close()) })
 	return n
 }
@@ -209,47 +224,49 @@ func dial(ns *os.File, to netip.Addr, timeout time.Duration) error {
 }
 
 func TestASlotReachesItsScopeAndNothingElse(t *testing.T) {
-	newLab(t)
-	n := openNet(t)
-	four, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
-	must(t, err)
-	six, err := n.Slot(context.Background(), []netip.Prefix{host(allowed6)})
-	must(t, err)
-	for _, c := range []struct {
-		says string
-		slot *Slot
-		to   netip.Addr
-		want bool
-	}{
-		{"an address of the scope", four, allowed, true},
-		{"an IPv6 address of the scope", six, allowed6, true},
-		{"an address beside it", four, forbidden, false},
-		{"an IPv6 address beside it", six, forbidden6, false},
-		{"an IPv6 address from a slot without", four, allowed6, false},
-		{"another slot's scope", six, allowed, false},
-		{"this machine, at the slot's own link", four, four.outer4, false},
-		{"this machine, at its uplink", four, netip.MustParseAddr("10.77.255.1"), false},
-		{"another slot", four, six.inner4, false},
-	} {
-		timeout := 700 * time.Millisecond
-		if c.want {
-			timeout = 3 * time.Second
+	withBoth(t, func(t *testing.T) {
+		newLab(t)
+		n := openNet(t)
+		four, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+		must(t, err)
+		six, err := n.Slot(context.Background(), []netip.Prefix{host(allowed6)})
+		must(t, err)
+		for _, c := range []struct {
+			says string
+			slot *Slot
+			to   netip.Addr
+			want bool
+		}{
+			{"an address of the scope", four, allowed, true},
+			{"an IPv6 address of the scope", six, allowed6, true},
+			{"an address beside it", four, forbidden, false},
+			{"an IPv6 address beside it", six, forbidden6, false},
+			{"an IPv6 address from a slot without", four, allowed6, false},
+			{"another slot's scope", six, allowed, false},
+			{"this machine, at the slot's own link", four, four.outer4, false},
+			{"this machine, at its uplink", four, netip.MustParseAddr("10.77.255.1"), false},
+			{"another slot", four, six.inner4, false},
+		} {
+			timeout := 700 * time.Millisecond
+			if c.want {
+				timeout = 3 * time.Second
+			}
+			err := dial(c.slot.NetNS(), c.to, timeout)
+			if got := err == nil; got != c.want {
+				t.Errorf("%s: reached is %v, want %v (%v)", c.says, got, c.want, err)
+			}
 		}
-		err := dial(c.slot.NetNS(), c.to, timeout)
-		if got := err == nil; got != c.want {
-			t.Errorf("%s: reached is %v, want %v (%v)", c.says, got, c.want, err)
+		counters, err := four.Counters()
+		must(t, err)
+		if counters.Sent == 0 || counters.Dropped == 0 {
+			t.Errorf("counters %+v", counters)
 		}
-	}
-	counters, err := four.Counters()
-	must(t, err)
-	if counters.Sent == 0 || counters.Dropped == 0 {
-		t.Errorf("counters %+v", counters)
-	}
-	must(t, four.Close())
-	must(t, six.Close())
-	if b, _ := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); strings.TrimSpace(string(b)) != "0" {
-		t.Error("the machine's own switch was touched")
-	}
+		must(t, four.Close())
+		must(t, six.Close())
+		if b, _ := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); strings.TrimSpace(string(b)) != "0" {
+			t.Error("the machine's own switch was touched")
+		}
+	})
 }
 
 // Each attack sends from inside a slot, with every privilege over its own network.
@@ -305,30 +322,33 @@ var attacks = []struct {
 }
 
 func TestNoAttackLeavesTheScope(t *testing.T) {
-	l := newLab(t)
-	n := openNet(t)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
-	must(t, err)
-	defer s.Close()
-	must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
-	l.strangers(inner(s), inner6(s))
-	for _, a := range attacks {
-		for range 3 {
-			if err := a.send(s); err != nil {
-				t.Errorf("%s could not be sent: %v", a.name, err)
+	withBoth(t, func(t *testing.T) {
+		l := newLab(t)
+		n := openNet(t)
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
+		must(t, err)
+		defer s.Close()
+		must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
+		l.strangers(inner(s), inner6(s))
+		for _, a := range attacks {
+			for range 3 {
+				if err := a.send(s); err != nil {
+					t.Errorf("%s could not be sent: %v", a.name, err)
+				}
+			}
+			for _, f := range l.strangers(inner(s), inner6(s)) {
+				t.Errorf("%s reached the lab: %s", a.name, f)
 			}
 		}
-		for _, f := range l.strangers(inner(s), inner6(s)) {
-			t.Errorf("%s reached the lab: %s", a.name, f)
+		if c, err := s.Counters(); err != nil || c.Dropped < 30 {
+			t.Errorf("counters %+v, %v", c, err)
 		}
-	}
-	if c, err := s.Counters(); err != nil || c.Dropped < 30 {
-		t.Errorf("counters %+v, %v", c, err)
-	}
+	})
 }
 
 // Without the filter, nothing goes elsewhere than to an address of the scope all the same.
 func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
+	withTable(t)
 	l := newLab(t)
 	n := openNet(t)
 	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
@@ -354,8 +374,32 @@ func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 	}
 }
 
+// Without the table nothing passes at all: what the filter has passed is marked, and swallowed.
+func TestNothingPassesWithoutTheTable(t *testing.T) {
+	l := newLab(t)
+	n := openNet(t)
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
+	must(t, err)
+	defer s.Close()
+	must(t, reaches(s.NetNS(), allowed))
+	must(t, removeRules(n))
+	l.strangers(netip.Addr{}, netip.Addr{})
+	for _, a := range attacks {
+		must(t, a.send(s))
+		for _, f := range l.strangers(netip.Addr{}, netip.Addr{}) { // of the scope or not
+			t.Errorf("%s reached the lab: %s", a.name, f)
+		}
+	}
+	for _, to := range []netip.Addr{allowed, allowed6, forbidden, forbidden6} {
+		if dial(s.NetNS(), to, 300*time.Millisecond) == nil {
+			t.Errorf("%s was reached", to)
+		}
+	}
+}
+
 // Without filter and fence most of the same attacks arrive, so "blocked" above is a result.
 func TestWithoutTheFilterAttacksArrive(t *testing.T) {
+	withTable(t)
 	l := newLab(t)
 	n := openNet(t)
 	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
@@ -385,50 +429,53 @@ func removeRules(n *Net) error {
 }
 
 func TestTheFilterOutlivesItsOwner(t *testing.T) {
-	l := newLab(t)
-	must(t, Reclaim())
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), "SCOPE_TEST=owner")
-	out, err := cmd.StdoutPipe()
-	must(t, err)
-	cmd.Stderr = os.Stderr
-	must(t, cmd.Start())
-	var number int
-	_, err = fmt.Fscanln(out, &number)
-	must(t, err)
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", cmd.Process.Pid, ownerNamespaceFD))
-	must(t, err)
-	defer ns.Close()
-	must(t, cmd.Process.Kill())
-	_ = cmd.Wait() // killed
-	must(t, reaches(ns, allowed))
-	s := &Slot{link: &link{number: number, addresses: config.addresses(number), netns: ns}}
-	l.strangers(inner(s), inner6(s))
-	for _, a := range attacks {
-		must(t, a.send(s))
-	}
-	for _, f := range l.strangers(inner(s), inner6(s)) {
-		t.Errorf("after the owner's death: %s", f)
-	}
-	must(t, Reclaim())
-	if get("ipv4", "uplink", "forwarding") != "0" {
-		t.Error("forwarding was not switched back")
-	}
-	links, err := netlink.LinkList()
-	must(t, err)
-	for _, l := range links {
-		if strings.HasPrefix(l.Attrs().Name, prefix) {
-			t.Errorf("%s is still there", l.Attrs().Name)
+	withBoth(t, func(t *testing.T) {
+		l := newLab(t)
+		must(t, Reclaim())
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), "SCOPE_TEST=owner", fmt.Sprint("SCOPE_NO_BPF=", config.NoBPF))
+		out, err := cmd.StdoutPipe()
+		must(t, err)
+		cmd.Stderr = os.Stderr
+		must(t, cmd.Start())
+		var number int
+		_, err = fmt.Fscanln(out, &number)
+		must(t, err)
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", cmd.Process.Pid, ownerNamespaceFD))
+		must(t, err)
+		defer ns.Close()
+		must(t, cmd.Process.Kill())
+		_ = cmd.Wait() // killed
+		must(t, reaches(ns, allowed))
+		s := &Slot{link: &link{number: number, addresses: config.addresses(number), netns: ns}}
+		l.strangers(inner(s), inner6(s))
+		for _, a := range attacks {
+			must(t, a.send(s))
 		}
-	}
-	if out, err := exec.Command("sh", "-c", "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all").Output(); err != nil || strings.Contains(string(out), "15905") {
-		t.Errorf("of the fence: %s, %v", out, err)
-	}
+		for _, f := range l.strangers(inner(s), inner6(s)) {
+			t.Errorf("after the owner's death: %s", f)
+		}
+		must(t, Reclaim())
+		if get("ipv4", "uplink", "forwarding") != "0" {
+			t.Error("forwarding was not switched back")
+		}
+		links, err := netlink.LinkList()
+		must(t, err)
+		for _, l := range links {
+			if strings.HasPrefix(l.Attrs().Name, prefix) {
+				t.Errorf("%s is still there", l.Attrs().Name)
+			}
+		}
+		if out, err := exec.Command("sh", "-c", "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all").Output(); err != nil || strings.Contains(string(out), "15905") || strings.Contains(string(out), "0x5ec0") {
+			t.Errorf("of the fence: %s, %v", out, err)
+		}
+	})
 }
 
 const ownerNamespaceFD = 200
 
 func ownAndWait() {
+	config.NoBPF = os.Getenv("SCOPE_NO_BPF") == "true"
 	n, err := Open(config)
 	var s *Slot
 	if err == nil {
@@ -447,39 +494,41 @@ func ownAndWait() {
 
 // An interface that forwards for slots does not forward for its neighbours.
 func TestOnlySlotsAreForwarded(t *testing.T) {
-	l := newLab(t)
-	n := openNet(t)
-	// A second network of this machine, which is no slot.
-	other, err := newNetns(false)
-	must(t, err)
-	defer other.Close()
-	link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(other.Fd())}
-	link.Name = "office"
-	must(t, netlink.LinkAdd(link))
-	office, err := netlink.LinkByName("office")
-	must(t, err)
-	defer func() { must(t, netlink.LinkDel(office)) }()
-	must(t, netlink.AddrAdd(office, address(netip.MustParseAddr("10.50.0.1"), 24)))
-	must(t, netlink.LinkSetUp(office))
-	inside, err := netlink.NewHandleAt(netns.NsHandle(other.Fd()))
-	must(t, err)
-	defer inside.Close()
-	eth0, err := inside.LinkByName("eth0")
-	must(t, err)
-	must(t, inside.AddrAdd(eth0, address(netip.MustParseAddr("10.50.0.2"), 24)))
-	must(t, inside.LinkSetUp(eth0))
-	must(t, inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP("10.50.0.1")}))
-	_ = l
+	withBoth(t, func(t *testing.T) {
+		l := newLab(t)
+		n := openNet(t)
+		// A second network of this machine, which is no slot.
+		other, err := newNetns(false)
+		must(t, err)
+		defer other.Close()
+		link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(other.Fd())}
+		link.Name = "office"
+		must(t, netlink.LinkAdd(link))
+		office, err := netlink.LinkByName("office")
+		must(t, err)
+		defer func() { must(t, netlink.LinkDel(office)) }()
+		must(t, netlink.AddrAdd(office, address(netip.MustParseAddr("10.50.0.1"), 24)))
+		must(t, netlink.LinkSetUp(office))
+		inside, err := netlink.NewHandleAt(netns.NsHandle(other.Fd()))
+		must(t, err)
+		defer inside.Close()
+		eth0, err := inside.LinkByName("eth0")
+		must(t, err)
+		must(t, inside.AddrAdd(eth0, address(netip.MustParseAddr("10.50.0.2"), 24)))
+		must(t, inside.LinkSetUp(eth0))
+		must(t, inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP("10.50.0.1")}))
+		_ = l
 
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), netip.MustParsePrefix("10.50.0.0/24")})
-	must(t, err)
-	defer s.Close()
-	if get("ipv4", "uplink", "forwarding") != "1" || get("ipv4", "office", "forwarding") != "1" {
-		t.Fatal("the slot has no way out")
-	}
-	if err := reaches(other, allowed); err == nil {
-		t.Error("a neighbour's packet was forwarded")
-	}
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), netip.MustParsePrefix("10.50.0.0/24")})
+		must(t, err)
+		defer s.Close()
+		if get("ipv4", "uplink", "forwarding") != "1" || get("ipv4", "office", "forwarding") != "1" {
+			t.Fatal("the slot has no way out")
+		}
+		if err := reaches(other, allowed); err == nil {
+			t.Error("a neighbour's packet was forwarded")
+		}
+	})
 }
 
 func TestARangeThatIsInUseIsRefused(t *testing.T) {
@@ -497,41 +546,45 @@ func TestARangeThatIsInUseIsRefused(t *testing.T) {
 }
 
 func TestThousandsOfPrefixes(t *testing.T) {
-	newLab(t)
-	n := openNet(t)
-	var allow []netip.Prefix
-	for i := range 5000 {
-		allow = append(allow, netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 7), byte(i << 1), 0}), 24))
-	}
-	allow = append(allow, host(allowed), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("0.0.0.0/32"))
-	start := time.Now()
-	s, err := n.Slot(context.Background(), allow)
-	must(t, err)
-	t.Logf("%d prefixes in %v", len(allow), time.Since(start))
-	must(t, reaches(s.NetNS(), allowed))
-	if reaches(s.NetNS(), forbidden) == nil {
-		t.Error("reached what is not in the scope")
-	}
-	must(t, s.Close())
+	withBoth(t, func(t *testing.T) {
+		newLab(t)
+		n := openNet(t)
+		var allow []netip.Prefix
+		for i := range 5000 {
+			allow = append(allow, netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 7), byte(i << 1), 0}), 24))
+		}
+		allow = append(allow, host(allowed), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("0.0.0.0/32"))
+		start := time.Now()
+		s, err := n.Slot(context.Background(), allow)
+		must(t, err)
+		t.Logf("%d prefixes in %v", len(allow), time.Since(start))
+		must(t, reaches(s.NetNS(), allowed))
+		if reaches(s.NetNS(), forbidden) == nil {
+			t.Error("reached what is not in the scope")
+		}
+		must(t, s.Close())
+	})
 }
 
 func TestSlotsLeaveNothing(t *testing.T) {
-	newLab(t)
-	n := openNet(t)
-	before := settled(t, n, "")
-	for i := range 30 {
-		allow := []netip.Prefix{host(allowed), host(allowed6)}
-		s, err := n.Slot(context.Background(), allow[:1+i%2])
-		must(t, err)
-		must(t, s.Close())
-	}
-	settled(t, n, before)
-	// A slot that fails half-way leaves nothing either.
-	if s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), {}}); err == nil {
-		s.Close()
-		t.Error("a slot was made of no prefix")
-	}
-	settled(t, n, before)
+	withBoth(t, func(t *testing.T) {
+		newLab(t)
+		n := openNet(t)
+		before := settled(t, n, "")
+		for i := range 30 {
+			allow := []netip.Prefix{host(allowed), host(allowed6)}
+			s, err := n.Slot(context.Background(), allow[:1+i%2])
+			must(t, err)
+			must(t, s.Close())
+		}
+		settled(t, n, before)
+		// A slot that fails half-way leaves nothing either.
+		if s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), {}}); err == nil {
+			s.Close()
+			t.Error("a slot was made of no prefix")
+		}
+		settled(t, n, before)
+	})
 }
 
 // settled waits until what is done in the background is done, and for what is wanted to be left.
@@ -584,58 +637,64 @@ func TestAddressesRest(t *testing.T) {
 }
 
 func TestTwoSlotsNeverHaveTheSameAddress(t *testing.T) {
-	newLab(t)
-	n := openNet(t)
-	seen := map[netip.Addr]bool{}
-	for range 20 {
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
-		must(t, err)
-		if seen[s.inner4] || seen[s.inner6] || !config.V4.Contains(s.inner4) || !config.V6.Contains(s.inner6) || s.inner4 == s.outer4 || s.inner6 == s.outer6 {
-			t.Errorf("%s, %s", s.inner4, s.inner6)
+	withBoth(t, func(t *testing.T) {
+		newLab(t)
+		n := openNet(t)
+		seen := map[netip.Addr]bool{}
+		for range 20 {
+			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+			must(t, err)
+			if seen[s.inner4] || seen[s.inner6] || !config.V4.Contains(s.inner4) || !config.V6.Contains(s.inner6) || s.inner4 == s.outer4 || s.inner6 == s.outer6 {
+				t.Errorf("%s, %s", s.inner4, s.inner6)
+			}
+			seen[s.inner4], seen[s.inner6] = true, true
+			must(t, s.Close())
 		}
-		seen[s.inner4], seen[s.inner6] = true, true
-		must(t, s.Close())
-	}
+	})
 }
 
 // A scanner's namespace is its own alone: what the one before it left open is not there.
 func TestAConnectionThatIsLeftOpenEndsWithItsSlot(t *testing.T) {
-	l := newLab(t)
-	n := openNet(t)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
-	must(t, err)
-	source := s.inner4
-	must(t, reaches(s.NetNS(), allowed)) // it is in TIME_WAIT or closing now
-	must(t, s.Close())
-	l.strangers(netip.Addr{}, netip.Addr{})
-	next, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
-	must(t, err)
-	defer next.Close()
-	var sockets []byte
-	must(t, in(next.NetNS(), func() { sockets, err = os.ReadFile("/proc/thread-self/net/tcp") }))
-	must(t, err)
-	if lines := strings.Count(string(sockets), "\n"); lines != 1 {
-		t.Errorf("the next slot has sockets:\n%s", sockets)
-	}
-	time.Sleep(300 * time.Millisecond)
-	for _, f := range l.strangers(next.inner4, next.inner6) {
-		if strings.HasPrefix(f, source.String()) {
-			t.Errorf("after its end: %s", f)
+	withBoth(t, func(t *testing.T) {
+		l := newLab(t)
+		n := openNet(t)
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+		must(t, err)
+		source := s.inner4
+		must(t, reaches(s.NetNS(), allowed)) // it is in TIME_WAIT or closing now
+		must(t, s.Close())
+		l.strangers(netip.Addr{}, netip.Addr{})
+		next, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+		must(t, err)
+		defer next.Close()
+		var sockets []byte
+		must(t, in(next.NetNS(), func() { sockets, err = os.ReadFile("/proc/thread-self/net/tcp") }))
+		must(t, err)
+		if lines := strings.Count(string(sockets), "\n"); lines != 1 {
+			t.Errorf("the next slot has sockets:\n%s", sockets)
 		}
-	}
+		time.Sleep(300 * time.Millisecond)
+		for _, f := range l.strangers(next.inner4, next.inner6) {
+			if strings.HasPrefix(f, source.String()) {
+				t.Errorf("after its end: %s", f)
+			}
+		}
+	})
 }
 
 // The kernels at both ends say nothing by themselves: whatever is counted is the scanner's.
 func TestALinkIsQuiet(t *testing.T) {
-	newLab(t)
-	n := openNet(t)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
-	must(t, err)
-	defer s.Close()
-	time.Sleep(3 * time.Second)
-	if c, err := s.Counters(); err != nil || c != (Counters{}) {
-		t.Errorf("%+v, %v", c, err)
-	}
+	withBoth(t, func(t *testing.T) {
+		newLab(t)
+		n := openNet(t)
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
+		must(t, err)
+		defer s.Close()
+		time.Sleep(3 * time.Second)
+		if c, err := s.Counters(); err != nil || c.Sent+c.Received+c.Dropped+c.Refused != 0 {
+			t.Errorf("%+v, %v", c, err)
+		}
+	})
 }
 
 func traces(t *testing.T, n *Net) string {

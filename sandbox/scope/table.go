@@ -2,6 +2,7 @@ package scope
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -34,11 +35,11 @@ type table struct {
 	forward *nftables.Chain
 }
 
-// newTable makes the base: nothing comes from a slot's link that has no slot, nothing reaches
-// this machine from one, slots do not reach each other.
-func newTable(conn, list *nftables.Conn, c Config) (*table, error) {
-	accept := nftables.ChainPolicyAccept
-	t := &table{nft: conn, list: list, t: conn.AddTable(ourTable())}
+// newTable makes the base: nothing comes from a slot's link that no filter has passed, nothing
+// reaches this machine from one, slots do not reach each other.
+func (n *Net) newTable() (*table, error) {
+	conn, accept := n.nft, nftables.ChainPolicyAccept
+	t := &table{nft: conn, list: n.list, t: conn.AddTable(ourTable())}
 	t.pre = conn.AddChain(&nftables.Chain{Table: t.t, Name: "prerouting", Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(beforeAll), Policy: &accept})
 	input := conn.AddChain(&nftables.Chain{Table: t.t, Name: "input", Type: nftables.ChainTypeFilter,
@@ -46,12 +47,17 @@ func newTable(conn, list *nftables.Conn, c Config) (*table, error) {
 	t.forward = conn.AddChain(&nftables.Chain{Table: t.t, Name: "forward", Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityRef(beforeAll), Policy: &accept})
 
+	if n.filter != nil {
+		t.rule(t.pre, "base", from(prefix), marked(passed), notrack(), unmark(), pass())
+	}
 	t.rule(t.pre, "base", from(prefix), drop())
-	t.rule(t.pre, "base", is4(), within(netDst4, c.V4), notrack())
-	t.rule(t.pre, "base", is6(), within(netDst6, c.V6), notrack())
+	t.rule(t.pre, "base", is4(), within(netDst4, n.cfg.V4), notrack())
+	t.rule(t.pre, "base", is6(), within(netDst6, n.cfg.V6), notrack())
 	t.rule(input, "base", from(prefix), drop())
 	t.rule(t.forward, "base", from(prefix), to(prefix), drop())
-	t.rule(t.forward, "base", to(prefix), drop())
+	if n.filter == nil {
+		t.rule(t.forward, "base", to(prefix), drop())
+	}
 	return t, conn.Flush()
 }
 
@@ -229,6 +235,7 @@ func (t *table) counters(index int) (c Counters, err error) {
 					c.Sent += counter.Packets
 				case "dropped":
 					c.Dropped += counter.Packets
+					c.OffScope += counter.Packets
 					last++
 				case "refused":
 					c.Refused += counter.Packets
@@ -415,6 +422,13 @@ func icmp(kind byte) []expr.Any {
 }
 
 func notrack() []expr.Any { return []expr.Any{&expr.Notrack{}} }
+func marked(mark uint32) []expr.Any {
+	return meta(expr.MetaKeyMARK, binary.NativeEndian.AppendUint32(nil, mark))
+}
+
+func unmark() []expr.Any {
+	return []expr.Any{&expr.Immediate{Register: 1, Data: make([]byte, 4)}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}}
+}
 func counted() []expr.Any { return []expr.Any{&expr.Counter{}} }
 func pass() []expr.Any    { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
 func drop() []expr.Any    { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }

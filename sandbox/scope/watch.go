@@ -180,7 +180,7 @@ func (n *Net) renew() (err error) {
 	n.t, n.print = nil, ""
 	n.nft.AddTable(ourTable())
 	n.nft.DelTable(ourTable())
-	t, err := newTable(n.nft, n.list, n.cfg)
+	t, err := n.newTable()
 	if err != nil {
 		return errors.Join(fmt.Errorf("cannot make the filter's base: %w", err), n.drain())
 	}

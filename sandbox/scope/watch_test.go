@@ -51,87 +51,95 @@ func TestAFilterThatSomebodyChangesEndsItsSlots(t *testing.T) {
 	ours := ourTable()
 	chain := func(name string) *nftables.Chain { return &nftables.Chain{Table: ours, Name: name} }
 	for _, c := range []struct {
-		says   string
-		change func(t *testing.T, c *nftables.Conn, s *Slot)
+		says       string
+		change     func(t *testing.T, c *nftables.Conn, s *Slot)
+		ofTheTable bool // it is about what the table has for each slot
 	}{
-		{"every rule is forgotten", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.FlushRuleset() }},
-		{"the table is deleted", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.DelTable(ours) }},
-		{"the table is flushed", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.FlushTable(ours) }},
-		{"a chain is flushed", func(_ *testing.T, c *nftables.Conn, s *Slot) { c.FlushChain(chain(chainName(s.number))) }},
+		{"every rule is forgotten", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.FlushRuleset() }, false},
+		{"the table is deleted", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.DelTable(ours) }, false},
+		{"the table is flushed", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.FlushTable(ours) }, false},
+		{"a chain is flushed", func(_ *testing.T, c *nftables.Conn, s *Slot) { c.FlushChain(chain(chainName(s.number))) }, true},
+		{"the base is flushed", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.FlushChain(chain("prerouting")) }, false},
 		{"a rule is deleted", func(t *testing.T, c *nftables.Conn, _ *Slot) {
 			rules, err := c.GetRules(ours, chain("prerouting"))
 			must(t, err)
 			must(t, c.DelRule(rules[0]))
-		}},
+		}, false},
 		{"a rule is added", func(_ *testing.T, c *nftables.Conn, s *Slot) {
 			c.InsertRule(&nftables.Rule{Table: ours, Chain: chain(chainName(s.number)), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
-		}},
+		}, true},
 		{"an address is added to the scope", func(t *testing.T, c *nftables.Conn, s *Slot) {
 			must(t, c.SetAddElements(&nftables.Set{Table: ours, Name: set4Name(s.number), KeyType: nftables.TypeIPAddr, Interval: true},
 				[]nftables.SetElement{{Key: forbidden.AsSlice()}, {Key: forbidden.Next().AsSlice(), IntervalEnd: true}}))
-		}},
-		{"a chain is added", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.AddChain(chain("more")) }},
+		}, true},
+		{"a chain is added", func(_ *testing.T, c *nftables.Conn, _ *Slot) { c.AddChain(chain("more")) }, false},
 	} {
+		filters := withBoth
+		if c.ofTheTable {
+			filters = func(t *testing.T, try func(*testing.T)) { withTable(t); try(t) }
+		}
 		t.Run(c.says, func(t *testing.T) {
-			l := newLab(t)
-			n := openNet(t)
-			told := watching(t, n)
-			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
-			must(t, err)
-			defer s.Close()
-			must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
-			stop := sending(t, s)
-			time.Sleep(20 * time.Millisecond)
-			l.strangers(inner(s), inner6(s))
-
-			other := somebody(t)
-			c.change(t, other, s)
-			changed := time.Now()
-			must(t, other.Flush())
-			last, elsewhere := l.lastFrom(inner(s), changed.Add(2*stopsWithin))
-			stop()
-			t.Logf("the last packet came %v after the change", max(last.Sub(changed), 0))
-			if last.Sub(changed) > stopsWithin {
-				t.Errorf("packets came for %v after the change", last.Sub(changed))
-			}
-			if elsewhere > 0 {
-				t.Errorf("%d packets went elsewhere than to the scope", elsewhere)
-			}
-			select {
-			case <-s.Lost():
-			default:
-				t.Error("the slot does not say that it is lost")
-			}
-			if _, err := s.Counters(); !errors.Is(err, ErrLost) {
-				t.Errorf("its counters: %v", err)
-			}
-			if get("ipv4", "uplink", "forwarding") != "0" {
-				t.Error("an interface still forwards for slots")
-			}
-			select {
-			case err := <-told:
+			filters(t, func(t *testing.T) {
+				l := newLab(t)
+				n := openNet(t)
+				told := watching(t, n)
+				s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
 				must(t, err)
-			case <-time.After(time.Second):
-				t.Error("nobody is told")
-			}
-			must(t, s.Close())
+				defer s.Close()
+				must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
+				stop := sending(t, s)
+				time.Sleep(20 * time.Millisecond)
+				l.strangers(inner(s), inner6(s))
 
-			next, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
-			must(t, err)
-			defer next.Close()
-			must(t, reaches(next.NetNS(), allowed))
-			l.strangers(inner(next), inner6(next))
-			for _, a := range attacks[:4] {
-				must(t, a.send(next))
-			}
-			for _, f := range l.strangers(inner(next), inner6(next)) {
-				t.Errorf("from the next slot: %s", f)
-			}
-			select {
-			case <-next.Lost():
-				t.Error("the next slot is lost, too")
-			default:
-			}
+				other := somebody(t)
+				c.change(t, other, s)
+				changed := time.Now()
+				must(t, other.Flush())
+				last, elsewhere := l.lastFrom(inner(s), changed.Add(2*stopsWithin))
+				stop()
+				t.Logf("the last packet came %v after the change", max(last.Sub(changed), 0))
+				if last.Sub(changed) > stopsWithin {
+					t.Errorf("packets came for %v after the change", last.Sub(changed))
+				}
+				if elsewhere > 0 {
+					t.Errorf("%d packets went elsewhere than to the scope", elsewhere)
+				}
+				select {
+				case <-s.Lost():
+				default:
+					t.Error("the slot does not say that it is lost")
+				}
+				if c, err := s.Counters(); config.NoBPF && !errors.Is(err, ErrLost) || !config.NoBPF && (err != nil || c.Sent == 0) {
+					t.Errorf("its counters: %+v, %v", c, err)
+				}
+				if get("ipv4", "uplink", "forwarding") != "0" {
+					t.Error("an interface still forwards for slots")
+				}
+				select {
+				case err := <-told:
+					must(t, err)
+				case <-time.After(time.Second):
+					t.Error("nobody is told")
+				}
+				must(t, s.Close())
+
+				next, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+				must(t, err)
+				defer next.Close()
+				must(t, reaches(next.NetNS(), allowed))
+				l.strangers(inner(next), inner6(next))
+				for _, a := range attacks[:4] {
+					must(t, a.send(next))
+				}
+				for _, f := range l.strangers(inner(next), inner6(next)) {
+					t.Errorf("from the next slot: %s", f)
+				}
+				select {
+				case <-next.Lost():
+					t.Error("the next slot is lost, too")
+				default:
+				}
+			})
 		})
 	}
 }
@@ -201,117 +209,123 @@ func (l *lab) lastFrom(source netip.Addr, until time.Time) (last time.Time, else
 
 // What others do to tables of their own, and what we do, ends nothing.
 func TestAFilterThatIsLeftAloneKeepsItsSlots(t *testing.T) {
-	newLab(t)
-	n := openNet(t)
-	told := watching(t, n)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
-	must(t, err)
-	defer s.Close()
-	other := somebody(t)
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4} {
-		table := other.AddTable(&nftables.Table{Family: family, Name: "secmcpd2"})
-		other.AddChain(&nftables.Chain{Table: table, Name: "prerouting"})
+	withBoth(t, func(t *testing.T) {
+		newLab(t)
+		n := openNet(t)
+		told := watching(t, n)
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+		must(t, err)
+		defer s.Close()
+		other := somebody(t)
+		for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4} {
+			table := other.AddTable(&nftables.Table{Family: family, Name: "secmcpd2"})
+			other.AddChain(&nftables.Chain{Table: table, Name: "prerouting"})
+			must(t, other.Flush())
+			other.DelTable(table)
+			must(t, other.Flush())
+		}
+		// The same name, another family.
+		table := other.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName})
 		must(t, other.Flush())
 		other.DelTable(table)
 		must(t, other.Flush())
-	}
-	// The same name, another family.
-	table := other.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName})
-	must(t, other.Flush())
-	other.DelTable(table)
-	must(t, other.Flush())
-	for range 5 {
-		second, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
-		must(t, err)
-		must(t, second.Close())
-	}
-	time.Sleep(stopsWithin)
-	select {
-	case err := <-told:
-		t.Errorf("the watch says it is lost (%v)", err)
-	case <-s.Lost():
-		t.Error("the slot is lost")
-	default:
-	}
-	must(t, reaches(s.NetNS(), allowed))
+		for range 5 {
+			second, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
+			must(t, err)
+			must(t, second.Close())
+		}
+		time.Sleep(stopsWithin)
+		select {
+		case err := <-told:
+			t.Errorf("the watch says it is lost (%v)", err)
+		case <-s.Lost():
+			t.Error("the slot is lost")
+		default:
+		}
+		must(t, reaches(s.NetNS(), allowed))
+	})
 }
 
 // The kernel drops events for a watch that does not keep up. Then the filter itself is asked.
 func TestLostEventsAreFoundOutAbout(t *testing.T) {
-	for says, changed := range map[string]bool{"and the filter is as it was": false, "and the filter was changed": true} {
-		t.Run(says, func(t *testing.T) {
-			newLab(t)
-			n := openNet(t)
-			must(t, n.events.conn.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) }))
-			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
-			must(t, err)
-			defer s.Close()
-			other := somebody(t)
-			for range 50 { // before anybody reads
-				other.DelTable(other.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "noise"}))
-				must(t, other.Flush())
-			}
-			if changed {
-				other.FlushTable(ourTable())
-				must(t, other.Flush())
-			}
-			told := watching(t, n)
-			select {
-			case err := <-told:
+	withBoth(t, func(t *testing.T) {
+		for says, changed := range map[string]bool{"and the filter is as it was": false, "and the filter was changed": true} {
+			t.Run(says, func(t *testing.T) {
+				newLab(t)
+				n := openNet(t)
+				must(t, n.events.conn.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) }))
+				s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
 				must(t, err)
-				if !changed {
-					t.Error("the watch says it is lost")
+				defer s.Close()
+				other := somebody(t)
+				for range 50 { // before anybody reads
+					other.DelTable(other.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "noise"}))
+					must(t, other.Flush())
 				}
-			case <-time.After(stopsWithin):
 				if changed {
-					t.Error("the change was not found out about")
+					other.FlushTable(ourTable())
+					must(t, other.Flush())
 				}
-			}
-		})
-	}
+				told := watching(t, n)
+				select {
+				case err := <-told:
+					must(t, err)
+					if !changed {
+						t.Error("the watch says it is lost")
+					}
+				case <-time.After(stopsWithin):
+					if changed {
+						t.Error("the change was not found out about")
+					}
+				}
+			})
+		}
+	})
 }
 
 // A slot that is made while the filter goes is lost as well, or was never made.
 func TestASlotIsNeverMadeOfAFilterThatIsGone(t *testing.T) {
-	newLab(t)
-	n := openNet(t)
-	told := watching(t, n)
-	other := somebody(t)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for range 20 {
-			other.FlushRuleset()
-			_ = other.Flush()
-			time.Sleep(7 * time.Millisecond)
+	withBoth(t, func(t *testing.T) {
+		newLab(t)
+		n := openNet(t)
+		told := watching(t, n)
+		other := somebody(t)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for range 20 {
+				other.FlushRuleset()
+				_ = other.Flush()
+				time.Sleep(7 * time.Millisecond)
+			}
+		}()
+		made := 0
+		for working := true; working; {
+			select {
+			case <-ended:
+				working = false
+			case <-told:
+			default:
+			}
+			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+			if err != nil {
+				continue
+			}
+			made++
+			time.Sleep(stopsWithin / 10)
+			if _, err := s.Counters(); err != nil && !errors.Is(err, ErrLost) {
+				t.Errorf("counters: %v", err)
+			}
+			must(t, s.Close())
 		}
-	}()
-	made := 0
-	for working := true; working; {
-		select {
-		case <-ended:
-			working = false
-		case <-told:
-		default:
-		}
+		time.Sleep(stopsWithin)
 		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
-		if err != nil {
-			continue
+		must(t, err)
+		defer s.Close()
+		must(t, reaches(s.NetNS(), allowed))
+		if dial(s.NetNS(), forbidden, 300*time.Millisecond) == nil {
+			t.Error("reached what is not in the scope")
 		}
-		made++
-		time.Sleep(stopsWithin / 10)
-		if _, err := s.Counters(); err != nil && !errors.Is(err, ErrLost) {
-			t.Errorf("counters: %v", err)
-		}
-		must(t, s.Close())
-	}
-	time.Sleep(stopsWithin)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
-	must(t, err)
-	defer s.Close()
-	must(t, reaches(s.NetNS(), allowed))
-	if dial(s.NetNS(), forbidden, 300*time.Millisecond) == nil {
-		t.Error("reached what is not in the scope")
-	}
-	t.Logf("%d slots were made meanwhile", made)
+		t.Logf("%d slots were made meanwhile", made)
+	})
 }

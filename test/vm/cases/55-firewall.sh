@@ -8,7 +8,7 @@ nft flush ruleset
 job=$(ended "$job")
 equal "reason" "$(value end.reason "$job")" scope_lost
 equal "status" "$(value status "$job")" interrupted
-contains "layers not enforced" "$(value not_enforced "$job")" '"scope"'
+case $(value not_enforced "$job") in *\"scope\"*) fail "the scope held: what the filter passes is swallowed without the table" ;; esac
 no_scanner
 equal "launcher" "$(launcher)" "$pid"
 eventually 5 nft list table inet secmcpd
