@@ -206,6 +206,31 @@ func TestWhetherAScanWasAcceptedIsForTheLauncherToSay(t *testing.T) {
 	}
 }
 
+// A launcher that hangs keeps no call longer than it asked to wait, or than it takes to hear of a
+// scan that is accepted.
+func TestACallEndsInTimeWhileTheLauncherHangs(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	s := h.agent(1000, nil)
+	began := time.Now()
+	calls := map[time.Duration]chan answered{}
+	for _, wait := range []time.Duration{0, 6 * time.Second} {
+		arguments := fmt.Sprintf(`{"targets":["10.77.0.10"],"wait_s":%.0f}`, wait.Seconds())
+		calls[max(wait, acceptWait)] = start(context.Background(), s, "nmap_scan", json.RawMessage(arguments))
+	}
+	for wait, call := range calls {
+		select {
+		case a := <-call:
+			answer, took := h.object(a), time.Since(began)
+			if next, _ := answer["next"].(string); answer["status"] != "queued" || !strings.Contains(next, "accepted is not known yet") || took < wait {
+				t.Errorf("of %v, after %v: %v", wait, took, answer)
+			}
+		case <-time.After(time.Until(began.Add(wait + 3*time.Second))):
+			t.Errorf("no answer within %v", wait)
+		}
+	}
+}
+
 // A launcher that connects anew before the front has seen that the old connection is gone.
 func TestAScanOfAConnectionThatWasReplacedIsJudgedByTheNewOne(t *testing.T) {
 	h := newHouse(t)

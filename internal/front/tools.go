@@ -149,9 +149,12 @@ type ours struct {
 }
 
 const (
-	defaultWait = 30
+	defaultWait = 30 // seconds
 	maxWait     = 45
 )
+
+// acceptWait is how long any call waits to hear whether its scan is accepted.
+const acceptWait = 5 * time.Second
 
 var correlationForm = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 
@@ -223,7 +226,8 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 	plan := call.Plan()
 	row := store.Job{ID: newJobID(), UID: s.client.UID, Tool: name, Profile: plan.Profile, Engagement: plan.Engagement, Correlation: o.correlation,
 		State: store.Queued, Created: time.Now(), Arguments: arguments}
-	j, refusal := f.begin(ctx, s, row, value)
+	began := time.Now()
+	j, refusal := f.begin(ctx, s, row, value, max(o.wait, acceptWait))
 	if refusal != nil {
 		id := ""
 		if j != nil {
@@ -232,7 +236,7 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 		}
 		return nil, refused{refusal, id}
 	}
-	return f.await(ctx, s, j, o.wait, true, r)
+	return f.await(ctx, s, j, o.wait-time.Since(began), true, r)
 }
 
 // await waits for the end of a job and tells progress meanwhile. A call that is cancelled ends
