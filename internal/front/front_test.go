@@ -417,6 +417,7 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 		{"by its output", cut, wire.Outcome{Reason: wire.Output}, "truncated", "output"},
 		{"by its memory", cut, wire.Outcome{Reason: wire.Memory}, "partial", "memory"},
 		{"by its processor time", cut, wire.Outcome{Reason: wire.CPU}, "partial", "cpu"},
+		{"by a full disk", cut, wire.Outcome{Reason: wire.DiskFull}, "partial", "disk_full"},
 		{"by its engagement", cut, wire.Outcome{Reason: wire.Withdrawn}, "partial", "withdrawn"},
 		{"by its box", cut, wire.Outcome{Reason: wire.Violation, Signal: 31}, "failed", "violation"},
 		{"before it began", nil, wire.Outcome{Reason: wire.Launch, Stage: "clone", Refused: &wire.Refusal{Code: "launch_failed", Hint: "h"}}, "failed", "launch"},

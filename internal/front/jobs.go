@@ -434,7 +434,7 @@ func stateOf(record wire.Job, r report.Report) store.State {
 		return store.Cancelled
 	case wire.Output:
 		return store.Truncated
-	case wire.Timeout, wire.Memory, wire.Pids, wire.CPU, wire.Withdrawn:
+	case wire.Timeout, wire.Memory, wire.Pids, wire.CPU, wire.Withdrawn, wire.DiskFull:
 		return store.Partial
 	case wire.Refused:
 		return store.Refused

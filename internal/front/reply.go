@@ -248,6 +248,8 @@ func afterCut(by string) string {
 		return "Scan the rest with fewer targets or ports, or a longer limit."
 	case wire.Withdrawn:
 		return "Its engagement has ended or no longer allows it: capabilities shows what may be scanned now."
+	case wire.DiskFull:
+		return "Scan the rest once the operator has freed space where outputs are kept."
 	case wire.Output, wire.Memory, wire.Pids, wire.CPU:
 		return "Scan the rest with fewer targets or ports."
 	}

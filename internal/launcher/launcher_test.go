@@ -699,7 +699,7 @@ func TestTheDigestsOfALaunchAreOfTheWholeLists(t *testing.T) {
 // No other job runs under the uid of a process that could not be ended.
 func TestTheSlotOfABoxThatCannotBeEndedIsWithheld(t *testing.T) {
 	var log bytes.Buffer
-	l := &Launcher{gate: policy.NewGate(2, 4), log: slog.New(slog.NewTextHandler(&log, nil)), cfg: Config{FirstSlotUID: 66000, Slots: 2}}
+	l := &Launcher{gate: policy.NewGate(2, 4), log: slog.New(slog.NewTextHandler(&log, nil)), records: testRecords(t), cfg: Config{FirstSlotUID: 66000, Slots: 2}}
 	for _, c := range []struct {
 		says string
 		err  error
@@ -945,6 +945,73 @@ func TestAFullDiskRefusesAndRecovers(t *testing.T) {
 				t.Errorf("%+v", o)
 			}
 		})
+	}
+}
+
+// A disk that fills while a scan runs ends it, and is said to have.
+func TestAScanOnADiskThatFillsSaysSo(t *testing.T) {
+	h := newHouse(t)
+	fill, free := small(t, h.cfg.StateDir)
+	h.open()
+	handle, _ := h.client()
+	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
+		t.Fatalf("refused: %+v", r)
+	}
+	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	fill()
+	began := time.Now()
+	if o := h.endOf(jobA).Outcome; o.Reason != "disk_full" || !strings.Contains(o.Detail, "16 MiB") || time.Since(began) > 3*lookEvery {
+		t.Errorf("after %v: %+v", time.Since(began), o)
+	}
+	free()
+	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
+		t.Fatalf("with space again: %+v", r)
+	}
+	if o := h.endOf(jobB).Outcome; o.Reason != wire.Exited {
+		t.Errorf("with space again: %+v", o)
+	}
+	h.close()
+	for _, r := range auditRecords(t, h) {
+		if r.Event == observability.Done && r.Job == jobA && r.Outcome != "disk_full" {
+			t.Errorf("the audit log says that it ended by %s", r.Outcome)
+		}
+	}
+}
+
+// A scanner that ended by itself may not have been able to write all that it found.
+func TestWhatAFullDiskIsTheCauseOf(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	fill, free := small(t, dir)
+	kept, err := openRecords(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		says   string
+		full   bool
+		reason string
+		want   string
+	}{
+		{"a scanner that ended by itself", true, sandbox.Exited, wire.DiskFull},
+		{"a scanner that crashed", true, sandbox.Signalled, wire.DiskFull},
+		{"a scanner that was out of time", true, sandbox.Timeout, wire.Timeout},
+		{"a scanner that wrote too much", true, sandbox.Output, wire.Output},
+		{"a scanner that ended by itself, with space", false, sandbox.Exited, wire.Exited},
+		{"a scanner that crashed, with space", false, sandbox.Signalled, wire.Signalled},
+	} {
+		var log bytes.Buffer
+		l := &Launcher{log: slog.New(slog.NewTextHandler(&log, nil)), records: kept}
+		if c.full {
+			fill()
+		}
+		o := l.outcome(context.Background(), &job{record: wire.Job{ID: jobA}}, sandbox.Result{Reason: c.reason}, nil, wire.Timeout)
+		if c.full {
+			free()
+		}
+		told := strings.Contains(log.String(), "disk of the outputs is full") && strings.Contains(log.String(), jobA)
+		if o.Reason != c.want || told != (c.want == wire.DiskFull) {
+			t.Errorf("%s: %+v, the log says %q", c.says, o, log.String())
+		}
 	}
 }
 

@@ -274,7 +274,7 @@ func ended(ctx context.Context) (o wire.Outcome, over bool) {
 
 // endedBy says which of our own causes ended a job.
 func endedBy(cause error) string {
-	for _, known := range []error{errWithdrawn, errShutdown, errScopeLost} {
+	for _, known := range []error{errWithdrawn, errShutdown, errScopeLost, errDiskFull} {
 		if errors.Is(cause, known) {
 			return known.Error()
 		}
