@@ -92,6 +92,7 @@ func checks(config string, settings settings, wrong error, features sandbox.Feat
 		{"landlock", func() finding { return lookLandlock(features) }},
 		{"seccomp", func() finding { return lookSeccomp(features) }},
 		{"scope filter", func() finding { return lookScope() }},
+		{"other firewalls", func() finding { return lookForward() }},
 		{"front user", func() finding { return lookFrontUser(settings) }},
 		{"agents' group", func() finding { return lookGroup() }},
 		{"slot uids", func() finding { return lookSlotUIDs(settings) }},

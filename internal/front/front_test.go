@@ -1164,6 +1164,37 @@ func TestTheWayOnComesFromTheState(t *testing.T) {
 	}
 }
 
+// A firewall that drops what scans send looks like a network of silent hosts, and nothing else does
+// for certain: where each host is one, the way to find out is said.
+func TestSilenceEverywhereNamesTheDoctor(t *testing.T) {
+	const (
+		silent = `<host><status state="up" reason="user-set"/><address addr="10.91.0.%d" addrtype="ipv4"/><ports><extraports state="filtered" count="100"/></ports></host>`
+		open   = `<host><status state="up" reason="user-set"/><address addr="10.91.0.%d" addrtype="ipv4"/><ports><port protocol="tcp" portid="80"><state state="open" reason="syn-ack"/></port></ports></host>`
+		down   = `<host><status state="down" reason="no-response"/><address addr="10.91.0.%d" addrtype="ipv4"/></host>`
+	)
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	for _, c := range []struct {
+		says  string
+		hosts []string
+		want  bool
+	}{
+		{"all are silent", []string{silent, silent}, true},
+		{"one answers", []string{silent, open}, false},
+		{"one is down", []string{silent, down}, false},
+		{"nobody", nil, false},
+	} {
+		var b strings.Builder
+		for i, h := range c.hosts {
+			fmt.Fprintf(&b, h, i)
+		}
+		answer := r.scanned(s, `{"targets":["10.91.0.0/31"],"wait_s":20}`, allowed(2, "10.91.0.0/31"), whole(b.String()), exited)
+		if next := fmt.Sprint(answer["next"]); strings.Contains(next, "secmcpd doctor") != c.want {
+			t.Errorf("%s: next is %s", c.says, next)
+		}
+	}
+}
+
 func TestAScanThatIsBeingEndedDoesNotGoOn(t *testing.T) {
 	for _, state := range []store.State{store.Queued, store.Running} {
 		if next := (&answer{Status: state, ending: true}).next(); strings.Contains(next, "goes on") || !strings.Contains(next, "job_status") {

@@ -222,6 +222,9 @@ func (a *answer) next() string {
 	case !c.Complete && c.TimedOut == 0 && len(c.CutFrom) == 0:
 		say = append(say, "No packet left this machine, or the scanner reported a fault: nothing is known of the targets.")
 	}
+	if c := a.Coverage; c.Silent > 0 && c.Silent == c.Probed {
+		say = append(say, "Every host was silent. Where that is not expected, the operator finds with `secmcpd doctor` whether another firewall of this machine drops what scans send.")
+	}
 	if c := a.Coverage; c.TimedOut > 0 {
 		say = append(say, fmt.Sprintf("Given up after host_timeout: %d. Nothing is known of their ports: "+
 			"scan what coverage lists as timed_out again, with a longer host_timeout or fewer ports.", c.TimedOut))
