@@ -397,6 +397,32 @@ func TestTheOldestResultGoesWhenThereAreTooMany(t *testing.T) {
 	}
 }
 
+// Scans that end at once remove what is too much, and no more than that.
+func TestScansThatEndAtOnceDisplaceNoMoreThanIsTooMuch(t *testing.T) {
+	h := newHouseThatKeeps(t, 3)
+	ctx := context.Background()
+	for range 60 {
+		for range 5 {
+			row := store.Job{ID: newJobID(), UID: 1000, Tool: "nmap_scan", Profile: "quick", State: store.Queued, Created: time.Now(), Arguments: json.RawMessage(`{}`)}
+			if err := h.front.store.Create(ctx, row); err != nil {
+				t.Fatal(err)
+			}
+			row.State, row.Ended = store.Completed, time.Now()
+			if err := h.front.store.Update(ctx, row); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var ended sync.WaitGroup
+		for range 4 {
+			ended.Go(func() { h.front.prune(ctx) })
+		}
+		ended.Wait()
+		if rows, _, err := h.front.store.List(ctx, 1000, store.Filter{Limit: 100}); err != nil || len(rows) != 3 {
+			t.Fatalf("%d are left, %v", len(rows), err)
+		}
+	}
+}
+
 // Hosts that send as much as a scan may write, of a character that a careless encoding makes six
 // of: the result is kept, says what it leaves out, and the front stays small.
 func TestAReportFullOfTextIsKeptAndTheFrontStaysSmall(t *testing.T) {
