@@ -1245,15 +1245,27 @@ func TestAFaultRepeatsWhatWasWritten(t *testing.T) {
 	for _, c := range []struct {
 		tool, arguments string
 		field, got      any
+		hint            string // a part of it
 	}{
-		{"job_result", `{"job_id":"../x"}`, "job_id", "../x"},
-		{"job_result", `{"job_id":"` + someJob + `","limit":"ten"}`, "limit", "ten"},
-		{"job_list", `{"state":7}`, "state", "7"},
-		{"job_list", `{"fl\u0007ags":1}`, "fl\ufffdags", nil},
-		{"scan_preview", `{"tool":"sh","arguments":{}}`, "tool", "sh"},
-		{"nmap_scan", `{"targets":["10.0.0.1"],"correlation_id":"a b"}`, "correlation_id", "a b"},
+		{"job_result", `{"job_id":"../x"}`, "job_id", "../x", "job_list"},
+		{"job_result", `{"job_id":"` + someJob + `","limit":"ten"}`, "limit", "ten", "a whole number"},
+		{"job_list", `{"state":7}`, "state", "7", "any state"},
+		{"job_list", `{"fl\u0007ags":1}`, "fl\ufffdags", "1", "leave it out"},
+		{"job_list", `{"limit":5,"limit":6}`, "limit", "6", "once"},
+		{"scan_preview", `{"tool":"sh","arguments":{}}`, "tool", "sh", "the name of a scan tool"},
+		{"scan_preview", `{"tool":"nmap_scan","arguments":{},"fast":true}`, "fast", "true", "leave it out"},
+		{"scan_preview", `{"tool":"nmap_scan","arguments":{"targets":["10.0.0.1"],"ports":[22],"top_ports":10}}`, "top_ports", "10", "not both"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"flags":"-A"}`, "flags", "-A", "leave it out"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"targets":["8.8.8.8"]}`, "targets", `["8.8.8.8"]`, "once"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"profile":"discovery","ports":[22]}`, "ports", "[22]", "looks for hosts only"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"rate":0}`, "rate", "0", "a number of that range"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"timing":"insane"}`, "timing", "insane", "one of those allowed"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"os_detection":"true"}`, "os_detection", `"true"`, "the schema"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"profile":null}`, "profile", "null", "leave the argument out"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"correlation_id":"a b"}`, "correlation_id", "a b", "leave it out"},
 	} {
-		if e := r.call(s, c.tool, json.RawMessage(c.arguments))["error"]; at(e, "field") != c.field || at(e, "got") != c.got || at(e, "hint") == nil {
+		e := r.call(s, c.tool, json.RawMessage(c.arguments))["error"]
+		if hint, _ := at(e, "hint").(string); at(e, "field") != c.field || at(e, "got") != c.got || !strings.Contains(hint, c.hint) {
 			t.Errorf("%s: %v", c.arguments, e)
 		}
 	}

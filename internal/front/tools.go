@@ -208,11 +208,11 @@ func got(raw json.RawMessage) string {
 func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallToolRequest) (any, error) {
 	members, wrong := runners.Members(r.Params.Arguments)
 	if len(wrong) > 0 {
-		return nil, faults(wrong)
+		return nil, repeating(members, wrong)
 	}
 	o, mine := takeOurs(members)
 	call, theirs := runners.ReadMembers(name, members)
-	if all := append(mine, theirs...); len(all) > 0 {
+	if all := append(mine, repeating(members, theirs)...); len(all) > 0 {
 		return nil, all
 	}
 	value, err := wire.Encode(&call, wire.MaxValue)
@@ -365,8 +365,18 @@ func (f *front) cancel(s *session, id string) *wire.Refusal {
 	return reply.Refused
 }
 
-func unknownArgument(name string, known []string) runners.Fault {
-	return runners.Fault{Code: "unknown_argument", Field: clip(name), Allowed: known, Hint: "leave it out; the schema of the tool lists its arguments"}
+// repeating gives faults the values that were written, where they do not have them.
+func repeating(members map[string]json.RawMessage, fs faults) faults {
+	for i, f := range fs {
+		if raw, given := members[f.Field]; given && f.Got == "" {
+			fs[i].Got = got(raw)
+		}
+	}
+	return fs
+}
+
+func unknownArgument(name string, value json.RawMessage, known []string) runners.Fault {
+	return runners.Fault{Code: "unknown_argument", Field: clip(name), Got: got(value), Allowed: known, Hint: "leave it out; the schema of the tool lists its arguments"}
 }
 
 // jobArguments are those of the job tools. Exactly the known ones are taken.
@@ -379,7 +389,7 @@ type jobArguments struct {
 
 func readJobArguments(r *mcp.CallToolRequest, known ...string) (a jobArguments, err error) {
 	members, wrong := runners.Members(r.Params.Arguments)
-	fs := faults(wrong)
+	fs := repeating(members, wrong)
 	bad := func(field, hint string, allowed ...string) {
 		fs = append(fs, runners.Fault{Code: "bad_value", Field: field, Got: got(members[field]), Allowed: allowed, Hint: hint})
 	}
@@ -403,7 +413,7 @@ func readJobArguments(r *mcp.CallToolRequest, known ...string) (a jobArguments, 
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		if !slices.Contains(known, name) {
-			fs = append(fs, unknownArgument(name, known))
+			fs = append(fs, unknownArgument(name, members[name], known))
 		}
 	}
 	const id = "26 characters of a-z and 2-7, as a scan answered them"
@@ -567,13 +577,13 @@ func (f *front) jobList(ctx context.Context, s *session, r *mcp.CallToolRequest)
 func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest) (any, error) {
 	members, wrong := runners.Members(r.Params.Arguments)
 	if len(wrong) > 0 {
-		return nil, faults(wrong)
+		return nil, repeating(members, wrong)
 	}
 	var fs faults
 	var name string
 	for _, field := range slices.Sorted(maps.Keys(members)) {
 		if field != "tool" && field != "arguments" {
-			fs = append(fs, unknownArgument(field, []string{"tool", "arguments"}))
+			fs = append(fs, unknownArgument(field, members[field], []string{"tool", "arguments"}))
 		}
 	}
 	known := scanTools()
@@ -581,13 +591,13 @@ func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest)
 		return nil, append(fs, runners.Fault{Code: "bad_value", Field: "tool", Got: got(members["tool"]), Allowed: known, Hint: "scan_preview takes the name of a scan tool and its arguments"})
 	}
 	inner, wrong := runners.Members(members["arguments"])
-	fs = append(fs, wrong...)
+	fs = append(fs, repeating(inner, wrong)...)
 	var call runners.Call
 	if len(wrong) == 0 {
 		_, mine := takeOurs(inner)
 		var theirs []runners.Fault
 		call, theirs = runners.ReadMembers(name, inner)
-		fs = append(append(fs, mine...), theirs...)
+		fs = append(append(fs, mine...), repeating(inner, theirs)...)
 	}
 	if len(fs) > 0 {
 		return nil, fs
