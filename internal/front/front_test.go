@@ -444,6 +444,30 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 	}
 }
 
+// Where a scan was ended before its scanner had written anything, the scanner is not to blame.
+func TestAScannerErrorIsTheScanners(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	for _, c := range []struct {
+		says    string
+		wrote   string
+		outcome wire.Outcome
+		want    any
+	}{
+		{"it ended without a word", "", wire.Outcome{Reason: wire.Exited}, "not_a_report"},
+		{"it was cancelled before its first word", "", wire.Outcome{Reason: wire.Cancelled}, nil},
+		{"it was never started", "", wire.Outcome{Reason: wire.Launch, Stage: "clone"}, nil},
+		{"it went with the launcher, before its first word", "", wire.Outcome{Reason: wire.Interrupted}, nil},
+		{"it wrote something else until its time was up", "Starting Nmap\n", wire.Outcome{Reason: wire.Timeout, Usage: wire.Usage{Output: 14}}, "not_a_report"},
+		{"it broke off in something else", "<nmaprun><host <", wire.Outcome{Reason: wire.Signalled, Signal: 11}, "malformed"},
+	} {
+		answer := r.scanned(s, quick, allowed(1, "10.77.0.10/32"), []byte(c.wrote), c.outcome)
+		if got := at(answer, "end", "scanner_error"); got != c.want {
+			t.Errorf("%s: %v, want %v", c.says, got, c.want)
+		}
+	}
+}
+
 func TestARefusalIsAnErrorThatSaysWhy(t *testing.T) {
 	r := newRoom(t)
 	s := r.agent(1000, nil)

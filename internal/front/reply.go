@@ -160,7 +160,8 @@ func (f *front) finished(row store.Job, q query) (answer, error) {
 		}
 	}
 	a.describe(record)
-	if a.End != nil {
+	// A scanner that was ended, or never started, before it had written anything is in no error.
+	if o := record.Outcome; o != nil && (r.ErrorClass != report.ErrorNotAReport || o.Reason == wire.Exited || o.Usage.Output > 0) {
 		a.End.ScannerError = r.ErrorClass
 	}
 	hosts, page, err := q.page(row.ID, r.Hosts)
