@@ -206,6 +206,25 @@ func TestWhetherAScanWasAcceptedIsForTheLauncherToSay(t *testing.T) {
 	}
 }
 
+// What a connection said last may be read after another has taken its place: it ends nothing then.
+func TestTheLastWordsOfAReplacedConnectionEndNothing(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	_, run := h.begin(h.agent(1000, nil), quick)
+	old, was := h.front.launcher(), h.conn
+	defer was.Close()
+	h.link()
+	h.front.reconcile(old)
+	run.show()
+	h.synced()
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	run.acknowledged()
+	if row := h.kept(run.record.ID); row.State != store.Completed {
+		t.Errorf("%s", row.State)
+	}
+}
+
 // A launcher that hangs keeps no call longer than it asked to wait, or than it takes to hear of a
 // scan that is accepted.
 func TestACallEndsInTimeWhileTheLauncherHangs(t *testing.T) {
