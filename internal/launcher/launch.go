@@ -296,7 +296,7 @@ func notLaunched(stage, detail string) *wire.Refusal {
 		r.Code, r.Hint = "scope_unavailable", "the operator finds the cause with `secmcpd doctor`: a scan is not launched without its filter"
 	case "audit":
 		r.Code, r.Retryable = "audit_unavailable", true
-		r.Hint = "the operator finds the cause with `secmcpd doctor` (a full disk, most often)"
+		r.Hint = hintAudit
 	}
 	return r
 }

@@ -143,6 +143,8 @@ func TestALyingFrontGetsNothing(t *testing.T) {
 	} {
 		if r := h.start(c.handle, jobB, c.value); r == nil {
 			t.Errorf("%s: accepted", c.says)
+		} else if r.Code == "" || r.Reason == "" || r.Hint == "" {
+			t.Errorf("%s: %+v", c.says, r)
 		}
 		if r := h.reply(func(seq uint64) wire.Message {
 			return wire.Message{Preview: &wire.Preview{Seq: seq, Handle: c.handle, Value: c.value}}
