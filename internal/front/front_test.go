@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -401,6 +402,7 @@ func TestAScanIsAnsweredWithWhatItFoundAndDid(t *testing.T) {
 // A scan that failed or was cut is never "0 findings": its status and its coverage say so.
 func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 	whole, cut := capture(t, "connect.xml"), capture(t, "killed.xml")
+	told := map[string]bool{wire.Refused: true} // that one is a refusal, and has a test of its own
 	for _, c := range []struct {
 		says    string
 		wrote   []byte
@@ -417,6 +419,8 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 		{"by its output", cut, wire.Outcome{Reason: wire.Output}, "truncated", "output"},
 		{"by its memory", cut, wire.Outcome{Reason: wire.Memory}, "partial", "memory"},
 		{"by its processor time", cut, wire.Outcome{Reason: wire.CPU}, "partial", "cpu"},
+		{"by its processes", cut, wire.Outcome{Reason: wire.Pids, Code: 1}, "partial", "pids"},
+		{"by a signal of its own", cut, wire.Outcome{Reason: wire.Signalled, Signal: 11}, "failed", "signalled"},
 		{"by a full disk", cut, wire.Outcome{Reason: wire.DiskFull}, "partial", "disk_full"},
 		{"by its engagement", cut, wire.Outcome{Reason: wire.Withdrawn}, "partial", "withdrawn"},
 		{"by its box", cut, wire.Outcome{Reason: wire.Violation, Signal: 31}, "failed", "violation"},
@@ -434,6 +438,9 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 			if answer["status"] != c.status || at(answer, "coverage", "cut_by") != c.cutBy || at(answer, "coverage", "complete") != (c.status == "completed") {
 				t.Errorf("%v", answer)
 			}
+			if got := at(answer, "end", "reason"); got != c.outcome.Reason {
+				t.Errorf("its end says %v, the launcher said %s", got, c.outcome.Reason)
+			}
 			if c.outcome.Refused != nil && (at(answer, "error", "code") != c.outcome.Refused.Code || at(answer, "error", "hint") != "h") {
 				t.Errorf("without the error: %v", answer)
 			}
@@ -441,6 +448,22 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 				t.Error("it does not say how to go on")
 			}
 		})
+		told[c.outcome.Reason] = true
+	}
+	source, err := os.ReadFile("../wire/wire.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, reasons, _ := strings.Cut(string(source), "// The reasons for which a job ended.")
+	reasons, _, _ = strings.Cut(reasons, "\n)\n")
+	words := regexp.MustCompile(`(?m)^\t\w+ += "(\w+)"`).FindAllStringSubmatch(reasons, -1)
+	for _, word := range words {
+		if !told[word[1]] {
+			t.Errorf("no row for a scan that ended by %s", word[1])
+		}
+	}
+	if len(words) < 16 {
+		t.Errorf("%d reasons were found: %s", len(words), reasons)
 	}
 }
 

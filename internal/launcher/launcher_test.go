@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -978,6 +979,54 @@ func TestAScanOnADiskThatFillsSaysSo(t *testing.T) {
 			t.Errorf("the audit log says that it ended by %s", r.Outcome)
 		}
 	}
+}
+
+// What ended a scan has one word, from the box to the audit log: none is lost or renamed on its way.
+// That the front says the same is its own test.
+func TestWhatEndedAScanHasOneWord(t *testing.T) {
+	known := words(t, "../wire/wire.go", "// The reasons for which a job ended.")
+	l := &Launcher{log: slog.New(slog.DiscardHandler), records: testRecords(t)}
+	var err error
+	if l.audit, err = observability.OpenAudit(t.TempDir(), time.Now); err != nil {
+		t.Fatal(err)
+	}
+	defer l.audit.Close()
+	ends := func(ctx context.Context, reason, want string) {
+		t.Helper()
+		j := &job{record: wire.Job{ID: jobA, State: wire.Ended}}
+		o := l.outcome(ctx, j, sandbox.Result{Reason: reason}, nil, wire.Timeout)
+		j.record.Outcome = &o
+		if audited := j.entry(observability.Done).Outcome; o.Reason != want || audited != want || !slices.Contains(known, want) {
+			t.Errorf("a box that ended by %s: the record says %s, the audit log %s; want %s, of %v", reason, o.Reason, audited, want, known)
+		}
+	}
+	boxes := words(t, "../../sandbox/run.go", "// Reasons for the end of a box.")
+	for _, reason := range boxes {
+		ends(t.Context(), reason, reason)
+	}
+	if len(boxes) < 10 || len(known) < 16 {
+		t.Errorf("a box ends by one of %v, a job by one of %v", boxes, known)
+	}
+	for _, cause := range []error{errCancelled, errWithdrawn, errShutdown, errScopeLost, errDiskFull} {
+		ctx, end := context.WithCancelCause(t.Context())
+		end(cause)
+		ends(ctx, sandbox.Cancelled, cause.Error())
+	}
+}
+
+// words are the texts of a block of constants.
+func words(t *testing.T, file, block string) (found []string) {
+	t.Helper()
+	source, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(source), block)
+	constants, _, _ := strings.Cut(after, "\n)\n")
+	for _, m := range regexp.MustCompile(`(?m)^\t\w+ += "(\w+)"`).FindAllStringSubmatch(constants, -1) {
+		found = append(found, m[1])
+	}
+	return found
 }
 
 // A scanner that ended by itself may not have been able to write all that it found.
