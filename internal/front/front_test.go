@@ -108,6 +108,12 @@ func (r *room) open() {
 	cfg := Config{Link: theirs.(*net.UnixConn), StateDir: r.dir, Keep: store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}, Grace: 300 * time.Millisecond}
 	go func() { r.ended <- Serve(ctx, cfg) }()
+	r.greet(ours)
+}
+
+// greet is the launcher's side of a new connection, up to the front's hello.
+func (r *room) greet(ours net.Conn) {
+	r.t.Helper()
 	r.conn, r.inbox = wire.NewLauncher(ours.(*net.UnixConn)), make(chan wire.Message, 64)
 	r.tell(wire.Message{Hello: &wire.Hello{Version: wire.Version, Instance: "test"}})
 	go func(conn *wire.Conn, inbox chan wire.Message) {

@@ -104,22 +104,8 @@ func openHouse(t *testing.T, jobs int, metrics string) *house {
 func (h *house) link() {
 	h.t.Helper()
 	ours, theirs := pair(h.t, unix.SOCK_SEQPACKET)
-	h.conn, h.inbox = wire.NewLauncher(ours.(*net.UnixConn)), make(chan wire.Message, 64)
 	go func() { _ = h.front.follow(theirs.(*net.UnixConn)) }()
-	h.tell(wire.Message{Hello: &wire.Hello{Version: wire.Version, Instance: "test"}})
-	go func(conn *wire.Conn, inbox chan wire.Message) {
-		defer close(inbox)
-		for {
-			m, _, err := conn.Receive()
-			if err != nil {
-				return
-			}
-			inbox <- m
-		}
-	}(h.conn, h.inbox)
-	if m := h.hear(); m.Hello == nil {
-		h.t.Fatalf("the front began with %+v", m)
-	}
+	h.greet(ours)
 }
 
 // cut ends the launcher's connection and waits until the front has seen it.

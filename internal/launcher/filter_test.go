@@ -18,10 +18,7 @@ func TestAFirewallThatForgetsEveryRuleEndsRunningScans(t *testing.T) {
 	h := newHouse(t)
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	h.running(handle, jobA, longScan)
 	other, err := nftables.New()
 	if err != nil {
 		t.Fatal(err)
@@ -47,9 +44,7 @@ func TestAFirewallThatForgetsEveryRuleEndsRunningScans(t *testing.T) {
 		t.Errorf("its record claims that the scope was enforced: %+v", end.NotEnforced)
 	}
 
-	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.accepted(handle, jobB, quickScan)
 	end = h.endOf(jobB)
 	if end.Outcome.Reason != wire.Exited || end.Outcome.Code != 0 {
 		t.Errorf("the next scan ended: %+v", end.Outcome)

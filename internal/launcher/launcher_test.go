@@ -37,10 +37,7 @@ func TestAScanGoesThroughTheWholeHouse(t *testing.T) {
 	h := newHouse(t)
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	running := h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	running := h.running(handle, jobA, quickScan)
 	if len(running.files) != 4 || !slices.Equal(running.m.Job.Files, artefacts) {
 		t.Errorf("with %d files %v", len(running.files), running.m.Job.Files)
 	}
@@ -178,7 +175,7 @@ func TestALyingFrontGetsNothing(t *testing.T) {
 	if r := h.start(handle, jobB, good); r == nil || r.Code != "caller_gone" {
 		t.Errorf("for a client that is gone: %+v", r)
 	}
-	if r := h.reply(func(seq uint64) wire.Message { return wire.Message{Ask: &wire.Ask{Seq: seq, Handle: handle}} }); r.Refused == nil {
+	if r := h.ask(handle); r.Refused == nil {
 		t.Error("asked for a client that is gone")
 	}
 	launched := 0
@@ -352,9 +349,9 @@ func TestARecordThatCannotBeReadIsToldAndKept(t *testing.T) {
 	t.Error("the audit log says nothing of it")
 }
 
+// longScan is of addresses that do not answer, so that it lasts.
 const longScan = `{"targets":["10.77.1.0/24"],"top_ports":100,"skip_discovery":true}`
 
-// discard is a route on which packets vanish without an answer, so that scans last.
 func TestNarrowingAnEngagementEndsItsRunningJobs(t *testing.T) {
 	for says, next := range map[string]string{
 		"an exclusion is added":   strings.Replace(engagement, "[10.77.0.13]", "[10.77.0.13, 10.77.1.7]", 1),
@@ -377,10 +374,7 @@ func TestNarrowingAnEngagementEndsItsRunningJobs(t *testing.T) {
 			h := newHouse(t)
 			h.open()
 			handle, _ := h.client()
-			if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-				t.Fatalf("refused: %+v", r)
-			}
-			h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+			h.running(handle, jobA, longScan)
 			stays := true
 			switch {
 			case next == "":
@@ -397,10 +391,8 @@ func TestNarrowingAnEngagementEndsItsRunningJobs(t *testing.T) {
 			}
 			if stays {
 				time.Sleep(lookEvery + 500*time.Millisecond) // nothing must happen
-				if r := h.reply(func(seq uint64) wire.Message {
-					return wire.Message{Cancel: &wire.Cancel{Seq: seq, Handle: handle, Job: jobA}}
-				}); r.Refused != nil {
-					t.Fatalf("it does not run any more: %+v", r.Refused)
+				if r := h.cancel(handle, jobA); r != nil {
+					t.Fatalf("it does not run any more: %+v", r)
 				}
 				if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled {
 					t.Errorf("it ended: %+v", o)
@@ -424,9 +416,7 @@ func TestABrokenFileSuspendsItsEngagementAlone(t *testing.T) {
 	h.engage("other", strings.NewReplacer("name: lab", "name: other", "10.77.", "10.78.").Replace(engagement))
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.accepted(handle, jobA, quickScan)
 	h.endOf(jobA)
 	h.engage("lab", "name: [")
 	if r := h.start(handle, jobB, value(t, quickScan)); r == nil {
@@ -540,9 +530,7 @@ func TestALaunchThatFailsLaterSaysWhy(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(h.cfg.StateDir, "ballast"), make([]byte, 50<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.accepted(handle, jobA, quickScan)
 	o := h.endOf(jobA).Outcome
 	if o.Reason != wire.Launch || o.Stage != "outputs" || o.Refused == nil || o.Refused.Code != "disk_full" || o.Refused.Hint == "" || !o.Refused.Retryable {
 		t.Errorf("%+v, %+v", o, o.Refused)
@@ -558,10 +546,7 @@ func TestStoppingEndsJobsAndTellsTheFront(t *testing.T) {
 	h := newHouse(t)
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	h.running(handle, jobA, longScan)
 	h.stop()
 	if o := h.endOf(jobA).Outcome; o.Reason != wire.Shutdown {
 		t.Errorf("%+v", o)
@@ -581,13 +566,8 @@ func TestOnlySoManyJobsOfAnEngagementAtOnce(t *testing.T) {
 	h.engage("lab", engagement+"limits: {jobs: 1}\n")
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
-	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.running(handle, jobA, longScan)
+	h.accepted(handle, jobB, quickScan)
 	if o := h.endOf(jobB).Outcome; o.Reason != wire.Refused || o.Refused.Code != "too_many_jobs" {
 		t.Errorf("%+v", o)
 	}
@@ -595,7 +575,7 @@ func TestOnlySoManyJobsOfAnEngagementAtOnce(t *testing.T) {
 
 func (h *house) capabilities(handle uint64) *wire.Capabilities {
 	h.t.Helper()
-	r := h.reply(func(seq uint64) wire.Message { return wire.Message{Ask: &wire.Ask{Seq: seq, Handle: handle}} })
+	r := h.ask(handle)
 	if r.Capabilities == nil {
 		h.t.Fatalf("refused: %+v", r.Refused)
 	}
@@ -813,10 +793,7 @@ func TestThePreviewShowsWhatIsLaunched(t *testing.T) {
 			if p == nil || p.Refused != nil || len(p.Argv) == 0 || len(p.Argv) != p.ArgvCount {
 				t.Fatalf("previewed as %+v", p)
 			}
-			if r := h.start(handle, jobA, value(t, arguments)); r != nil {
-				t.Fatalf("refused: %+v", r)
-			}
-			h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+			h.running(handle, jobA, arguments)
 			b, err := os.ReadFile(filepath.Join(h.cfg.StateDir, "boxes", jobA, fileArgv))
 			if err != nil {
 				t.Fatal(err)
@@ -957,10 +934,7 @@ func TestAScanOnADiskThatFillsSaysSo(t *testing.T) {
 	fill, free := small(t, h.cfg.StateDir)
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	h.running(handle, jobA, longScan)
 	fill()
 	began := time.Now()
 	if o := h.endOf(jobA).Outcome; o.Reason != "disk_full" || !strings.Contains(o.Detail, "16 MiB") || time.Since(began) > 3*lookEvery {
@@ -1073,15 +1047,10 @@ func TestTheEndOfAJobIsAuditedWhenTheDiskHasSpaceAgain(t *testing.T) {
 	fill, free := small(t, h.cfg.AuditDir)
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	h.running(handle, jobA, longScan)
 	fill()
-	if r := h.reply(func(seq uint64) wire.Message {
-		return wire.Message{Cancel: &wire.Cancel{Seq: seq, Handle: handle, Job: jobA}}
-	}); r.Refused != nil {
-		t.Fatalf("%+v", r.Refused)
+	if r := h.cancel(handle, jobA); r != nil {
+		t.Fatalf("%+v", r)
 	}
 	if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled {
 		t.Errorf("%+v", o)

@@ -42,9 +42,7 @@ func TestTheFrontsOwnWordsGoNowhere(t *testing.T) {
 	defer c.Close()
 	h.greet(said...)
 	handle := h.until(func(m wire.Message) bool { return m.Client != nil }).m.Client.Handle
-	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.accepted(handle, jobA, quickScan)
 	end := h.endOf(jobA)
 	if end.Outcome.Reason != wire.Exited {
 		t.Errorf("it ended: %+v", end.Outcome)
@@ -197,10 +195,7 @@ func TestAFrontComesBackBeforeItsOldRequestsEnd(t *testing.T) {
 	}
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	h.running(handle, jobA, longScan)
 
 	slow.Store(true)
 	if err := os.Chtimes(h.cfg.Scanners["nmap"], time.Time{}, time.Now().Add(-time.Hour)); err != nil {
@@ -268,9 +263,7 @@ func TestSlowNamesHoldUpNoVersions(t *testing.T) {
 	h.inside = func(inside *Launcher) { l = inside }
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, namedScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.accepted(handle, jobA, namedScan)
 	eventually(t, func() bool { taken, _ := l.resolving.Load(); return taken == 1 })
 	began := time.Now()
 	if c := h.ask(handle).Capabilities; c == nil || len(c.Scanners) != 1 || c.Scanners[0].Version == "" {
@@ -317,9 +310,7 @@ func TestACancelIsNoDenial(t *testing.T) {
 			h.open()
 			handle, _ := h.client()
 			if strings.Contains(says, "waits") {
-				if r := h.start(handle, jobB, value(t, namedScan)); r != nil {
-					t.Fatalf("refused: %+v", r)
-				}
+				h.accepted(handle, jobB, namedScan)
 				eventually(t, func() bool { taken, _ := l.resolving.Load(); return taken == 1 })
 			}
 			// Its answer is not waited for: the scanner is looked at before it is given.
