@@ -161,7 +161,7 @@ type Audit struct {
 //
 //   - A last line without its newline was torn by a crash: it is cut off, and the log says so.
 //   - An intact chain without the record that the head names (its end was cut off, or written
-//     anew), and records without a head, are tampering. The log goes on, with a record of it that
+//     anew), and a log without a head, are tampering. The log goes on, with a record of it that
 //     no later start takes away and on which [VerifyAudit] fails: who would have to clear the
 //     log away before the daemon starts again would clear the evidence away with it. Tampered
 //     tells the caller.
@@ -187,6 +187,9 @@ func (a *Audit) open() (err error) {
 	if err := unix.Flock(int(a.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another launcher has it: %w", err)
 	}
+	if err := a.begin(); err != nil {
+		return err
+	}
 	if a.file, err = os.OpenFile(filepath.Join(a.dir, current), os.O_RDWR|os.O_CREATE, 0o640); err != nil {
 		return err
 	}
@@ -208,6 +211,22 @@ func (a *Audit) open() (err error) {
 		return a.append(Record{Event: Recovered, Bytes: cut})
 	}
 	return nil
+}
+
+// begin gives a log that is not there its first head, before its first file: from then on a file
+// without a head, empty or not, is one that somebody took the head from.
+func (a *Audit) begin() error {
+	noted, err := readHead(a.dir)
+	if err != nil || noted != "" {
+		return err
+	}
+	if files, err := auditFiles(a.dir); err != nil || len(files) > 0 {
+		return err
+	}
+	if err := a.writeHead(0, ""); err != nil {
+		return err
+	}
+	return syncDir(a.dir)
 }
 
 // Tampered says what was found at the opening that is not as it was written; empty for nothing.
@@ -241,21 +260,14 @@ func (a *Audit) recover() (cut int64, err error) {
 	return int64(len(b)), nil
 }
 
-// compare says in which way the log is not what its head says; empty when it is. A log without
-// a record gets its first head, so that from then on there always is one.
+// compare says in which way the log is not what its head says; empty when it is.
 func (a *Audit) compare() (string, error) {
 	noted, err := readHead(a.dir)
 	if err != nil {
 		return "", err
 	}
 	found := fmt.Sprintf("the log ends with record %d (%s)", a.seq, a.hash)
-	switch {
-	case noted == "" && a.seq == 0:
-		if err := a.writeHead(0, ""); err != nil {
-			return "", err
-		}
-		return "", syncDir(a.dir)
-	case noted == "":
+	if noted == "" {
 		return fmt.Sprintf("expected %s to name a record; found none, and %s", head, found), nil
 	}
 	at, hash, err := parseHead(noted)
@@ -634,7 +646,7 @@ func VerifyAudit(dir string) (AuditSummary, error) {
 	}
 	s.Files, s.Records, s.Hash = len(files), c.seq, c.hash
 	switch {
-	case noted == "" && s.Records > 0:
+	case noted == "" && s.Files > 0:
 		return s, fmt.Errorf("%s: it is gone, so nothing says that the log has its end", filepath.Join(dir, head))
 	case !seen && noted != "":
 		return s, fmt.Errorf("%s: the log does not have the record that %s names: its end was cut off or written anew", filepath.Join(dir, current), head)

@@ -147,6 +147,8 @@ func TestTamperingIsNeverWhitewashed(t *testing.T) {
 		"the last record is gone":          {firstLines(4), same, "found that the log ends with record 4 "},
 		"three are gone":                   {firstLines(2), same, "expected record 5 "},
 		"all are gone":                     {nothing, same, "the log ends with record 0 "},
+		"all are gone, with the head":      {nothing, nil, "found none"},
+		"the file is gone":                 {nil, same, "the log ends with record 0 "},
 		"the last newline is gone":         {func(b []byte) []byte { return bytes.TrimSuffix(b, []byte("\n")) }, same, "its end was cut off"},
 		"the last record is cut":           {func(b []byte) []byte { return b[:len(b)-20] }, same, "its end was cut off"},
 		"the last record is written anew":  {func(b []byte) []byte { return append(firstLines(4)(b), forged(t, b[len(firstLines(4)(b)):])...) }, same, "the end was written anew"},
@@ -250,7 +252,9 @@ func TestAKillAtAnyStepIsNoTampering(t *testing.T) {
 			killed(t, fmt.Sprintf("after %d records, %d bytes of the head", records, n), records+1, map[string][]byte{
 				current: read(after, current), head: was, head + ".new": is[:n]})
 		}
-		killed(t, "before the first head", 0, map[string][]byte{current: nil})
+		killed(t, "before the first head", 0, map[string][]byte{head + ".new": []byte("0")})
+		killed(t, "before the first file", 0, map[string][]byte{head: []byte("0 \n")})
+		killed(t, "before the first record", 0, map[string][]byte{head: []byte("0 \n"), current: nil})
 		killed(t, "with an older head than the last", records+1, map[string][]byte{current: read(after, current), head: []byte("0 \n")})
 		if records > 0 {
 			old := "audit-00000000000000000001.jsonl"

@@ -295,6 +295,7 @@ func (e *Engagement) tool(tool, profile string) *Verdict {
 func countTargets(targets []Target) *Verdict {
 	if len(targets) == 0 {
 		v := deny(TargetOutOfScope, "targets", "", "there is no target")
+		v.Hint = "name at least one"
 		return &v
 	}
 	n := len(targets)
@@ -314,6 +315,7 @@ func (e *Engagement) target(m Machine, t Target, resolved bool) (Judged, []strin
 	switch {
 	case t.Name != "" && t.Prefix.IsValid(), t.Name == "" && !t.Prefix.IsValid():
 		v := deny(TargetOutOfScope, "", t.Text, "a target is either a network or a name")
+		v.Hint = "give each as a target of its own"
 		return Judged{}, nil, &v
 	case t.Name != "":
 		return e.name(m, t, resolved)

@@ -145,7 +145,8 @@ func (w world) check(t *testing.T, rows []row) {
 		if got != row.want {
 			t.Errorf("%s: got %q, want %q\n%s", row.why, got, row.want, v)
 		}
-		if v.Outcome != Allow && (v.Outcome != Deny || v.Reason == "" || v.Code == "" || v.Hint == "" || len(v.Targets) != 0) {
+		hint, _, _ := strings.Cut(v.Hint, "one job is under one engagement") // that says how it was judged, not what to do
+		if v.Outcome != Allow && (v.Outcome != Deny || v.Reason == "" || v.Code == "" || hint == "" || len(v.Targets) != 0) {
 			t.Errorf("%s: a denial has outcome, code, reason and hint, and no targets: %+v", row.why, v)
 		}
 		for _, say := range row.say {

@@ -135,6 +135,9 @@ var defaultLimits = limitsFile{Addresses: 256, Ports: 65535, Rate: 1000, Duratio
 func ParseEngagement(file string, data []byte, who Lookup) (Engagement, strict.Faults) {
 	f := engagementFile{Limits: defaultLimits, Intrusive: intrusive(Deny)}
 	lines, faults := strict.Decode(file, data, &f)
+	if lines.Unread() {
+		return Engagement{File: file}, faults
+	}
 	c := &compiler{Lines: lines, who: who, faults: faults}
 	e := c.engagement(file, f)
 	if len(c.faults) > 0 {

@@ -222,6 +222,24 @@ func TestEveryFaultOfAnEngagementAtOnce(t *testing.T) {
 	}
 }
 
+// Of a file that could not be read nothing is known to be missing.
+func TestOneFaultOfAFileThatCannotBeRead(t *testing.T) {
+	for why, text := range map[string]string{
+		"a quote that is not closed": strings.Replace(whole, "[quick]", `["quick]`, 1),
+		"a tab for an indent":        strings.Replace(whole, "{nmap", "\n\t{nmap", 1),
+		"bytes that are not UTF-8":   whole + "# \xff\n",
+		"a list":                     "- " + strings.ReplaceAll(whole, "\n", "\n  "),
+		"an anchor on all of it":     "&all\n" + whole,
+	} {
+		if e, faults := ParseEngagement("x.yaml", []byte(text), agents); len(faults) != 1 || faults[0].Field != "" || e.Name != "" {
+			t.Errorf("%s: %v", why, faults)
+		}
+	}
+	if _, faults := ParseEngagement("x.yaml", nil, agents); len(faults) != 4 {
+		t.Errorf("of an empty file: %v", faults)
+	}
+}
+
 func TestRevision(t *testing.T) {
 	a, b := parse(t, whole), parse(t, whole+"# a comment\n")
 	if len(a.Revision) != 64 || a.Revision == b.Revision || a.Revision != parse(t, whole).Revision {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -92,6 +93,7 @@ func checks(config string, settings settings, wrong error, features sandbox.Feat
 		{"landlock", func() finding { return lookLandlock(features) }},
 		{"seccomp", func() finding { return lookSeccomp(features) }},
 		{"scope filter", func() finding { return lookScope() }},
+		{"other firewalls", func() finding { return lookForward() }},
 		{"front user", func() finding { return lookFrontUser(settings) }},
 		{"agents' group", func() finding { return lookGroup() }},
 		{"slot uids", func() finding { return lookSlotUIDs(settings) }},
@@ -193,10 +195,17 @@ func lookCgroups() finding {
 	mount, controllers, err := cgroupRoot()
 	if err != nil {
 		return fault(err.Error(), "nothing limits or reliably kills a scan", "mount cgroup v2 (systemd.unified_cgroup_hierarchy=1 on the kernel's command line)").
-			missing(sandbox.Cgroup, sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU, sandbox.CgroupIO)
+			missing(append([]string{sandbox.Cgroup}, slices.Sorted(maps.Values(limiting))...)...)
 	}
+	return lookControllers(mount, controllers)
+}
+
+// limiting are the controllers of cgroup v2 that limit a box, and their layers.
+var limiting = map[string]string{"memory": sandbox.CgroupMemory, "pids": sandbox.CgroupPids, "cpu": sandbox.CgroupCPU, "io": sandbox.CgroupIO}
+
+func lookControllers(mount string, controllers []string) finding {
 	var missing, layers []string
-	for c, layer := range map[string]string{"memory": sandbox.CgroupMemory, "pids": sandbox.CgroupPids, "cpu": sandbox.CgroupCPU, "io": sandbox.CgroupIO} {
+	for c, layer := range limiting {
 		if !slices.Contains(controllers, c) {
 			missing, layers = append(missing, c), append(layers, layer)
 		}

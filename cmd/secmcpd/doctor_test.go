@@ -2,10 +2,34 @@ package main
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/secmcpd/secmcpd/sandbox"
 )
+
+// Every limit of a box that a cgroup enforces is looked for, by its controller.
+func TestEveryControllerOfABoxIsLookedFor(t *testing.T) {
+	all := []string{"cpuset", "cpu", "io", "memory", "hugetlb", "pids"}
+	if f := lookControllers("/sys/fs/cgroup", all); f.Status != statusOK {
+		t.Errorf("with all of them: %+v", f)
+	}
+	looked := lookControllers("/sys/fs/cgroup", nil).layers
+	for _, layer := range sandbox.Layers {
+		controller, is := strings.CutPrefix(layer, sandbox.Cgroup+"-")
+		if !is {
+			continue
+		}
+		if !slices.Contains(looked, layer) {
+			t.Errorf("%s is not looked at", layer)
+		}
+		others := slices.DeleteFunc(slices.Clone(all), func(c string) bool { return c == controller })
+		if f := lookControllers("/sys/fs/cgroup", others); f.Status != statusFault || !slices.Equal(f.layers, []string{layer}) {
+			t.Errorf("without the controller %s: %+v", controller, f)
+		}
+	}
+}
 
 func TestWhatIsAcceptedIsNoFault(t *testing.T) {
 	lacks := fault("no controller cpu", "scans are refused", "").missing(sandbox.CgroupCPU, sandbox.CgroupPids)

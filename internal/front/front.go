@@ -49,6 +49,7 @@ type front struct {
 
 	counted chan struct{} // holds one: a job has ended since metrics were written
 	keeping sync.Mutex    // one job's result at a time is put into the store: each may be large
+	pruning sync.Mutex
 
 	mu       sync.Mutex
 	closing  bool
@@ -141,7 +142,11 @@ func (f *front) remember(ctx context.Context) error {
 	return nil
 }
 
+// prune removes what is too much or too old, one at a time: two that found the same surplus would
+// remove it twice.
 func (f *front) prune(ctx context.Context) {
+	f.pruning.Lock()
+	defer f.pruning.Unlock()
 	if n, err := f.store.Prune(ctx, f.cfg.Keep, time.Now()); err != nil && ctx.Err() == nil {
 		f.log.Error("cannot remove old jobs", "why", err)
 	} else if n > 0 {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -107,6 +108,12 @@ func (r *room) open() {
 	cfg := Config{Link: theirs.(*net.UnixConn), StateDir: r.dir, Keep: store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}, Grace: 300 * time.Millisecond}
 	go func() { r.ended <- Serve(ctx, cfg) }()
+	r.greet(ours)
+}
+
+// greet is the launcher's side of a new connection, up to the front's hello.
+func (r *room) greet(ours net.Conn) {
+	r.t.Helper()
 	r.conn, r.inbox = wire.NewLauncher(ours.(*net.UnixConn)), make(chan wire.Message, 64)
 	r.tell(wire.Message{Hello: &wire.Hello{Version: wire.Version, Instance: "test"}})
 	go func(conn *wire.Conn, inbox chan wire.Message) {
@@ -401,6 +408,7 @@ func TestAScanIsAnsweredWithWhatItFoundAndDid(t *testing.T) {
 // A scan that failed or was cut is never "0 findings": its status and its coverage say so.
 func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 	whole, cut := capture(t, "connect.xml"), capture(t, "killed.xml")
+	told := map[string]bool{wire.Refused: true} // that one is a refusal, and has a test of its own
 	for _, c := range []struct {
 		says    string
 		wrote   []byte
@@ -417,6 +425,9 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 		{"by its output", cut, wire.Outcome{Reason: wire.Output}, "truncated", "output"},
 		{"by its memory", cut, wire.Outcome{Reason: wire.Memory}, "partial", "memory"},
 		{"by its processor time", cut, wire.Outcome{Reason: wire.CPU}, "partial", "cpu"},
+		{"by its processes", cut, wire.Outcome{Reason: wire.Pids, Code: 1}, "partial", "pids"},
+		{"by a signal of its own", cut, wire.Outcome{Reason: wire.Signalled, Signal: 11}, "failed", "signalled"},
+		{"by a full disk", cut, wire.Outcome{Reason: wire.DiskFull}, "partial", "disk_full"},
 		{"by its engagement", cut, wire.Outcome{Reason: wire.Withdrawn}, "partial", "withdrawn"},
 		{"by its box", cut, wire.Outcome{Reason: wire.Violation, Signal: 31}, "failed", "violation"},
 		{"before it began", nil, wire.Outcome{Reason: wire.Launch, Stage: "clone", Refused: &wire.Refusal{Code: "launch_failed", Hint: "h"}}, "failed", "launch"},
@@ -433,6 +444,9 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 			if answer["status"] != c.status || at(answer, "coverage", "cut_by") != c.cutBy || at(answer, "coverage", "complete") != (c.status == "completed") {
 				t.Errorf("%v", answer)
 			}
+			if got := at(answer, "end", "reason"); got != c.outcome.Reason {
+				t.Errorf("its end says %v, the launcher said %s", got, c.outcome.Reason)
+			}
 			if c.outcome.Refused != nil && (at(answer, "error", "code") != c.outcome.Refused.Code || at(answer, "error", "hint") != "h") {
 				t.Errorf("without the error: %v", answer)
 			}
@@ -440,6 +454,46 @@ func TestHowAScanEndsIsHowItIsTold(t *testing.T) {
 				t.Error("it does not say how to go on")
 			}
 		})
+		told[c.outcome.Reason] = true
+	}
+	source, err := os.ReadFile("../wire/wire.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, reasons, _ := strings.Cut(string(source), "// The reasons for which a job ended.")
+	reasons, _, _ = strings.Cut(reasons, "\n)\n")
+	words := regexp.MustCompile(`(?m)^\t\w+ += "(\w+)"`).FindAllStringSubmatch(reasons, -1)
+	for _, word := range words {
+		if !told[word[1]] {
+			t.Errorf("no row for a scan that ended by %s", word[1])
+		}
+	}
+	if len(words) < 16 {
+		t.Errorf("%d reasons were found: %s", len(words), reasons)
+	}
+}
+
+// Where a scan was ended before its scanner had written anything, the scanner is not to blame.
+func TestAScannerErrorIsTheScanners(t *testing.T) {
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	for _, c := range []struct {
+		says    string
+		wrote   string
+		outcome wire.Outcome
+		want    any
+	}{
+		{"it ended without a word", "", wire.Outcome{Reason: wire.Exited}, "not_a_report"},
+		{"it was cancelled before its first word", "", wire.Outcome{Reason: wire.Cancelled}, nil},
+		{"it was never started", "", wire.Outcome{Reason: wire.Launch, Stage: "clone"}, nil},
+		{"it went with the launcher, before its first word", "", wire.Outcome{Reason: wire.Interrupted}, nil},
+		{"it wrote something else until its time was up", "Starting Nmap\n", wire.Outcome{Reason: wire.Timeout, Usage: wire.Usage{Output: 14}}, "not_a_report"},
+		{"it broke off in something else", "<nmaprun><host <", wire.Outcome{Reason: wire.Signalled, Signal: 11}, "malformed"},
+	} {
+		answer := r.scanned(s, quick, allowed(1, "10.77.0.10/32"), []byte(c.wrote), c.outcome)
+		if got := at(answer, "end", "scanner_error"); got != c.want {
+			t.Errorf("%s: %v, want %v", c.says, got, c.want)
+		}
 	}
 }
 
@@ -1163,6 +1217,37 @@ func TestTheWayOnComesFromTheState(t *testing.T) {
 	}
 }
 
+// A firewall that drops what scans send looks like a network of silent hosts, and nothing else does
+// for certain: where each host is one, the way to find out is said.
+func TestSilenceEverywhereNamesTheDoctor(t *testing.T) {
+	const (
+		silent = `<host><status state="up" reason="user-set"/><address addr="10.91.0.%d" addrtype="ipv4"/><ports><extraports state="filtered" count="100"/></ports></host>`
+		open   = `<host><status state="up" reason="user-set"/><address addr="10.91.0.%d" addrtype="ipv4"/><ports><port protocol="tcp" portid="80"><state state="open" reason="syn-ack"/></port></ports></host>`
+		down   = `<host><status state="down" reason="no-response"/><address addr="10.91.0.%d" addrtype="ipv4"/></host>`
+	)
+	r := newRoom(t)
+	s := r.agent(1000, nil)
+	for _, c := range []struct {
+		says  string
+		hosts []string
+		want  bool
+	}{
+		{"all are silent", []string{silent, silent}, true},
+		{"one answers", []string{silent, open}, false},
+		{"one is down", []string{silent, down}, false},
+		{"nobody", nil, false},
+	} {
+		var b strings.Builder
+		for i, h := range c.hosts {
+			fmt.Fprintf(&b, h, i)
+		}
+		answer := r.scanned(s, `{"targets":["10.91.0.0/31"],"wait_s":20}`, allowed(2, "10.91.0.0/31"), whole(b.String()), exited)
+		if next := fmt.Sprint(answer["next"]); strings.Contains(next, "secmcpd doctor") != c.want {
+			t.Errorf("%s: next is %s", c.says, next)
+		}
+	}
+}
+
 func TestAScanThatIsBeingEndedDoesNotGoOn(t *testing.T) {
 	for _, state := range []store.State{store.Queued, store.Running} {
 		if next := (&answer{Status: state, ending: true}).next(); strings.Contains(next, "goes on") || !strings.Contains(next, "job_status") {
@@ -1213,15 +1298,27 @@ func TestAFaultRepeatsWhatWasWritten(t *testing.T) {
 	for _, c := range []struct {
 		tool, arguments string
 		field, got      any
+		hint            string // a part of it
 	}{
-		{"job_result", `{"job_id":"../x"}`, "job_id", "../x"},
-		{"job_result", `{"job_id":"` + someJob + `","limit":"ten"}`, "limit", "ten"},
-		{"job_list", `{"state":7}`, "state", "7"},
-		{"job_list", `{"fl\u0007ags":1}`, "fl\ufffdags", nil},
-		{"scan_preview", `{"tool":"sh","arguments":{}}`, "tool", "sh"},
-		{"nmap_scan", `{"targets":["10.0.0.1"],"correlation_id":"a b"}`, "correlation_id", "a b"},
+		{"job_result", `{"job_id":"../x"}`, "job_id", "../x", "job_list"},
+		{"job_result", `{"job_id":"` + someJob + `","limit":"ten"}`, "limit", "ten", "a whole number"},
+		{"job_list", `{"state":7}`, "state", "7", "any state"},
+		{"job_list", `{"fl\u0007ags":1}`, "fl\ufffdags", "1", "leave it out"},
+		{"job_list", `{"limit":5,"limit":6}`, "limit", "6", "once"},
+		{"scan_preview", `{"tool":"sh","arguments":{}}`, "tool", "sh", "the name of a scan tool"},
+		{"scan_preview", `{"tool":"nmap_scan","arguments":{},"fast":true}`, "fast", "true", "leave it out"},
+		{"scan_preview", `{"tool":"nmap_scan","arguments":{"targets":["10.0.0.1"],"ports":[22],"top_ports":10}}`, "top_ports", "10", "not both"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"flags":"-A"}`, "flags", "-A", "leave it out"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"targets":["8.8.8.8"]}`, "targets", `["8.8.8.8"]`, "once"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"profile":"discovery","ports":[22]}`, "ports", "[22]", "looks for hosts only"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"rate":0}`, "rate", "0", "a number of that range"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"timing":"insane"}`, "timing", "insane", "one of those allowed"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"os_detection":"true"}`, "os_detection", `"true"`, "the schema"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"profile":null}`, "profile", "null", "leave the argument out"},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"correlation_id":"a b"}`, "correlation_id", "a b", "leave it out"},
 	} {
-		if e := r.call(s, c.tool, json.RawMessage(c.arguments))["error"]; at(e, "field") != c.field || at(e, "got") != c.got || at(e, "hint") == nil {
+		e := r.call(s, c.tool, json.RawMessage(c.arguments))["error"]
+		if hint, _ := at(e, "hint").(string); at(e, "field") != c.field || at(e, "got") != c.got || !strings.Contains(hint, c.hint) {
 			t.Errorf("%s: %v", c.arguments, e)
 		}
 	}

@@ -63,8 +63,9 @@ func (j *job) now() answer {
 	return a
 }
 
-// begin makes a job durable and asks the launcher for it. A refusal ends the job with it.
-func (f *front) begin(ctx context.Context, s *session, row store.Job, value []byte) (*job, *wire.Refusal) {
+// begin makes a job durable, asks the launcher for it and waits so long for its answer. A refusal
+// ends the job with it.
+func (f *front) begin(ctx context.Context, s *session, row store.Job, value []byte, wait time.Duration) (*job, *wire.Refusal) {
 	j := newJob(row)
 	if err := f.store.Create(ctx, row); err != nil {
 		f.log.Error("cannot keep a job", "why", err)
@@ -83,7 +84,7 @@ func (f *front) begin(ctx context.Context, s *session, row store.Job, value []by
 	// The client may vanish meanwhile; whether the job was accepted must be known all the same.
 	answered := make(chan *wire.Refusal, 1)
 	f.spawn(func() { answered <- f.request(j, l, s.client.Handle, value) })
-	timeout := time.NewTimer(requestTimeout)
+	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
 	select {
 	case r := <-answered:
@@ -433,7 +434,7 @@ func stateOf(record wire.Job, r report.Report) store.State {
 		return store.Cancelled
 	case wire.Output:
 		return store.Truncated
-	case wire.Timeout, wire.Memory, wire.Pids, wire.CPU, wire.Withdrawn:
+	case wire.Timeout, wire.Memory, wire.Pids, wire.CPU, wire.Withdrawn, wire.DiskFull:
 		return store.Partial
 	case wire.Refused:
 		return store.Refused

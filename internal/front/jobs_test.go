@@ -104,22 +104,8 @@ func openHouse(t *testing.T, jobs int, metrics string) *house {
 func (h *house) link() {
 	h.t.Helper()
 	ours, theirs := pair(h.t, unix.SOCK_SEQPACKET)
-	h.conn, h.inbox = wire.NewLauncher(ours.(*net.UnixConn)), make(chan wire.Message, 64)
 	go func() { _ = h.front.follow(theirs.(*net.UnixConn)) }()
-	h.tell(wire.Message{Hello: &wire.Hello{Version: wire.Version, Instance: "test"}})
-	go func(conn *wire.Conn, inbox chan wire.Message) {
-		defer close(inbox)
-		for {
-			m, _, err := conn.Receive()
-			if err != nil {
-				return
-			}
-			inbox <- m
-		}
-	}(h.conn, h.inbox)
-	if m := h.hear(); m.Hello == nil {
-		h.t.Fatalf("the front began with %+v", m)
-	}
+	h.greet(ours)
 }
 
 // cut ends the launcher's connection and waits until the front has seen it.
@@ -203,6 +189,50 @@ func TestWhetherAScanWasAcceptedIsForTheLauncherToSay(t *testing.T) {
 				t.Error("what it found is gone")
 			}
 		})
+	}
+}
+
+// What a connection said last may be read after another has taken its place: it ends nothing then.
+func TestTheLastWordsOfAReplacedConnectionEndNothing(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	_, run := h.begin(h.agent(1000, nil), quick)
+	old, was := h.front.launcher(), h.conn
+	defer was.Close()
+	h.link()
+	h.front.reconcile(old)
+	run.show()
+	h.synced()
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	run.acknowledged()
+	if row := h.kept(run.record.ID); row.State != store.Completed {
+		t.Errorf("%s", row.State)
+	}
+}
+
+// A launcher that hangs keeps no call longer than it asked to wait, or than it takes to hear of a
+// scan that is accepted.
+func TestACallEndsInTimeWhileTheLauncherHangs(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	s := h.agent(1000, nil)
+	began := time.Now()
+	calls := map[time.Duration]chan answered{}
+	for _, wait := range []time.Duration{0, 6 * time.Second} {
+		arguments := fmt.Sprintf(`{"targets":["10.77.0.10"],"wait_s":%.0f}`, wait.Seconds())
+		calls[max(wait, acceptWait)] = start(context.Background(), s, "nmap_scan", json.RawMessage(arguments))
+	}
+	for wait, call := range calls {
+		select {
+		case a := <-call:
+			answer, took := h.object(a), time.Since(began)
+			if next, _ := answer["next"].(string); answer["status"] != "queued" || !strings.Contains(next, "accepted is not known yet") || took < wait {
+				t.Errorf("of %v, after %v: %v", wait, took, answer)
+			}
+		case <-time.After(time.Until(began.Add(wait + 3*time.Second))):
+			t.Errorf("no answer within %v", wait)
+		}
 	}
 }
 
@@ -369,6 +399,32 @@ func TestTheOldestResultGoesWhenThereAreTooMany(t *testing.T) {
 	}
 	if list := h.call(s, "job_list", map[string]any{"state": "refused", "limit": 100}); len(list["jobs"].([]any)) != 15 {
 		t.Errorf("%v", list)
+	}
+}
+
+// Scans that end at once remove what is too much, and no more than that.
+func TestScansThatEndAtOnceDisplaceNoMoreThanIsTooMuch(t *testing.T) {
+	h := newHouseThatKeeps(t, 3)
+	ctx := context.Background()
+	for range 60 {
+		for range 5 {
+			row := store.Job{ID: newJobID(), UID: 1000, Tool: "nmap_scan", Profile: "quick", State: store.Queued, Created: time.Now(), Arguments: json.RawMessage(`{}`)}
+			if err := h.front.store.Create(ctx, row); err != nil {
+				t.Fatal(err)
+			}
+			row.State, row.Ended = store.Completed, time.Now()
+			if err := h.front.store.Update(ctx, row); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var ended sync.WaitGroup
+		for range 4 {
+			ended.Go(func() { h.front.prune(ctx) })
+		}
+		ended.Wait()
+		if rows, _, err := h.front.store.List(ctx, 1000, store.Filter{Limit: 100}); err != nil || len(rows) != 3 {
+			t.Fatalf("%d are left, %v", len(rows), err)
+		}
 	}
 }
 

@@ -160,7 +160,8 @@ func (f *front) finished(row store.Job, q query) (answer, error) {
 		}
 	}
 	a.describe(record)
-	if a.End != nil {
+	// A scanner that was ended, or never started, before it had written anything is in no error.
+	if o := record.Outcome; o != nil && (r.ErrorClass != report.ErrorNotAReport || o.Reason == wire.Exited || o.Usage.Output > 0) {
 		a.End.ScannerError = r.ErrorClass
 	}
 	hosts, page, err := q.page(row.ID, r.Hosts)
@@ -222,6 +223,9 @@ func (a *answer) next() string {
 	case !c.Complete && c.TimedOut == 0 && len(c.CutFrom) == 0:
 		say = append(say, "No packet left this machine, or the scanner reported a fault: nothing is known of the targets.")
 	}
+	if c := a.Coverage; c.Silent > 0 && c.Silent == c.Probed {
+		say = append(say, "Every host was silent. Where that is not expected, the operator finds with `secmcpd doctor` whether another firewall of this machine drops what scans send.")
+	}
 	if c := a.Coverage; c.TimedOut > 0 {
 		say = append(say, fmt.Sprintf("Given up after host_timeout: %d. Nothing is known of their ports: "+
 			"scan what coverage lists as timed_out again, with a longer host_timeout or fewer ports.", c.TimedOut))
@@ -248,6 +252,8 @@ func afterCut(by string) string {
 		return "Scan the rest with fewer targets or ports, or a longer limit."
 	case wire.Withdrawn:
 		return "Its engagement has ended or no longer allows it: capabilities shows what may be scanned now."
+	case wire.DiskFull:
+		return "Scan the rest once the operator has freed space where outputs are kept."
 	case wire.Output, wire.Memory, wire.Pids, wire.CPU:
 		return "Scan the rest with fewer targets or ports."
 	}

@@ -149,9 +149,12 @@ type ours struct {
 }
 
 const (
-	defaultWait = 30
+	defaultWait = 30 // seconds
 	maxWait     = 45
 )
+
+// acceptWait is how long any call waits to hear whether its scan is accepted.
+const acceptWait = 5 * time.Second
 
 var correlationForm = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 
@@ -205,11 +208,11 @@ func got(raw json.RawMessage) string {
 func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallToolRequest) (any, error) {
 	members, wrong := runners.Members(r.Params.Arguments)
 	if len(wrong) > 0 {
-		return nil, faults(wrong)
+		return nil, repeating(members, wrong)
 	}
 	o, mine := takeOurs(members)
 	call, theirs := runners.ReadMembers(name, members)
-	if all := append(mine, theirs...); len(all) > 0 {
+	if all := append(mine, repeating(members, theirs)...); len(all) > 0 {
 		return nil, all
 	}
 	value, err := wire.Encode(&call, wire.MaxValue)
@@ -223,7 +226,8 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 	plan := call.Plan()
 	row := store.Job{ID: newJobID(), UID: s.client.UID, Tool: name, Profile: plan.Profile, Engagement: plan.Engagement, Correlation: o.correlation,
 		State: store.Queued, Created: time.Now(), Arguments: arguments}
-	j, refusal := f.begin(ctx, s, row, value)
+	began := time.Now()
+	j, refusal := f.begin(ctx, s, row, value, max(o.wait, acceptWait))
 	if refusal != nil {
 		id := ""
 		if j != nil {
@@ -232,7 +236,7 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 		}
 		return nil, refused{refusal, id}
 	}
-	return f.await(ctx, s, j, o.wait, true, r)
+	return f.await(ctx, s, j, o.wait-time.Since(began), true, r)
 }
 
 // await waits for the end of a job and tells progress meanwhile. A call that is cancelled ends
@@ -361,8 +365,18 @@ func (f *front) cancel(s *session, id string) *wire.Refusal {
 	return reply.Refused
 }
 
-func unknownArgument(name string, known []string) runners.Fault {
-	return runners.Fault{Code: "unknown_argument", Field: clip(name), Allowed: known, Hint: "leave it out; the schema of the tool lists its arguments"}
+// repeating gives faults the values that were written, where they do not have them.
+func repeating(members map[string]json.RawMessage, fs faults) faults {
+	for i, f := range fs {
+		if raw, given := members[f.Field]; given && f.Got == "" {
+			fs[i].Got = got(raw)
+		}
+	}
+	return fs
+}
+
+func unknownArgument(name string, value json.RawMessage, known []string) runners.Fault {
+	return runners.Fault{Code: "unknown_argument", Field: clip(name), Got: got(value), Allowed: known, Hint: "leave it out; the schema of the tool lists its arguments"}
 }
 
 // jobArguments are those of the job tools. Exactly the known ones are taken.
@@ -375,7 +389,7 @@ type jobArguments struct {
 
 func readJobArguments(r *mcp.CallToolRequest, known ...string) (a jobArguments, err error) {
 	members, wrong := runners.Members(r.Params.Arguments)
-	fs := faults(wrong)
+	fs := repeating(members, wrong)
 	bad := func(field, hint string, allowed ...string) {
 		fs = append(fs, runners.Fault{Code: "bad_value", Field: field, Got: got(members[field]), Allowed: allowed, Hint: hint})
 	}
@@ -399,7 +413,7 @@ func readJobArguments(r *mcp.CallToolRequest, known ...string) (a jobArguments, 
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		if !slices.Contains(known, name) {
-			fs = append(fs, unknownArgument(name, known))
+			fs = append(fs, unknownArgument(name, members[name], known))
 		}
 	}
 	const id = "26 characters of a-z and 2-7, as a scan answered them"
@@ -563,13 +577,13 @@ func (f *front) jobList(ctx context.Context, s *session, r *mcp.CallToolRequest)
 func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest) (any, error) {
 	members, wrong := runners.Members(r.Params.Arguments)
 	if len(wrong) > 0 {
-		return nil, faults(wrong)
+		return nil, repeating(members, wrong)
 	}
 	var fs faults
 	var name string
 	for _, field := range slices.Sorted(maps.Keys(members)) {
 		if field != "tool" && field != "arguments" {
-			fs = append(fs, unknownArgument(field, []string{"tool", "arguments"}))
+			fs = append(fs, unknownArgument(field, members[field], []string{"tool", "arguments"}))
 		}
 	}
 	known := scanTools()
@@ -577,13 +591,13 @@ func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest)
 		return nil, append(fs, runners.Fault{Code: "bad_value", Field: "tool", Got: got(members["tool"]), Allowed: known, Hint: "scan_preview takes the name of a scan tool and its arguments"})
 	}
 	inner, wrong := runners.Members(members["arguments"])
-	fs = append(fs, wrong...)
+	fs = append(fs, repeating(inner, wrong)...)
 	var call runners.Call
 	if len(wrong) == 0 {
 		_, mine := takeOurs(inner)
 		var theirs []runners.Fault
 		call, theirs = runners.ReadMembers(name, inner)
-		fs = append(append(fs, mine...), theirs...)
+		fs = append(append(fs, mine...), repeating(inner, theirs)...)
 	}
 	if len(fs) > 0 {
 		return nil, fs

@@ -118,10 +118,7 @@ func TestNobodyEndsAnothersJob(t *testing.T) {
 	h := newHouse(t)
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	h.running(handle, jobA, longScan)
 	other, _ := h.clientAs(1000)
 	theirs, nobodys := h.cancel(other, jobA), h.cancel(other, jobB)
 	if theirs == nil || nobodys == nil || theirs.Code != "no_such_job" {

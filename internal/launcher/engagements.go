@@ -290,7 +290,7 @@ func (l *Launcher) rulesChanged(p policy.Policy, err error) {
 }
 
 // followRules looks at the engagements while nobody asks, so that narrowing one ends its
-// running jobs at once.
+// running jobs at once, and at the space that those have for their outputs.
 func (l *Launcher) followRules(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -301,6 +301,7 @@ func (l *Launcher) followRules(ctx context.Context) error {
 		case <-tick.C:
 			l.judged()
 			l.rejudge()
+			l.endWhatCannotWrite()
 			l.tellUnheard(time.Now(), false)
 		}
 	}

@@ -18,10 +18,7 @@ func TestAFirewallThatForgetsEveryRuleEndsRunningScans(t *testing.T) {
 	h := newHouse(t)
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	h.running(handle, jobA, longScan)
 	other, err := nftables.New()
 	if err != nil {
 		t.Fatal(err)
@@ -45,9 +42,7 @@ func TestAFirewallThatForgetsEveryRuleEndsRunningScans(t *testing.T) {
 		}
 	}
 
-	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.accepted(handle, jobB, quickScan)
 	end = h.endOf(jobB)
 	if end.Outcome.Reason != wire.Exited || end.Outcome.Code != 0 {
 		t.Errorf("the next scan ended: %+v", end.Outcome)

@@ -21,6 +21,7 @@ var (
 	errWithdrawn = errors.New(wire.Withdrawn)
 	errShutdown  = errors.New(wire.Shutdown)
 	errScopeLost = errors.New(wire.ScopeLost)
+	errDiskFull  = errors.New(wire.DiskFull)
 )
 
 // job is one requested scan, from acceptance until the front has acknowledged its end.

@@ -177,8 +177,31 @@ func (l *Launcher) outputs(id string, c runners.Command, spec sandbox.Spec) (san
 	return sandbox.Files{Stdout: stdout, Stderr: stderr}, nil
 }
 
-// MinFree is kept free on the file system of the outputs, in bytes.
+// MinFree is kept free on the file system of the outputs, in bytes: with less, scans are ended.
 const MinFree = 16 << 20
+
+// full says that the outputs have no space left to grow in.
+func (l *Launcher) full() bool {
+	free, err := l.records.free()
+	if err != nil {
+		l.log.Error("cannot look after the space of the outputs", "why", err)
+		return false
+	}
+	return free < MinFree
+}
+
+// endWhatCannotWrite ends the running scans where the disk of their outputs is full. What they
+// have reported by then counts.
+func (l *Launcher) endWhatCannotWrite() {
+	if !l.full() {
+		return
+	}
+	for _, j := range l.all() {
+		if j.snapshot().State == wire.Running {
+			j.stop(errDiskFull)
+		}
+	}
+}
 
 // launching makes the launch known before it happens: audit, record, front, in this order. It
 // fails closed.
@@ -221,6 +244,15 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 	case wire.Violation:
 		l.log.Error("a scanner made a call that no scanner makes; its box killed it", "job", j.record.ID)
 		l.note(j.entry(observability.Violation))
+	case wire.Exited, wire.Signalled:
+		// Whether it could write all that it found is not known then: nmap does not look.
+		if l.full() {
+			o.Reason = wire.DiskFull
+		}
+	}
+	if o.Reason == wire.DiskFull {
+		l.log.Error("the disk of the outputs is full: a scan is ended", "job", j.record.ID, "dir", l.cfg.StateDir)
+		o.Detail = fmt.Sprintf("less than %d MiB were free where outputs are kept", MinFree>>20)
 	}
 	gaps := onWireGaps(r.NotEnforced)
 	if network != nil {
@@ -294,7 +326,7 @@ func notLaunched(stage, detail string) *wire.Refusal {
 		r.Code, r.Hint = "scope_unavailable", "the operator finds the cause with `secmcpd doctor`: a scan is not launched without its filter"
 	case "audit":
 		r.Code, r.Retryable = "audit_unavailable", true
-		r.Hint = "the operator finds the cause with `secmcpd doctor` (a full disk, most often)"
+		r.Hint = hintAudit
 	}
 	return r
 }

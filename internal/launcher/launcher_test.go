@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -36,10 +37,7 @@ func TestAScanGoesThroughTheWholeHouse(t *testing.T) {
 	h := newHouse(t)
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	running := h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	running := h.running(handle, jobA, quickScan)
 	if len(running.files) != 4 || !slices.Equal(running.m.Job.Files, artefacts) {
 		t.Errorf("with %d files %v", len(running.files), running.m.Job.Files)
 	}
@@ -143,6 +141,8 @@ func TestALyingFrontGetsNothing(t *testing.T) {
 	} {
 		if r := h.start(c.handle, jobB, c.value); r == nil {
 			t.Errorf("%s: accepted", c.says)
+		} else if r.Code == "" || r.Reason == "" || r.Hint == "" {
+			t.Errorf("%s: %+v", c.says, r)
 		}
 		if r := h.reply(func(seq uint64) wire.Message {
 			return wire.Message{Preview: &wire.Preview{Seq: seq, Handle: c.handle, Value: c.value}}
@@ -175,7 +175,7 @@ func TestALyingFrontGetsNothing(t *testing.T) {
 	if r := h.start(handle, jobB, good); r == nil || r.Code != "caller_gone" {
 		t.Errorf("for a client that is gone: %+v", r)
 	}
-	if r := h.reply(func(seq uint64) wire.Message { return wire.Message{Ask: &wire.Ask{Seq: seq, Handle: handle}} }); r.Refused == nil {
+	if r := h.ask(handle); r.Refused == nil {
 		t.Error("asked for a client that is gone")
 	}
 	launched := 0
@@ -349,9 +349,9 @@ func TestARecordThatCannotBeReadIsToldAndKept(t *testing.T) {
 	t.Error("the audit log says nothing of it")
 }
 
+// longScan is of addresses that do not answer, so that it lasts.
 const longScan = `{"targets":["10.77.1.0/24"],"top_ports":100,"skip_discovery":true}`
 
-// discard is a route on which packets vanish without an answer, so that scans last.
 func TestNarrowingAnEngagementEndsItsRunningJobs(t *testing.T) {
 	for says, next := range map[string]string{
 		"an exclusion is added":   strings.Replace(engagement, "[10.77.0.13]", "[10.77.0.13, 10.77.1.7]", 1),
@@ -374,10 +374,7 @@ func TestNarrowingAnEngagementEndsItsRunningJobs(t *testing.T) {
 			h := newHouse(t)
 			h.open()
 			handle, _ := h.client()
-			if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-				t.Fatalf("refused: %+v", r)
-			}
-			h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+			h.running(handle, jobA, longScan)
 			stays := true
 			switch {
 			case next == "":
@@ -394,10 +391,8 @@ func TestNarrowingAnEngagementEndsItsRunningJobs(t *testing.T) {
 			}
 			if stays {
 				time.Sleep(lookEvery + 500*time.Millisecond) // nothing must happen
-				if r := h.reply(func(seq uint64) wire.Message {
-					return wire.Message{Cancel: &wire.Cancel{Seq: seq, Handle: handle, Job: jobA}}
-				}); r.Refused != nil {
-					t.Fatalf("it does not run any more: %+v", r.Refused)
+				if r := h.cancel(handle, jobA); r != nil {
+					t.Fatalf("it does not run any more: %+v", r)
 				}
 				if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled {
 					t.Errorf("it ended: %+v", o)
@@ -421,9 +416,7 @@ func TestABrokenFileSuspendsItsEngagementAlone(t *testing.T) {
 	h.engage("other", strings.NewReplacer("name: lab", "name: other", "10.77.", "10.78.").Replace(engagement))
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.accepted(handle, jobA, quickScan)
 	h.endOf(jobA)
 	h.engage("lab", "name: [")
 	if r := h.start(handle, jobB, value(t, quickScan)); r == nil {
@@ -537,9 +530,7 @@ func TestALaunchThatFailsLaterSaysWhy(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(h.cfg.StateDir, "ballast"), make([]byte, 50<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.accepted(handle, jobA, quickScan)
 	o := h.endOf(jobA).Outcome
 	if o.Reason != wire.Launch || o.Stage != "outputs" || o.Refused == nil || o.Refused.Code != "disk_full" || o.Refused.Hint == "" || !o.Refused.Retryable {
 		t.Errorf("%+v, %+v", o, o.Refused)
@@ -555,10 +546,7 @@ func TestStoppingEndsJobsAndTellsTheFront(t *testing.T) {
 	h := newHouse(t)
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	h.running(handle, jobA, longScan)
 	h.stop()
 	if o := h.endOf(jobA).Outcome; o.Reason != wire.Shutdown {
 		t.Errorf("%+v", o)
@@ -578,13 +566,8 @@ func TestOnlySoManyJobsOfAnEngagementAtOnce(t *testing.T) {
 	h.engage("lab", engagement+"limits: {jobs: 1}\n")
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
-	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.running(handle, jobA, longScan)
+	h.accepted(handle, jobB, quickScan)
 	if o := h.endOf(jobB).Outcome; o.Reason != wire.Refused || o.Refused.Code != "too_many_jobs" {
 		t.Errorf("%+v", o)
 	}
@@ -592,7 +575,7 @@ func TestOnlySoManyJobsOfAnEngagementAtOnce(t *testing.T) {
 
 func (h *house) capabilities(handle uint64) *wire.Capabilities {
 	h.t.Helper()
-	r := h.reply(func(seq uint64) wire.Message { return wire.Message{Ask: &wire.Ask{Seq: seq, Handle: handle}} })
+	r := h.ask(handle)
 	if r.Capabilities == nil {
 		h.t.Fatalf("refused: %+v", r.Refused)
 	}
@@ -699,7 +682,7 @@ func TestTheDigestsOfALaunchAreOfTheWholeLists(t *testing.T) {
 // No other job runs under the uid of a process that could not be ended.
 func TestTheSlotOfABoxThatCannotBeEndedIsWithheld(t *testing.T) {
 	var log bytes.Buffer
-	l := &Launcher{gate: policy.NewGate(2, 4), log: slog.New(slog.NewTextHandler(&log, nil)), cfg: Config{FirstSlotUID: 66000, Slots: 2}}
+	l := &Launcher{gate: policy.NewGate(2, 4), log: slog.New(slog.NewTextHandler(&log, nil)), records: testRecords(t), cfg: Config{FirstSlotUID: 66000, Slots: 2}}
 	for _, c := range []struct {
 		says string
 		err  error
@@ -810,10 +793,7 @@ func TestThePreviewShowsWhatIsLaunched(t *testing.T) {
 			if p == nil || p.Refused != nil || len(p.Argv) == 0 || len(p.Argv) != p.ArgvCount {
 				t.Fatalf("previewed as %+v", p)
 			}
-			if r := h.start(handle, jobA, value(t, arguments)); r != nil {
-				t.Fatalf("refused: %+v", r)
-			}
-			h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+			h.running(handle, jobA, arguments)
 			b, err := os.ReadFile(filepath.Join(h.cfg.StateDir, "boxes", jobA, fileArgv))
 			if err != nil {
 				t.Fatal(err)
@@ -948,6 +928,118 @@ func TestAFullDiskRefusesAndRecovers(t *testing.T) {
 	}
 }
 
+// A disk that fills while a scan runs ends it, and is said to have.
+func TestAScanOnADiskThatFillsSaysSo(t *testing.T) {
+	h := newHouse(t)
+	fill, free := small(t, h.cfg.StateDir)
+	h.open()
+	handle, _ := h.client()
+	h.running(handle, jobA, longScan)
+	fill()
+	began := time.Now()
+	if o := h.endOf(jobA).Outcome; o.Reason != "disk_full" || !strings.Contains(o.Detail, "16 MiB") || time.Since(began) > 3*lookEvery {
+		t.Errorf("after %v: %+v", time.Since(began), o)
+	}
+	free()
+	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
+		t.Fatalf("with space again: %+v", r)
+	}
+	if o := h.endOf(jobB).Outcome; o.Reason != wire.Exited {
+		t.Errorf("with space again: %+v", o)
+	}
+	h.close()
+	for _, r := range auditRecords(t, h) {
+		if r.Event == observability.Done && r.Job == jobA && r.Outcome != "disk_full" {
+			t.Errorf("the audit log says that it ended by %s", r.Outcome)
+		}
+	}
+}
+
+// What ended a scan has one word, from the box to the audit log: none is lost or renamed on its way.
+// That the front says the same is its own test.
+func TestWhatEndedAScanHasOneWord(t *testing.T) {
+	known := words(t, "../wire/wire.go", "// The reasons for which a job ended.")
+	l := &Launcher{log: slog.New(slog.DiscardHandler), records: testRecords(t)}
+	var err error
+	if l.audit, err = observability.OpenAudit(t.TempDir(), time.Now); err != nil {
+		t.Fatal(err)
+	}
+	defer l.audit.Close()
+	ends := func(ctx context.Context, reason, want string) {
+		t.Helper()
+		j := &job{record: wire.Job{ID: jobA, State: wire.Ended}}
+		o := l.outcome(ctx, j, sandbox.Result{Reason: reason}, nil, wire.Timeout)
+		j.record.Outcome = &o
+		if audited := j.entry(observability.Done).Outcome; o.Reason != want || audited != want || !slices.Contains(known, want) {
+			t.Errorf("a box that ended by %s: the record says %s, the audit log %s; want %s, of %v", reason, o.Reason, audited, want, known)
+		}
+	}
+	boxes := words(t, "../../sandbox/run.go", "// Reasons for the end of a box.")
+	for _, reason := range boxes {
+		ends(t.Context(), reason, reason)
+	}
+	if len(boxes) < 10 || len(known) < 16 {
+		t.Errorf("a box ends by one of %v, a job by one of %v", boxes, known)
+	}
+	for _, cause := range []error{errCancelled, errWithdrawn, errShutdown, errScopeLost, errDiskFull} {
+		ctx, end := context.WithCancelCause(t.Context())
+		end(cause)
+		ends(ctx, sandbox.Cancelled, cause.Error())
+	}
+}
+
+// words are the texts of a block of constants.
+func words(t *testing.T, file, block string) (found []string) {
+	t.Helper()
+	source, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(source), block)
+	constants, _, _ := strings.Cut(after, "\n)\n")
+	for _, m := range regexp.MustCompile(`(?m)^\t\w+ += "(\w+)"`).FindAllStringSubmatch(constants, -1) {
+		found = append(found, m[1])
+	}
+	return found
+}
+
+// A scanner that ended by itself may not have been able to write all that it found.
+func TestWhatAFullDiskIsTheCauseOf(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	fill, free := small(t, dir)
+	kept, err := openRecords(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		says   string
+		full   bool
+		reason string
+		want   string
+	}{
+		{"a scanner that ended by itself", true, sandbox.Exited, wire.DiskFull},
+		{"a scanner that crashed", true, sandbox.Signalled, wire.DiskFull},
+		{"a scanner that was out of time", true, sandbox.Timeout, wire.Timeout},
+		{"a scanner that wrote too much", true, sandbox.Output, wire.Output},
+		{"a scanner that ended by itself, with space", false, sandbox.Exited, wire.Exited},
+		{"a scanner that crashed, with space", false, sandbox.Signalled, wire.Signalled},
+	} {
+		var log bytes.Buffer
+		l := &Launcher{log: slog.New(slog.NewTextHandler(&log, nil)), records: kept}
+		if c.full {
+			fill()
+		}
+		o := l.outcome(context.Background(), &job{record: wire.Job{ID: jobA}}, sandbox.Result{Reason: c.reason}, nil, wire.Timeout)
+		if c.full {
+			free()
+		}
+		told := strings.Contains(log.String(), "disk of the outputs is full") && strings.Contains(log.String(), jobA)
+		if o.Reason != c.want || told != (c.want == wire.DiskFull) {
+			t.Errorf("%s: %+v, the log says %q", c.says, o, log.String())
+		}
+	}
+}
+
 // A job that ends while the audit log cannot be written: its end is told to the front, and its
 // record stays as it was until the end is in the log. Nothing is launched before that.
 func TestTheEndOfAJobIsAuditedWhenTheDiskHasSpaceAgain(t *testing.T) {
@@ -955,15 +1047,10 @@ func TestTheEndOfAJobIsAuditedWhenTheDiskHasSpaceAgain(t *testing.T) {
 	fill, free := small(t, h.cfg.AuditDir)
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	h.running(handle, jobA, longScan)
 	fill()
-	if r := h.reply(func(seq uint64) wire.Message {
-		return wire.Message{Cancel: &wire.Cancel{Seq: seq, Handle: handle, Job: jobA}}
-	}); r.Refused != nil {
-		t.Fatalf("%+v", r.Refused)
+	if r := h.cancel(handle, jobA); r != nil {
+		t.Fatalf("%+v", r)
 	}
 	if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled {
 		t.Errorf("%+v", o)

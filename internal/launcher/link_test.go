@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/policy"
@@ -42,9 +43,7 @@ func TestTheFrontsOwnWordsGoNowhere(t *testing.T) {
 	defer c.Close()
 	h.greet(said...)
 	handle := h.until(func(m wire.Message) bool { return m.Client != nil }).m.Client.Handle
-	if r := h.start(handle, jobA, value(t, quickScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.accepted(handle, jobA, quickScan)
 	end := h.endOf(jobA)
 	if end.Outcome.Reason != wire.Exited {
 		t.Errorf("it ended: %+v", end.Outcome)
@@ -197,10 +196,7 @@ func TestAFrontComesBackBeforeItsOldRequestsEnd(t *testing.T) {
 	}
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, longScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
-	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.State == wire.Running })
+	h.running(handle, jobA, longScan)
 
 	slow.Store(true)
 	if err := os.Chtimes(h.cfg.Scanners["nmap"], time.Time{}, time.Now().Add(-time.Hour)); err != nil {
@@ -259,18 +255,31 @@ func ownNmap(t *testing.T) string {
 // silent is a name server that never answers: its packets vanish.
 var silent = []netip.AddrPort{netip.MustParseAddrPort("10.77.0.53:53")}
 
+// vanish makes them: where there is no route at all, this machine says so to the box.
+func vanish(t *testing.T) {
+	t.Helper()
+	hole := &netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: &net.IPNet{IP: silent[0].Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}}
+	if err := netlink.RouteAdd(hole); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netlink.RouteDel(hole); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 const namedScan = `{"targets":["web.lab.internal"],"ports":[22],"limit":10}`
 
 func TestSlowNamesHoldUpNoVersions(t *testing.T) {
 	h := newHouse(t)
+	vanish(t)
 	h.cfg.Resolvers = silent
 	var l *Launcher
 	h.inside = func(inside *Launcher) { l = inside }
 	h.open()
 	handle, _ := h.client()
-	if r := h.start(handle, jobA, value(t, namedScan)); r != nil {
-		t.Fatalf("refused: %+v", r)
-	}
+	h.accepted(handle, jobA, namedScan)
 	eventually(t, func() bool { taken, _ := l.resolving.Load(); return taken == 1 })
 	began := time.Now()
 	if c := h.ask(handle).Capabilities; c == nil || len(c.Scanners) != 1 || c.Scanners[0].Version == "" {
@@ -303,6 +312,7 @@ func TestACancelIsNoDenial(t *testing.T) {
 	} {
 		t.Run(says, func(t *testing.T) {
 			h := newHouse(t)
+			vanish(t)
 			h.cfg.Resolvers = silent
 			var l *Launcher
 			h.inside = func(inside *Launcher) {
@@ -317,9 +327,7 @@ func TestACancelIsNoDenial(t *testing.T) {
 			h.open()
 			handle, _ := h.client()
 			if strings.Contains(says, "waits") {
-				if r := h.start(handle, jobB, value(t, namedScan)); r != nil {
-					t.Fatalf("refused: %+v", r)
-				}
+				h.accepted(handle, jobB, namedScan)
 				eventually(t, func() bool { taken, _ := l.resolving.Load(); return taken == 1 })
 			}
 			// Its answer is not waited for: the scanner is looked at before it is given.

@@ -328,6 +328,21 @@ func (h *house) start(handle uint64, job string, value []byte) *wire.Refusal {
 	}).Refused
 }
 
+// accepted starts a scan that is not refused.
+func (h *house) accepted(handle uint64, job, arguments string) {
+	h.t.Helper()
+	if r := h.start(handle, job, value(h.t, arguments)); r != nil {
+		h.t.Fatalf("refused: %+v", r)
+	}
+}
+
+// running starts a scan and waits until it runs; the files of the event are the caller's.
+func (h *house) running(handle uint64, job, arguments string) event {
+	h.t.Helper()
+	h.accepted(handle, job, arguments)
+	return h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.ID == job && m.Job.State == wire.Running })
+}
+
 func (h *house) cancel(handle uint64, job string) *wire.Refusal {
 	h.t.Helper()
 	return h.reply(func(seq uint64) wire.Message {

@@ -123,6 +123,40 @@ func TestACreationThatWasCutOffIsRemoved(t *testing.T) {
 	}
 }
 
+// A removal that is cut off leaves the record: outputs without one would be taken for damage.
+func TestARecordIsRemovedLast(t *testing.T) {
+	for _, left := range artefacts {
+		r := testRecords(t)
+		if err := r.create(wire.Job{ID: jobA, State: wire.Ended}); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range artefacts {
+			if name == left { // what cannot be removed as a file
+				if err := os.MkdirAll(filepath.Join(r.path(jobA, name), "x"), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			} else if err := r.note(jobA, name, []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.remove(jobA); err == nil {
+			t.Errorf("%s: it is said to be removed", left)
+		}
+		if jobs, _, unread, err := r.load(); err != nil || len(jobs) != 1 || len(unread) != 0 {
+			t.Errorf("%s: there are %v, unread %v, %v", left, jobs, unread, err)
+		}
+		if err := os.Remove(filepath.Join(r.path(jobA, left), "x")); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.remove(jobA); err != nil {
+			t.Errorf("%s: %v", left, err)
+		}
+		if _, err := os.Stat(filepath.Join(r.dir, jobA)); !os.IsNotExist(err) {
+			t.Errorf("%s: the directory is left: %v", left, err)
+		}
+	}
+}
+
 func TestOnlySoManyBrokenRecordsAreKept(t *testing.T) {
 	r := testRecords(t)
 	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)

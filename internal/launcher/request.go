@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,7 +73,7 @@ func (l *Launcher) begin(front context.Context, j *job) *wire.Refusal {
 		return stopping()
 	}
 	if front.Err() != nil {
-		return &wire.Refusal{Code: "front_gone", Reason: "the connection to the front ended before the scan began", Retryable: true}
+		return &wire.Refusal{Code: "front_gone", Reason: "the connection to the front ended before the scan began", Hint: "ask again in a few seconds", Retryable: true}
 	}
 	j.begun = true
 	l.running.Add(1)
@@ -84,14 +85,18 @@ func (l *Launcher) begin(front context.Context, j *job) *wire.Refusal {
 func decodeCall(value []byte) (runners.Call, *wire.Refusal) {
 	var call runners.Call
 	if err := wire.Decode(value, wire.MaxValue, &call); err != nil {
-		return call, &wire.Refusal{Code: "bad_value", Reason: "the value is not in the runner's form"}
+		return call, &wire.Refusal{Code: "bad_value", Reason: "the value is not in the runner's form", Hint: hintRooms}
 	}
 	if faults := runners.Validate(call); len(faults) > 0 {
 		f := faults[0]
-		return call, &wire.Refusal{Code: f.Code, Field: f.Field, Got: f.Got, Allowed: firstOf(f.Allowed, wire.MaxList), Hint: f.Hint}
+		return call, &wire.Refusal{Code: f.Code, Field: f.Field, Got: f.Got, Allowed: firstOf(f.Allowed, wire.MaxList),
+			Reason: "the launcher does not take what the front took", Hint: cmp.Or(f.Hint, hintRooms)}
 	}
 	return call, nil
 }
+
+// hintRooms is for what an honest front of the same version never sends.
+const hintRooms = "the operator restarts both units, which have to be of one version"
 
 // enlist reserves the id and a place. Of two jobs with one id the second is refused, until the
 // front has acknowledged the first.
@@ -99,7 +104,7 @@ func (l *Launcher) enlist(j *job) *wire.Refusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.jobs[j.record.ID] != nil {
-		return &wire.Refusal{Code: "job_exists", Field: "job", Reason: "this job's id is in use"}
+		return &wire.Refusal{Code: "job_exists", Field: "job", Reason: "this job's id is in use", Hint: "ask again: each scan gets an id of its own"}
 	}
 	if len(l.jobs) >= maxRecords {
 		return &wire.Refusal{Code: "busy", Reason: fmt.Sprintf("%d jobs are kept already", len(l.jobs)),
@@ -120,8 +125,7 @@ func (l *Launcher) strike(j *job) {
 func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 	if err := l.audit.Append(j.entry(observability.Asked)); err != nil {
 		l.log.Error("cannot write the audit log: scans are refused", "why", err)
-		return &wire.Refusal{Code: "audit_unavailable", Reason: "the audit log cannot be written, so nothing is launched",
-			Hint: "the operator finds the cause with `secmcpd doctor` (a full disk, most often)", Retryable: true}
+		return auditUnavailable()
 	}
 	if v := policy.Precheck(l.judged(), onPolicy(j.caller), j.asks(), time.Now()); v.Outcome != policy.Allow {
 		l.note(j.denied(v))
@@ -226,7 +230,7 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 		return nil // audited when it was first decided; a change would be a denial
 	}
 	if err := l.audit.Append(j.entry(observability.Decided)); err != nil {
-		return &wire.Refusal{Code: "audit_unavailable", Reason: "the audit log cannot be written, so nothing is launched", Retryable: true}
+		return auditUnavailable()
 	}
 	return nil
 }
@@ -274,7 +278,7 @@ func ended(ctx context.Context) (o wire.Outcome, over bool) {
 
 // endedBy says which of our own causes ended a job.
 func endedBy(cause error) string {
-	for _, known := range []error{errWithdrawn, errShutdown, errScopeLost} {
+	for _, known := range []error{errWithdrawn, errShutdown, errScopeLost, errDiskFull} {
 		if errors.Is(cause, known) {
 			return known.Error()
 		}
@@ -361,7 +365,7 @@ func (l *Launcher) cancel(m wire.Cancel) *wire.Refusal {
 	j := l.jobs[m.Job]
 	l.mu.Unlock()
 	if j == nil || j.record.UID != caller.UID {
-		return &wire.Refusal{Code: "no_such_job", Field: "job_id", Got: m.Job, Reason: "no job of yours with this id is under way"}
+		return &wire.Refusal{Code: "no_such_job", Field: "job_id", Got: m.Job, Reason: "no job of yours with this id is under way", Hint: "job_list lists yours"}
 	}
 	j.stop(errCancelled)
 	return nil
@@ -435,6 +439,12 @@ func denied(r *wire.Refusal) wire.Outcome {
 func gone() *wire.Refusal {
 	return &wire.Refusal{Code: "caller_gone", Reason: "the connection behind this request is closed", Hint: "connect again", Retryable: true}
 }
+
+func auditUnavailable() *wire.Refusal {
+	return &wire.Refusal{Code: "audit_unavailable", Reason: "the audit log cannot be written, so nothing is launched", Hint: hintAudit, Retryable: true}
+}
+
+const hintAudit = "the operator finds the cause with `secmcpd doctor` (a full disk, most often)"
 
 func stopping() *wire.Refusal {
 	return &wire.Refusal{Code: "stopping", Reason: "the launcher is being stopped", Hint: "ask again in a few seconds", Retryable: true}

@@ -78,6 +78,7 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 	from := yaml.NewDecoder(bytes.NewReader(data))
 	var document, second yaml.Node
 	if err := from.Decode(&document); errors.Is(err, io.EOF) {
+		d.read = true // it has none
 		return nil
 	} else if err != nil {
 		d.notYAML(err)
@@ -252,6 +253,7 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string) {
 		d.fault(n.Line, path, describe(n), kindOf(v), "")
 		return
 	}
+	d.read = true
 	fields, keys := fieldsOf(v)
 	d.entries(n, path, func(key string, k, value *yaml.Node) {
 		field, known := fields[key]

@@ -11,6 +11,7 @@ type Lines struct {
 	file string
 	at   map[string]int
 	bad  map[string]bool
+	read bool // its keys were looked at
 }
 
 // Has says whether the file has a value at path, well formed or not.
@@ -18,6 +19,9 @@ func (l *Lines) Has(path string) bool { return l.at[path] != 0 }
 
 // Bad says whether Decode reported a fault at path: what was decoded there means nothing.
 func (l *Lines) Bad(path string) bool { return l.bad[path] }
+
+// Unread says whether Decode could not tell the keys of the file: none of them is missing, then.
+func (l *Lines) Unread() bool { return !l.read }
 
 // Of is the line of path or, where the file has nothing there, of the nearest thing around it.
 func (l *Lines) Of(path string) int {

@@ -298,6 +298,7 @@ const (
 	Memory      = "memory"      // out of memory within its limit
 	Pids        = "pids"        // too many processes or threads
 	CPU         = "cpu"         // used more processor time than its limit
+	DiskFull    = "disk_full"   // too little was left where outputs are kept
 	Violation   = "violation"   // a call that no scanner makes: killed by the box
 	Launch      = "launch"      // the box could not be built; Stage says where
 	Refused     = "refused"     // judged again before the launch, and denied

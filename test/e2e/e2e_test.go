@@ -269,7 +269,11 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		arguments object
 		want      refusal
 	}{
-		"an unknown argument":                    {with(lab.SSH, "flags", "-A"), refusal{"unknown_argument", "flags", "", true}},
+		"an unknown argument":                    {with(lab.SSH, "flags", "-A"), refusal{"unknown_argument", "flags", "-A", true}},
+		"a contradiction":                        {object{"targets": []string{lab.SSH}, "ports": []int{22}, "top_ports": 10}, refusal{"contradiction", "top_ports", "10", false}},
+		"a word that is none of those":           {with(lab.SSH, "timing", "insane"), refusal{"not_one_of", "timing", "insane", true}},
+		"a number beyond its range":              {with(lab.SSH, "rate", 0), refusal{"out_of_range", "rate", "0", true}},
+		"a truth in quotes":                      {with(lab.SSH, "os_detection", "true"), refusal{"wrong_type", "os_detection", `"true"`, true}},
 		"a leading dash":                         {to("-iL"), refusal{"target_option", "targets[0]", "-iL", false}},
 		"a comma":                                {to("10.77.0.10,10.99.0.5"), refusal{"target_list", "targets[0]", "10.77.0.10,10.99.0.5", false}},
 		"a space":                                {to("10.77.0.10 10.99.0.5"), refusal{"target_space", "targets[0]", "10.77.0.10 10.99.0.5", false}},

@@ -447,12 +447,13 @@ static inline int judge_out(struct __sk_buff *skb, const struct grant *g, struct
 	if (skb->vlan_present)
 		return ETHERTYPE; /* the kernel has taken the tag off the frame */
 	ipv6 = e.kind == net16(ETH_P_IPV6);
+	/* Also where the slot has no IPv6: its kernel has, and speaks late. */
+	if (ipv6 && e.to[0] == 0x3333 && same_mac(e.from, g->inner_mac) && noise(skb))
+		return NOISE;
 	if (e.kind != net16(ETH_P_IP) && e.kind != net16(ETH_P_ARP) && !(ipv6 && g->flags & HAS_IPV6))
 		return ETHERTYPE;
 	if (!same_mac(e.from, g->inner_mac))
 		return SPOOFED;
-	if (ipv6 && e.to[0] == 0x3333 && noise(skb))
-		return NOISE;
 	if (e.kind == net16(ETH_P_ARP) && (e.to[0] & e.to[1] & e.to[2]) == 0xffff)
 		return arp_out(skb, g, &e);
 	if (g->flags & HAS_L2 ? e.to[0] & 1 : !same_mac(e.to, g->outer_mac))
