@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vishvananda/netlink"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/policy"
@@ -252,28 +251,13 @@ func ownNmap(t *testing.T) string {
 	return path
 }
 
-// silent is a name server that never answers: its packets vanish.
+// silent is a name server that never answers: see TestMain.
 var silent = []netip.AddrPort{netip.MustParseAddrPort("10.77.0.53:53")}
-
-// vanish makes them: where there is no route at all, this machine says so to the box.
-func vanish(t *testing.T) {
-	t.Helper()
-	hole := &netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: &net.IPNet{IP: silent[0].Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}}
-	if err := netlink.RouteAdd(hole); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := netlink.RouteDel(hole); err != nil {
-			t.Error(err)
-		}
-	})
-}
 
 const namedScan = `{"targets":["web.lab.internal"],"ports":[22],"limit":10}`
 
 func TestSlowNamesHoldUpNoVersions(t *testing.T) {
 	h := newHouse(t)
-	vanish(t)
 	h.cfg.Resolvers = silent
 	var l *Launcher
 	h.inside = func(inside *Launcher) { l = inside }
@@ -312,7 +296,6 @@ func TestACancelIsNoDenial(t *testing.T) {
 	} {
 		t.Run(says, func(t *testing.T) {
 			h := newHouse(t)
-			vanish(t)
 			h.cfg.Resolvers = silent
 			var l *Launcher
 			h.inside = func(inside *Launcher) {
