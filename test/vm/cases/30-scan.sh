@@ -10,6 +10,7 @@ equal "open ports" "$(value summary.open_ports "$result")" 2
 equal "complete" "$(value coverage.complete "$result")" true
 if ! systemd-detect-virt --quiet --container; then
 	equal "what was not enforced" "$(value not_enforced "$result")" "[]"
+	equal "filter" "$(filter)" bpf
 fi
 refused as mallory secmcpd connect </dev/null 2>/tmp/refusal
 contains "refusal" "$(cat /tmp/refusal)" "usermod -aG secmcpd-agents"
