@@ -132,7 +132,7 @@ type Launcher struct {
 
 // Serve runs the launcher until ctx ends, then ends its jobs, tells the front and returns.
 func Serve(ctx context.Context, cfg Config) error {
-	l, err := open(cfg)
+	l, err := open(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func (l *Launcher) serve(ctx context.Context) error {
 
 // open makes what the launcher stands on. Whatever a predecessor left (boxes, links, filters)
 // is removed before anything new is made.
-func open(cfg Config) (_ *Launcher, err error) {
+func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l := &Launcher{cfg: cfg, log: cfg.Log, instance: newInstance(), lastHandle: randomHandle(),
 		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(), print: "never read"},
 		gate:    policy.NewGate(cfg.Slots, cfg.Queue),
@@ -216,7 +216,7 @@ func open(cfg Config) (_ *Launcher, err error) {
 	if err = l.boxes.Reclaim(); err != nil {
 		return nil, err
 	}
-	l.openNet()
+	l.openNet(ctx)
 	if l.hangups, err = newHangups(); err != nil {
 		return nil, err
 	}
@@ -238,16 +238,14 @@ const maxReady = 8
 
 // openNet prepares the slots' network. Without it scans are refused, unless the layer's absence
 // is accepted; the daemon itself stays up to say so.
-func (l *Launcher) openNet() {
+func (l *Launcher) openNet(ctx context.Context) {
 	err := scope.Reclaim()
 	if err == nil {
 		l.net, err = scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Ready: min(l.cfg.Slots, maxReady),
 			Failed: func(err error) { l.log.Error("cannot take a slot's network away", "why", err) }})
 	}
 	if err == nil {
-		if kind, without := l.net.Filter(); without != nil {
-			l.log.Warn("the kernel's scope filter is nf_tables alone", "filter", kind, "why", without)
-		}
+		err = l.proveFilter(ctx)
 	}
 	if err != nil {
 		l.log.Error("the kernel's scope filter is not in force", "why", err)
@@ -255,6 +253,30 @@ func (l *Launcher) openNet() {
 			Follows: "nothing in the kernel keeps a scanner within its targets"}
 	}
 }
+
+// proveFilter attacks the filter before any scanner can. One that lets anything through is not used.
+func (l *Launcher) proveFilter(ctx context.Context) error {
+	if kind, without := l.net.Filter(); without != nil {
+		l.log.Warn("the kernel's scope filter is nf_tables alone", "filter", kind, "why", without)
+	}
+	ctx, done := context.WithTimeout(ctx, proofTimeout)
+	defer done()
+	err := l.net.Prove(ctx)
+	switch {
+	case err == nil:
+		l.log.Info("the kernel's scope filter was attacked and let nothing through")
+		return nil
+	case errors.Is(err, scope.ErrUnproven):
+		l.log.Error("nothing that a scan sends leaves this machine: another firewall drops it, most likely; `secmcpd doctor` names it", "why", err)
+		return nil
+	}
+	err = errors.Join(err, l.net.Close())
+	l.net = nil
+	return err
+}
+
+// proofTimeout bounds the attack on the filter at the start.
+const proofTimeout = 10 * time.Second
 
 func (l *Launcher) close() {
 	if l.net != nil {

@@ -295,7 +295,7 @@ func reclaim(conn *nftables.Conn) error {
 		return fmt.Errorf("cannot list links: %w", err)
 	}
 	for _, l := range links {
-		if strings.HasPrefix(l.Attrs().Name, prefix) && l.Type() == "veth" {
+		if name := l.Attrs().Name; (strings.HasPrefix(name, prefix) || name == targetName) && l.Type() == "veth" {
 			if err := netlink.LinkDel(l); err != nil && !gone(err) {
 				return fmt.Errorf("cannot remove %s: %w", l.Attrs().Name, err)
 			}

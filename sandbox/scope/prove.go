@@ -1,0 +1,308 @@
+package scope
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"time"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// ErrUnproven says that nothing of a slot got through to where it may: nothing can be said of what
+// it may not then. Another firewall on this machine drops what slots send, most often.
+var ErrUnproven = errors.New("what a slot sends to its scope does not arrive")
+
+// target is the name of the link behind which the target of the proof is.
+const targetName = "secp0"
+
+// Prove attacks the filter as a hostile scanner would, from a slot of its own: first a packet to
+// an address of the scope, which has to arrive, then by every way there is to put frames on a link,
+// which must not. It takes about 0.1 s. An error other than ErrUnproven says that a frame got
+// through, or that it could not be tried.
+func (n *Net) Prove(ctx context.Context) (err error) {
+	number, err := n.numbers.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer n.numbers.put(number)
+	to := n.cfg.addresses(number).inner4
+	far, remove, err := makeTarget(to)
+	if err != nil {
+		return fmt.Errorf("cannot make a target for the filter's proof: %w", err)
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	eye, err := watchFrames(far)
+	if err != nil {
+		return fmt.Errorf("cannot watch the target of the filter's proof: %w", err)
+	}
+	defer unix.Close(eye)
+
+	// What is sent first may be lost on a machine that is just starting.
+	arrived, err := n.try(ctx, to, to, eye, slices.Repeat(frames[:1], 50), 1)
+	if err == nil && len(arrived) == 0 {
+		err = ErrUnproven
+	}
+	if err != nil {
+		return err
+	}
+	arrived, err = n.try(ctx, to, to.Prev(), eye, frames, len(frames))
+	if err == nil && len(arrived) > 0 {
+		err = fmt.Errorf("the filter lets through what it must not: %v", arrived)
+	}
+	return err
+}
+
+// try sends frames from a slot whose scope is one address to another one, and names those that
+// arrive, until so many have.
+func (n *Net) try(ctx context.Context, to, scope netip.Addr, eye int, by []frameBy, enough int) (arrived []string, err error) {
+	s, err := n.Slot(ctx, []netip.Prefix{netip.PrefixFrom(scope, scope.BitLen())})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	for i, f := range by {
+		from := s.inner4
+		if f.spoofed {
+			from = to
+		}
+		if err := inside(s.netns, func() error { return f.send(s.frame(from, to)) }); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+			// What this kernel cannot send, no scanner sends. Anything else is no proof.
+			return nil, fmt.Errorf("cannot try the filter by %s: %w", f.name, err)
+		}
+		// What crosses two links of this machine takes microseconds, but for the last one, which is
+		// waited for as long as a busy machine may need.
+		wait := 2 * time.Millisecond
+		if i == len(by)-1 {
+			wait = 30 * time.Millisecond
+		}
+		if seen(eye, wait) {
+			if arrived = append(arrived, f.name); len(arrived) == enough {
+				break
+			}
+		}
+	}
+	return arrived, nil
+}
+
+// frameBy is a way to put a frame on a link.
+type frameBy struct {
+	name    string
+	spoofed bool
+	send    func(frame []byte) error
+}
+
+// frames are these ways; the first is what a scanner does.
+var frames = []frameBy{
+	{"a raw socket", false, func(f []byte) error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, f[14:], 0, &unix.SockaddrInet4{Addr: [4]byte(f[30:34])})
+	}},
+	{"a packet socket", false, func(f []byte) error { return sendPacket(f, false) }},
+	{"a packet socket past the queue", false, func(f []byte) error { return sendPacket(f, true) }},
+	{"a packet socket under another source", true, func(f []byte) error { return sendPacket(f, true) }},
+	{"an XDP socket", false, sendXDP},
+}
+
+// frame is a datagram to the discard port, with its Ethernet header.
+func (s *Slot) frame(from, to netip.Addr) []byte {
+	f := make([]byte, 14+20+8)
+	copy(f, s.outer.Attrs().HardwareAddr)
+	copy(f[6:], s.inner)
+	binary.BigEndian.PutUint16(f[12:], unix.ETH_P_IP)
+	ip := f[14:]
+	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+	copy(ip[12:], from.AsSlice())
+	copy(ip[16:], to.AsSlice())
+	var sum uint32
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	sum = sum&0xffff + sum>>16
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum+sum>>16))
+	binary.BigEndian.PutUint16(ip[20:], 9)
+	binary.BigEndian.PutUint16(ip[22:], 9)
+	binary.BigEndian.PutUint16(ip[24:], 8)
+	return f
+}
+
+// inside runs do on a thread in a namespace and gives the thread up.
+func inside(ns *os.File, do func() error) error {
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		if err == nil {
+			err = do()
+		}
+		failed <- err
+	}()
+	return <-failed
+}
+
+// linkInside finds the box's side of a link, for a thread that is there.
+func linkInside() (int, error) {
+	l, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Attrs().Index, nil
+}
+
+func sendPacket(f []byte, pastQueue bool) error {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	const packetQdiscBypass = 20
+	if pastQueue {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, packetQdiscBypass, 1); err != nil {
+			return err
+		}
+	}
+	link, err := linkInside()
+	if err != nil {
+		return err
+	}
+	return unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: link, Protocol: toNetwork(unix.ETH_P_IP)})
+}
+
+func toNetwork(v uint16) uint16 { return v<<8 | v>>8 }
+
+// sendXDP hands a frame to the driver by the ring of an XDP socket, which no queue and no egress
+// hook sees.
+func sendXDP(f []byte) error {
+	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	const size, entries = 4096, 4
+	memory, err := unix.Mmap(-1, 0, size*entries, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Munmap(memory) }() // it is ours
+	copy(memory, f)
+	register := unix.XDPUmemReg{Addr: uint64(uintptr(unsafe.Pointer(&memory[0]))), Len: uint64(len(memory)), Size: size}
+	if err := setsockopt(fd, unix.XDP_UMEM_REG, unsafe.Pointer(&register), unsafe.Sizeof(register)); err != nil {
+		return err
+	}
+	for _, ring := range []int{unix.XDP_UMEM_FILL_RING, unix.XDP_UMEM_COMPLETION_RING, unix.XDP_TX_RING} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_XDP, ring, entries); err != nil {
+			return err
+		}
+	}
+	var at unix.XDPMmapOffsets
+	length := uint32(unsafe.Sizeof(at))
+	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_XDP, unix.XDP_MMAP_OFFSETS,
+		uintptr(unsafe.Pointer(&at)), uintptr(unsafe.Pointer(&length)), 0); errno != 0 {
+		return errno
+	}
+	descriptor := unix.XDPDesc{Len: uint32(len(f))}
+	ring, err := unix.Mmap(fd, unix.XDP_PGOFF_TX_RING, int(at.Tx.Desc)+entries*int(unsafe.Sizeof(descriptor)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Munmap(ring) }() // it is ours
+	link, err := linkInside()
+	if err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrXDP{Flags: unix.XDP_COPY, Ifindex: uint32(link)}); err != nil {
+		return err
+	}
+	*(*unix.XDPDesc)(unsafe.Pointer(&ring[at.Tx.Desc])) = descriptor
+	binary.NativeEndian.PutUint32(ring[at.Tx.Producer:], 1)
+	return unix.Sendto(fd, nil, unix.MSG_DONTWAIT, nil)
+}
+
+func setsockopt(fd, option int, value unsafe.Pointer, size uintptr) error {
+	if _, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_XDP, uintptr(option), uintptr(value), size, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// makeTarget makes a namespace that a route leads to, and whoever removes it.
+func makeTarget(to netip.Addr) (_ *os.File, remove func() error, err error) {
+	far, err := newNetns(false)
+	if err != nil {
+		return nil, nil, err
+	}
+	link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(far.Fd())}
+	link.Name = targetName
+	link.HardwareAddr, link.PeerHardwareAddr = hardwareAddress(), hardwareAddress()
+	remove = func() error {
+		err := netlink.LinkDel(link)
+		if gone(err) {
+			err = nil
+		}
+		return errors.Join(err, far.Close())
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, remove())
+		}
+	}()
+	if err := netlink.LinkAdd(link); err != nil {
+		return nil, nil, err
+	}
+	there, err := netlink.NewHandleAt(netns.NsHandle(far.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer there.Close()
+	eth0, err := there.LinkByName("eth0")
+	if err != nil {
+		return nil, nil, err
+	}
+	if hasIPv6() {
+		err = quiet(targetName)
+	}
+	return far, remove, errors.Join(err, there.LinkSetUp(eth0), netlink.LinkSetUp(link),
+		netlink.NeighSet(neighbour(link, to, link.PeerHardwareAddr)),
+		netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: whole(to), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_KERNEL}))
+}
+
+// watchFrames opens a socket that sees what arrives in a namespace.
+func watchFrames(ns *os.File) (eye int, err error) {
+	err = inside(ns, func() error {
+		eye, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(toNetwork(unix.ETH_P_ALL)))
+		return err
+	})
+	return eye, err
+}
+
+// seen waits for a frame.
+func seen(eye int, wait time.Duration) bool {
+	ready := []unix.PollFd{{Fd: int32(eye), Events: unix.POLLIN}}
+	for until := time.Now().Add(wait); time.Now().Before(until); {
+		if n, err := unix.Poll(ready, 1); err != nil || n == 0 {
+			continue
+		}
+		b := make([]byte, 2048)
+		_, from, err := unix.Recvfrom(eye, b, 0)
+		if ll, ok := from.(*unix.SockaddrLinklayer); err == nil && ok && ll.Pkttype != unix.PACKET_OUTGOING {
+			for err == nil { // the rest of them
+				_, _, err = unix.Recvfrom(eye, b, 0)
+			}
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,65 @@
+package scope
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+)
+
+func TestTheFilterIsProved(t *testing.T) {
+	withBoth(t, func(t *testing.T) {
+		n := openNet(t)
+		before := settled(t, n, "")
+		must(t, n.Prove(context.Background()))
+		settled(t, n, before)
+	})
+}
+
+// A proof that cannot fail is none: without the filter each way of attack gets through.
+func TestTheProofFailsWithoutTheFilter(t *testing.T) {
+	ready := config.Ready
+	config.Ready = 0
+	n := openNet(t)
+	config.Ready = ready
+	n.nft.FlushTable(n.t.t)
+	must(t, n.nft.Flush())
+	passing, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
+	must(t, err)
+	real := n.filter.programs.Out
+	n.filter.programs.Out = passing
+	defer func() { n.filter.programs.Out = real; must(t, passing.Close()) }()
+	err = n.Prove(context.Background())
+	if err == nil {
+		t.Fatal("the filter was proved that is not there")
+	}
+	for _, f := range frames {
+		// The routing drops sources of its own accord where it can.
+		if !f.spoofed && !strings.Contains(err.Error(), f.name) {
+			t.Errorf("%s is not among what got through: %v", f.name, err)
+		}
+	}
+}
+
+func TestNothingIsProvedWhereNothingArrives(t *testing.T) {
+	n := openNet(t)
+	other := somebody(t)
+	table := other.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "firewall"})
+	policy := nftables.ChainPolicyDrop
+	other.AddChain(&nftables.Chain{Table: table, Name: "forward", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
+		Priority: nftables.ChainPriorityFilter, Policy: &policy})
+	must(t, other.Flush())
+	t.Cleanup(func() { other.DelTable(table); must(t, other.Flush()) })
+	if err := n.Prove(context.Background()); !errors.Is(err, ErrUnproven) {
+		t.Errorf("got %v", err)
+	}
+	if l, err := netlink.LinkByName(targetName); err == nil {
+		t.Errorf("%s is left", l.Attrs().Name)
+	}
+}
