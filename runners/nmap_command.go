@@ -49,7 +49,7 @@ func (n *Nmap) command(v Version, addresses, excluded []netip.Prefix) (Command, 
 	if n.raw() {
 		box = "nmap-raw"
 	}
-	return Command{Scanner: "nmap", Argv: argv, Box: box, Raw: n.raw(), Packets: n.packets(count), Time: n.duration(count)}, nil
+	return Command{Scanner: "nmap", Argv: argv, Box: box, Raw: n.raw(), Rate: n.rate(), Packets: n.packets(count), Time: n.duration(count)}, nil
 }
 
 func (n *Nmap) options(addresses int64) []string {

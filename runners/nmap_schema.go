@@ -52,7 +52,7 @@ func nmapFields() []field {
 		{"scripts", list("Scripts to run. Intrusive: "+strings.Join(scriptNames(intrusiveScript), ", ")+".", 0, len(scripts),
 			oneOfWords("", scriptNames(anyScript)))},
 		{"timing", oneOfWords("Pace; polite leaves 0.4 seconds between two port probes to one host.", timings)},
-		{"rate", numbers("Most packets per second in looking for hosts and ports; by default the engagement's limit. More than that is refused.", 1, maxRate)},
+		{"rate", numbers("Most packets per second, whatever they are for: the kernel holds the scan to it; by default the engagement's limit. More than that is refused.", 1, maxRate)},
 		{"host_timeout", numbers("Seconds after which a host is given up and reported as timed out.", minHostTime, maxHostTime)},
 		{"limit", numbers("Seconds after which the job ends with what it has; by default the engagement's limit. More than that is refused.", minLimit, maxLimit)},
 		{"skip_discovery", truth("Scan without first looking whether hosts are up; by default so if no target is a network.")},

@@ -56,6 +56,7 @@ type Command struct {
 	Argv    []string // Argv[0] is the scanner's name
 	Box     string   // which box it runs in
 	Raw     bool
+	Rate    int           // packets per second that its box may send
 	Packets int64         // expected to be sent, at most
 	Time    time.Duration // expected, at most
 }

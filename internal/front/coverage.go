@@ -23,11 +23,12 @@ type coverage struct {
 	TimedOut   int              `json:"timed_out"` // given up after host_timeout
 	NotReached uint64           `json:"not_reached"`
 	Addresses  addresses        `json:"addresses"`
-	Dropped    uint64           `json:"dropped_packets"`            // off scope, or of a form that does not pass, by the kernel
-	OffScope   []wire.OffScope  `json:"off_scope,omitempty"`        // the first destinations off scope
-	CutBy      string           `json:"cut_by,omitempty"`           // the limit or event that ended the scan early
-	CutFrom    []string         `json:"cut_from,omitempty"`         // parts of the report that exceeded a bound
-	NotListed  int              `json:"hosts_not_listed,omitempty"` // up, and beyond the bound of hosts
+	Dropped    uint64           `json:"dropped_packets"`             // off scope, or of a form that does not pass, by the kernel
+	OverRate   uint64           `json:"over_rate_packets,omitempty"` // dropped because they were more than the rate: the scanner took them for sent
+	OffScope   []wire.OffScope  `json:"off_scope,omitempty"`         // the first destinations off scope
+	CutBy      string           `json:"cut_by,omitempty"`            // the limit or event that ended the scan early
+	CutFrom    []string         `json:"cut_from,omitempty"`          // parts of the report that exceeded a bound
+	NotListed  int              `json:"hosts_not_listed,omitempty"`  // up, and beyond the bound of hosts
 	Complete   bool             `json:"complete"`
 }
 
@@ -59,11 +60,14 @@ func cover(record wire.Job, r report.Report) *coverage {
 	out.Addresses = addresses{Completed: partOf(c.Completed, sizeOf(c.Completed)), TimedOut: partOf(c.GivenUp, sizeOf(c.GivenUp)), NotReached: notReached(v, r)}
 	out.NotReached = out.Addresses.NotReached.Count
 	if o := record.Outcome; o != nil {
-		out.Dropped, out.OffScope = o.Usage.Dropped, o.OffScope
-		if o.Reason != wire.Exited {
+		out.Dropped, out.OverRate, out.OffScope = o.Usage.Dropped, o.Usage.OverRate, o.OffScope
+		switch {
+		case o.Reason != wire.Exited:
 			out.CutBy = o.Reason
+		case out.OverRate > 0:
+			out.CutBy = "rate"
 		}
-		out.Complete = o.Reason == wire.Exited && o.Code == 0 && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0
+		out.Complete = o.Reason == wire.Exited && o.Code == 0 && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0 && out.OverRate == 0
 	}
 	return out
 }

@@ -428,6 +428,8 @@ func stateOf(record wire.Job, r report.Report) store.State {
 			return store.Failed
 		case r.Coverage.TimedOut > 0:
 			return store.Partial // of hosts that were given up nothing is known
+		case o.Usage.OverRate > 0:
+			return store.Partial // what was dropped looks like silence
 		}
 		return store.Completed
 	case wire.Cancelled:

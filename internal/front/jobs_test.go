@@ -549,3 +549,24 @@ func writeHostile(t *testing.T, to io.Writer, size int) {
 		t.Fatal(err)
 	}
 }
+
+// What was dropped for being too much looks like silence to the scanner: it has not looked at all.
+func TestPacketsBeyondTheRateMakeAResultPartial(t *testing.T) {
+	for over, want := range map[uint64]struct {
+		state    store.State
+		cutBy    string
+		complete bool
+	}{
+		0: {store.Completed, "", true},
+		1: {store.Partial, "rate", false},
+	} {
+		record := wire.Job{Outcome: &wire.Outcome{Reason: wire.Exited, Usage: wire.Usage{SentPackets: 10, OverRate: over}}}
+		r := report.Report{Finished: true, ExitOK: true}
+		if got := stateOf(record, r); got != want.state {
+			t.Errorf("with %d dropped it is %s, want %s", over, got, want.state)
+		}
+		if c := cover(record, r); c.CutBy != want.cutBy || c.Complete != want.complete || c.OverRate != over {
+			t.Errorf("with %d dropped: %+v", over, c)
+		}
+	}
+}

@@ -41,7 +41,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 		return l.failed("command", err)
 	}
 
-	network, err := l.slot(ctx, v.Addresses())
+	network, err := l.slot(ctx, v.Addresses(), command.Rate)
 	if o, over := ended(ctx); over && err != nil {
 		return o
 	}
@@ -99,11 +99,11 @@ func deadline(v policy.Verdict, asked time.Duration, now time.Time) (time.Durati
 
 // slot joins a box to the network behind the kernel's filter. nil, nil: this launcher runs
 // without it, which Accept allowed.
-func (l *Launcher) slot(ctx context.Context, allow []netip.Prefix) (*scope.Slot, error) {
+func (l *Launcher) slot(ctx context.Context, allow []netip.Prefix, rate int) (*scope.Slot, error) {
 	if l.net == nil {
 		return nil, nil
 	}
-	return l.net.Slot(ctx, allow)
+	return l.net.Slot(ctx, allow, rate)
 }
 
 // whileFiltered ends ctx when the filter is no longer in force for a slot.
@@ -268,7 +268,7 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps []wire.Gap) {
 	c, err := network.Counters()
 	o.Usage.SentPackets, o.Usage.Received = c.Sent, c.Received
-	o.Usage.Dropped, o.Usage.OffScope, o.Usage.Refused = c.Dropped, c.OffScope, c.Refused
+	o.Usage.Dropped, o.Usage.OffScope, o.Usage.OverRate, o.Usage.Refused = c.Dropped, c.OffScope, c.OverRate, c.Refused
 	for _, v := range c.First[:min(len(c.First), wire.MaxOffScope)] {
 		o.OffScope = append(o.OffScope, wire.OffScope{To: v.To.String(), Protocol: v.Protocol, Port: v.Port, Packets: v.Packets})
 	}
@@ -390,7 +390,7 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 	}
 	defer leave()
 	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
-		network, err := l.slot(ctx, []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())})
+		network, err := l.slot(ctx, []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())}, resolverRate)
 		if err != nil {
 			return sandbox.Spec{}, nil, err
 		}
@@ -403,6 +403,7 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 const (
 	resolveTimeout = 15 * time.Second
 	versionTimeout = 10 * time.Second
+	resolverRate   = 200 // packets per second: a question for each name and family, over UDP, or TCP once more
 )
 
 // runSmall runs one of our own small boxes and returns what it wrote. There is one of each kind at

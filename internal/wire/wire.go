@@ -341,8 +341,9 @@ type Usage struct {
 	PidsRefused uint64 `cbor:"pids_refused" json:"pids_refused"` // processes or threads that the limit refused
 	Output      int64  `cbor:"output" json:"output_bytes"`
 	SentPackets uint64 `cbor:"sent" json:"sent_packets"`
-	Received    uint64 `cbor:"received,omitempty" json:"received_packets,omitempty"` // where the filter is BPF
-	Dropped     uint64 `cbor:"dropped" json:"dropped_packets"`                       // off scope, or of a form that does not pass, by the kernel
+	Received    uint64 `cbor:"received,omitempty" json:"received_packets,omitempty"`   // where the filter is BPF
+	Dropped     uint64 `cbor:"dropped" json:"dropped_packets"`                         // off scope, or of a form that does not pass, by the kernel
+	OverRate    uint64 `cbor:"over_rate,omitempty" json:"over_rate_packets,omitempty"` // dropped, because they were more than its rate
 	OffScope    uint64 `cbor:"off_scope,omitempty" json:"off_scope_packets,omitempty"`
 	Refused     uint64 `cbor:"refused,omitempty" json:"refused_packets,omitempty"`   // on the way to the scanner, from elsewhere
 	ThrottledMS int64  `cbor:"throttled_ms,omitempty" json:"throttled_ms,omitempty"` // kept from the processor by the limit of its share

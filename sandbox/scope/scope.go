@@ -355,9 +355,10 @@ func (s *Slot) isLost() bool {
 	}
 }
 
-// Slot gives a scope to a link. It waits no longer than ctx where every address of the range was
-// used a moment ago.
-func (n *Net) Slot(ctx context.Context, allow []netip.Prefix) (_ *Slot, err error) {
+// Slot gives a scope to a link: the addresses that may be sent to, and how many packets in a second
+// (0: as many as there are). It waits no longer than ctx where every address of the range was used a
+// moment ago.
+func (n *Net) Slot(ctx context.Context, allow []netip.Prefix, rate int) (_ *Slot, err error) {
 	ipv6 := slices.ContainsFunc(allow, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	if ipv6 && !n.ipv6 {
 		return nil, errors.New("cannot make a slot: this kernel has no IPv6")
@@ -382,12 +383,15 @@ func (n *Net) Slot(ctx context.Context, allow []netip.Prefix) (_ *Slot, err erro
 			return nil, err
 		}
 	}
+	if err := shape(l.netns, rate); err != nil {
+		return nil, err
+	}
 	guards := len(n.guards)
 	if err := n.forward(l.name(), allow, ipv6); err != nil {
 		return nil, fmt.Errorf("forwarding: %w", err)
 	}
 	if n.filter != nil {
-		err = n.filter.give(l.outer.Attrs().Index, l.grant(allow))
+		err = n.filter.give(l.outer.Attrs().Index, l.grant(allow, rate))
 	} else if err = n.t.addSlot(l, allow); err == nil {
 		err = fence(l, allow)
 	}
@@ -404,9 +408,9 @@ func (n *Net) Slot(ctx context.Context, allow []netip.Prefix) (_ *Slot, err erro
 }
 
 // grant is what a link's slot may send.
-func (l *link) grant(allow []netip.Prefix) grant {
+func (l *link) grant(allow []netip.Prefix, rate int) grant {
 	g := grant{inner4: l.inner4, outer4: l.outer4, innerMAC: l.inner, outerMAC: l.outer.Attrs().HardwareAddr,
-		allow: []targets{{prefixes: allow, icmp: true}}, arp: true, mark: passed}
+		allow: []targets{{prefixes: allow, icmp: true}}, arp: true, mark: passed, rate: policed(rate)}
 	if slices.ContainsFunc(allow, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
 		g.inner6 = l.inner6
 	}
@@ -422,6 +426,7 @@ type Counters struct {
 	Received uint64      // passed, to the box
 	Dropped  uint64      // off scope, or of a form that does not pass
 	OffScope uint64      // of them: to another destination or port, or under another source; the table cannot tell and counts all
+	OverRate uint64      // dropped because they were too many, beside those dropped
 	Refused  uint64      // on the way in, from elsewhere
 	First    []Violation // the first destinations off scope, at most 64, the most packets first
 }
@@ -440,7 +445,7 @@ type Violation struct {
 func (s *Slot) Counters() (Counters, error) {
 	if f := s.net.filter; f != nil {
 		c, found, err := f.counters(s.outer.Attrs().Index)
-		out := Counters{Sent: c.sent, Received: c.received, Refused: c.refused, OffScope: c.offScope + c.spoofed + c.port}
+		out := Counters{Sent: c.sent, Received: c.received, Refused: c.refused, OverRate: c.budget, OffScope: c.offScope + c.spoofed + c.port}
 		out.Dropped = out.OffScope + c.form + c.ethertype + c.protocol
 		for _, v := range found {
 			out.First = append(out.First, Violation{To: v.to, Protocol: v.protocol, Port: v.port, Packets: v.packets})

@@ -227,9 +227,9 @@ func TestASlotReachesItsScopeAndNothingElse(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
 		newLab(t)
 		n := openNet(t)
-		four, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+		four, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
 		must(t, err)
-		six, err := n.Slot(context.Background(), []netip.Prefix{host(allowed6)})
+		six, err := n.Slot(context.Background(), []netip.Prefix{host(allowed6)}, 0)
 		must(t, err)
 		for _, c := range []struct {
 			says string
@@ -325,7 +325,7 @@ func TestNoAttackLeavesTheScope(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
 		l := newLab(t)
 		n := openNet(t)
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
 		must(t, err)
 		defer s.Close()
 		must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
@@ -351,7 +351,7 @@ func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 	withTable(t)
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed))
@@ -378,7 +378,7 @@ func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 func TestNothingPassesWithoutTheTable(t *testing.T) {
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed))
@@ -402,7 +402,7 @@ func TestWithoutTheFilterAttacksArrive(t *testing.T) {
 	withTable(t)
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
+	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed))
@@ -479,7 +479,7 @@ func ownAndWait() {
 	n, err := Open(config)
 	var s *Slot
 	if err == nil {
-		s, err = n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)})
+		s, err = n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
 		if err == nil {
 			err = unix.Dup3(int(s.NetNS().Fd()), ownerNamespaceFD, unix.O_CLOEXEC)
 		}
@@ -519,7 +519,7 @@ func TestOnlySlotsAreForwarded(t *testing.T) {
 		must(t, inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP("10.50.0.1")}))
 		_ = l
 
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), netip.MustParsePrefix("10.50.0.0/24")})
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), netip.MustParsePrefix("10.50.0.0/24")}, 0)
 		must(t, err)
 		defer s.Close()
 		if get("ipv4", "uplink", "forwarding") != "1" || get("ipv4", "office", "forwarding") != "1" {
@@ -555,7 +555,7 @@ func TestThousandsOfPrefixes(t *testing.T) {
 		}
 		allow = append(allow, host(allowed), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("0.0.0.0/32"))
 		start := time.Now()
-		s, err := n.Slot(context.Background(), allow)
+		s, err := n.Slot(context.Background(), allow, 0)
 		must(t, err)
 		t.Logf("%d prefixes in %v", len(allow), time.Since(start))
 		must(t, reaches(s.NetNS(), allowed))
@@ -573,13 +573,13 @@ func TestSlotsLeaveNothing(t *testing.T) {
 		before := settled(t, n, "")
 		for i := range 30 {
 			allow := []netip.Prefix{host(allowed), host(allowed6)}
-			s, err := n.Slot(context.Background(), allow[:1+i%2])
+			s, err := n.Slot(context.Background(), allow[:1+i%2], 0)
 			must(t, err)
 			must(t, s.Close())
 		}
 		settled(t, n, before)
 		// A slot that fails half-way leaves nothing either.
-		if s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), {}}); err == nil {
+		if s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), {}}, 0); err == nil {
 			s.Close()
 			t.Error("a slot was made of no prefix")
 		}
@@ -642,7 +642,7 @@ func TestTwoSlotsNeverHaveTheSameAddress(t *testing.T) {
 		n := openNet(t)
 		seen := map[netip.Addr]bool{}
 		for range 20 {
-			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
 			must(t, err)
 			if seen[s.inner4] || seen[s.inner6] || !config.V4.Contains(s.inner4) || !config.V6.Contains(s.inner6) || s.inner4 == s.outer4 || s.inner6 == s.outer6 {
 				t.Errorf("%s, %s", s.inner4, s.inner6)
@@ -658,13 +658,13 @@ func TestAConnectionThatIsLeftOpenEndsWithItsSlot(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
 		l := newLab(t)
 		n := openNet(t)
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
 		must(t, err)
 		source := s.inner4
 		must(t, reaches(s.NetNS(), allowed)) // it is in TIME_WAIT or closing now
 		must(t, s.Close())
 		l.strangers(netip.Addr{}, netip.Addr{})
-		next, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)})
+		next, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
 		must(t, err)
 		defer next.Close()
 		var sockets []byte
@@ -688,7 +688,7 @@ func TestALinkIsQuiet(t *testing.T) {
 		newLab(t)
 		n := openNet(t)
 		for _, allow := range [][]netip.Prefix{{host(allowed), host(allowed6)}, {host(allowed)}} {
-			s, err := n.Slot(context.Background(), allow)
+			s, err := n.Slot(context.Background(), allow, 0)
 			must(t, err)
 			defer func() {
 				if c, err := s.Counters(); err != nil || c.Sent+c.Received+c.Dropped+c.Refused != 0 {
@@ -742,6 +742,112 @@ func TestTheMachineKnowsItsOwnAddresses(t *testing.T) {
 }
 
 // What a job waits for, with links that are ready; the kernel's work behind it goes on meanwhile.
+// arrived counts what reaches the lab from a slot.
+func (l *lab) arrived(from netip.Addr) (n int) {
+	time.Sleep(50 * time.Millisecond)
+	b := make([]byte, 4096)
+	for {
+		size, ll, err := unix.Recvfrom(l.witness, b, 0)
+		if err != nil {
+			return n
+		}
+		if a, ok := ll.(*unix.SockaddrLinklayer); ok && a.Pkttype != unix.PACKET_OUTGOING && size >= 34 && netip.AddrFrom4([4]byte(b[26:30])) == from {
+			n++
+		}
+	}
+}
+
+// flood sends datagrams to an address as fast as it can, for a while, and says how many the kernel
+// took. Past the queue, what there is no room for is lost.
+func flood(s *Slot, to netip.Addr, size int, pastQueue bool, howLong time.Duration) (sent int, err error) {
+	f := s.frame(s.inner4, to)
+	if size > len(f) { // the header says the length
+		f = append(f, make([]byte, size-len(f))...)
+		binary.BigEndian.PutUint16(f[16:], uint16(size-14))
+		binary.BigEndian.PutUint16(f[38:], uint16(size-34))
+		copy(f[14:], checksummed(f[14:34:34]))
+	}
+	failed := inside(s.netns, func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if pastQueue {
+			if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, 20, 1); err != nil {
+				return err
+			}
+		}
+		link, err := linkInside()
+		if err != nil {
+			return err
+		}
+		for end := time.Now().Add(howLong); time.Now().Before(end); {
+			err := unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: link, Protocol: toNetwork(unix.ETH_P_IP)})
+			if err == nil {
+				sent++
+			} else if !pastQueue {
+				return err
+			}
+		}
+		return nil
+	})
+	return sent, failed
+}
+
+// Senders wait for a rate, and lose nothing; those that do not wait lose what is too much.
+func TestARateIsKept(t *testing.T) {
+	const howLong = 2 * time.Second
+	for _, c := range []struct {
+		says      string
+		rate      int
+		size      int
+		pastQueue bool
+	}{
+		{"short packets", 200, 42, false},
+		{"long packets", 200, 1400, false},
+		{"a high rate", 20000, 42, false},
+		{"past the queue", 200, 42, true},
+		{"past the queue at a high rate", 20000, 42, true},
+	} {
+		t.Run(c.says, func(t *testing.T) {
+			l := newLab(t)
+			must(t, unix.SetsockoptInt(l.witness, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20))
+			n := openNet(t)
+			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, c.rate)
+			must(t, err)
+			defer s.Close()
+			l.arrived(s.inner4)
+			began := time.Now()
+			sent, err := flood(s, allowed, c.size, c.pastQueue, howLong)
+			must(t, err)
+			if !c.pastQueue {
+				time.Sleep(300*time.Millisecond + time.Second*400/time.Duration(c.rate)) // what still waits in the queue: a socket's buffer at most
+			}
+			got, took := l.arrived(s.inner4), time.Since(began)
+			counters, err := s.Counters()
+			must(t, err)
+			t.Logf("%d sent, %d arrived in %v; %+v", sent, got, took, counters)
+			most := int(float64(c.rate)*took.Seconds()*1.1) + int(policed(c.rate).burst) + 1
+			if got > most {
+				t.Errorf("%d packets arrived, more than %d", got, most)
+			}
+			if c.pastQueue {
+				if counters.OverRate == 0 || uint64(got)+counters.OverRate != uint64(sent) {
+					t.Errorf("of %d packets %d arrived, %d are said to be dropped", sent, got, counters.OverRate)
+				}
+				return
+			}
+			if counters.OverRate != 0 || got != sent {
+				t.Errorf("of %d packets %d arrived; %d were dropped", sent, got, counters.OverRate)
+			}
+			if least := int(float64(c.rate) * howLong.Seconds() * 0.9); got < least {
+				t.Errorf("%d packets arrived, less than %d: the queue is too slow", got, least)
+			}
+		})
+	}
+}
+
 func BenchmarkSlot(b *testing.B) {
 	if err := Reclaim(); err != nil {
 		b.Fatal(err)
@@ -763,7 +869,7 @@ func BenchmarkSlot(b *testing.B) {
 					time.Sleep(time.Millisecond)
 				}
 				start := time.Now()
-				s, err := n.Slot(context.Background(), allow)
+				s, err := n.Slot(context.Background(), allow, 1000)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -1,0 +1,72 @@
+package scope
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// A slot's packets are counted against its rate twice. Inside, a queue makes senders wait, so that
+// nothing is lost (a scanner that believes to have sent reports what was dropped as silence). The
+// filter outside drops what gets around the queue, and is a little more generous, so that what the
+// queue lets out in one go passes.
+
+// eachPacket is what the queue takes any packet for, in bytes: it limits bytes, and is told of an
+// overhead beside which the size of a packet does not matter (2 % at most).
+const (
+	overhead   = 65000
+	eachPacket = overhead + 60
+)
+
+// queued bounds what waits, in bytes as they are. Senders wait before: their sockets' buffers are
+// smaller.
+const queued = 8 << 20
+
+// burst is how many packets may leave at once: a fiftieth of a second's.
+func burst(rate int) int { return min(max(rate/50, 8), 20000) }
+
+// policed is what the filter admits of a rate.
+func policed(rate int) limit {
+	if rate <= 0 {
+		return limit{}
+	}
+	return limit{perSecond: uint64(rate + rate/10 + 1), burst: uint64(2*burst(rate) + rate/10 + 16)}
+}
+
+// shape makes the box's side of a link wait.
+func shape(ns *os.File, rate int) error {
+	if rate <= 0 {
+		return nil
+	}
+	bytes := uint64(rate) * eachPacket
+	parameters := nl.TcTbfQopt{Limit: queued}
+	parameters.Rate = nl.TcRateSpec{Linklayer: nl.LINKLAYER_ETHERNET, Overhead: overhead, Rate: uint32(min(bytes, math.MaxUint32))}
+	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
+	options.AddRtAttr(nl.TCA_TBF_PARMS, parameters.Serialize())
+	options.AddRtAttr(nl.TCA_TBF_RATE64, nl.Uint64Attr(bytes))
+	options.AddRtAttr(nl.TCA_TBF_BURST, nl.Uint32Attr(uint32(burst(rate)*eachPacket-overhead)))
+	err := inside(ns, func() error {
+		link, err := linkInside()
+		if err != nil {
+			return err
+		}
+		request := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
+		request.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(link), Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT})
+		request.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("tbf")))
+		request.AddData(options)
+		_, err = request.Execute(unix.NETLINK_ROUTE, 0)
+		return err
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return nil // a kernel without it: the filter drops what is too much, and counts it
+	}
+	if err != nil {
+		return fmt.Errorf("rate: %w", err)
+	}
+	return nil
+}
