@@ -55,7 +55,14 @@ func TestEnds(t *testing.T) {
 		began := time.Now()
 		r := patient.Run(ctx, spec, outputFiles(t).Files)
 		cancel()
-		if took := time.Since(began); took > 2*time.Second+row.cancel {
+		took := time.Since(began)
+		if row.want.Reason == CPU { // what it used counts: on a busy machine it waits for the processor, too
+			took = r.Usage.CPU
+			if took < spec.Limits.CPU {
+				t.Errorf("%s: ended after %s of processor time", row.says, took)
+			}
+		}
+		if took > 2*time.Second+row.cancel {
 			t.Errorf("%s: took %s", row.says, took)
 		}
 		if r.Reason != row.want.Reason || r.Code != row.want.Code || r.Signal != row.want.Signal || r.Err != nil || r.Stage != "" {
@@ -78,13 +85,12 @@ func TestCancelledBefore(t *testing.T) {
 	checkNothingLeft(t)
 }
 
-// Usage is measured, not guessed.
+// Usage is measured, not guessed: the scanner computes until its own clock of processor time shows
+// 300 ms, however busy the machine is, and then sleeps for 200 ms.
 func TestUsage(t *testing.T) {
-	spec := wish(t, "nmap-raw", probe, "probe", "spin")
-	spec.Limits.Wall = 500 * time.Millisecond
-	r, _, _ := run(t, box, spec)
+	r, _, _ := run(t, box, wish(t, "nmap-raw", probe, "probe", "burn"))
 	u := r.Usage
-	if r.Reason != Timeout || u.CPU < 200*time.Millisecond || u.CPU > 2*time.Second || u.Wall < 500*time.Millisecond || u.Wall > 2*time.Second ||
+	if r.Reason != Exited || u.CPU < 300*time.Millisecond || u.CPU > 600*time.Millisecond || u.Wall < 500*time.Millisecond || u.Wall > 2*time.Second+u.WaitedCPU ||
 		u.Memory != 0 || u.Start == 0 || u.Start > time.Second {
 		t.Errorf("%s, usage %+v", r.Reason, u)
 	}
