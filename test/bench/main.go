@@ -302,9 +302,13 @@ func enterCgroup() (leave func(), err error) {
 			return nil, err
 		}
 		return func() {
-			_ = os.WriteFile(filepath.Join(root, "cgroup.procs"), []byte("0"), 0)
-			_ = os.Remove(filepath.Join(own, "supervisor"))
-			_ = os.Remove(own)
+			err := os.WriteFile(filepath.Join(root, "cgroup.procs"), []byte("0"), 0)
+			for _, dir := range []string{"supervisor", "boxes", ""} {
+				err = errors.Join(err, os.Remove(filepath.Join(own, dir)))
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "bench: cannot leave its cgroup:", err)
+			}
 		}, nil
 	}
 	return nil, fmt.Errorf("cgroup v2 is not mounted")
