@@ -21,7 +21,8 @@ import (
 )
 
 // flood sends frames of a link for a while, as fast as it can, and says how many passed, and the
-// least and the most that a limit lets through meanwhile. At empty, the limit was spent.
+// least and the most that a limit lets through meanwhile: a burst until it is spent for the first
+// time, and from then on as many as time gives. At empty it was spent for the last time.
 func (w *wire) flood(ifindex int, d time.Duration, l limit, frame []byte) (passed, least, most uint64, empty time.Time) {
 	w.Helper()
 	begin := time.Now()
@@ -30,13 +31,12 @@ func (w *wire) flood(ifindex int, d time.Duration, l limit, frame []byte) (passe
 		now := time.Now()
 		verdict, _, err := run(w.programs.Out, ifindex, frame)
 		must(w.T, err)
-		if first.IsZero() {
-			first = time.Now()
-		}
 		if verdict == passes {
 			passed++
-		} else {
-			empty = now
+			continue
+		}
+		if empty = now; first.IsZero() {
+			first = time.Now()
 		}
 	}
 	if empty.IsZero() {
@@ -52,7 +52,7 @@ func (l limit) in(d time.Duration) uint64 { return uint64(d.Seconds() * float64(
 func TestBudgets(t *testing.T) {
 	w := onWire(t)
 	other := newWire(t, w.filter, "secvother").Attrs().Index
-	l := limit{perSecond: 20000, burst: 10000}
+	l := limit{perSecond: 2000, burst: 1000}
 	frame := frame4(ip4(own4, allowed, 17, udp(9)))
 	const d = 400 * time.Millisecond
 	must(t, w.give(other, granted()))
@@ -75,12 +75,12 @@ func TestBudgets(t *testing.T) {
 	if err != nil || c.sent != passed || c.budget == 0 || c.offScope != 3 || len(v) != 1 {
 		t.Errorf("%d passed and %+v, %v, %v", passed, c, v, err)
 	}
-	if n := w.frames(other, 20000, frame); n != 20000 {
+	if n := w.frames(other, 4000, frame); n != 4000 {
 		t.Errorf("of another slot without a budget, %d passed", n)
 	}
 	must(t, w.give(w.ifindex, g))
-	if n := w.frames(w.ifindex, 5000, frame); n != 5000 {
-		t.Errorf("of the next job, %d packets passed of 5000 at once", n)
+	if n := w.frames(w.ifindex, 500, frame); n != 500 {
+		t.Errorf("of the next job, %d packets passed of 500 at once", n)
 	}
 
 	for i, says := range []string{"an engagement's budget", "the machine's budget"} {
@@ -103,8 +103,8 @@ func TestBudgets(t *testing.T) {
 		}
 		g.shared[i].key += 2
 		must(t, w.give(other, g))
-		if n := w.frames(other, 5000, frame); n != 5000 {
-			t.Errorf("another one beside %s: %d packets of 5000 passed", says, n)
+		if n := w.frames(other, 500, frame); n != 500 {
+			t.Errorf("another one beside %s: %d packets of 500 passed", says, n)
 		}
 		must(t, w.take(other))
 	}
@@ -134,6 +134,33 @@ func TestBudgets(t *testing.T) {
 	}
 	if c, _, err := w.counters(w.ifindex); err != nil || c.sent != 3 || c.budget != 3 {
 		t.Errorf("of two large packets: %+v, %v", c, err)
+	}
+}
+
+// A shared budget goes with those who share it, but not before it is whole again.
+func TestSpentBudgetsAreKept(t *testing.T) {
+	w := onWire(t)
+	g := granted()
+	g.shared[0] = budget{key: 5, limit: limit{perSecond: 2, burst: 3}}
+	must(t, w.give(w.ifindex, g))
+	if n := w.frames(w.ifindex, 2, frame4(ip4(own4, allowed, 17, udp(9)))); n != 2 {
+		t.Fatalf("%d of 2 packets passed", n)
+	}
+	whole := time.Now().Add(time.Second)
+	for range 2 {
+		must(t, w.take(w.ifindex))
+		if got, want := w.entries(), "0 of the scope, 0 of ports, 1 of budgets, 1 of counters, 0 of violations"; got != want && time.Now().Before(whole) {
+			t.Errorf("spent, the maps hold %s, not %s", got, want)
+		}
+		must(t, w.give(w.ifindex, granted()))
+	}
+	time.Sleep(time.Until(whole))
+	must(t, w.take(w.ifindex))
+	if got, want := w.entries(), "0 of the scope, 0 of ports, 0 of budgets, 1 of counters, 0 of violations"; got != want {
+		t.Errorf("whole again, the maps hold %s, not %s", got, want)
+	}
+	if len(w.unused) != 0 {
+		t.Errorf("%v are waited for", w.unused)
 	}
 }
 
@@ -362,7 +389,7 @@ func TestNoAttackPassesTheBPFFilter(t *testing.T) {
 	link, err := netlink.LinkByName(v.Name)
 	must(t, err)
 	defer func() { must(t, netlink.LinkDel(link)) }()
-	inside, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()))
+	inside, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
 	must(t, err)
 	defer inside.Close()
 	eth0, err := inside.LinkByName("eth0")
