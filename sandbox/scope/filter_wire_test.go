@@ -382,29 +382,28 @@ func TestNoAttackPassesTheBPFFilter(t *testing.T) {
 	ns, err := newNetns(true)
 	must(t, err)
 	defer ns.Close()
-	s := &Slot{net: &Net{cfg: config}, netns: ns}
+	s := &Slot{link: &link{number: 0, addresses: config.addresses(0), netns: ns}}
 	v := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(ns.Fd())}
 	v.Name = s.name()
 	must(t, netlink.LinkAdd(v))
-	link, err := netlink.LinkByName(v.Name)
+	s.outer, err = netlink.LinkByName(v.Name)
 	must(t, err)
-	defer func() { must(t, netlink.LinkDel(link)) }()
+	defer func() { must(t, netlink.LinkDel(s.outer)) }()
 	inside, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
 	must(t, err)
 	defer inside.Close()
 	eth0, err := inside.LinkByName("eth0")
 	must(t, err)
+	s.link.inner = eth0.Attrs().HardwareAddr
 	must(t, set("ipv6", s.name(), "disable_ipv6", "1"))
-	must(t, f.attach(link))
-	g := granted()
-	g.inner4, g.inner6, g.innerMAC, g.outerMAC = inner(s), inner6(s), eth0.Attrs().HardwareAddr, link.Attrs().HardwareAddr
-	g.allow = []targets{{prefixes: []netip.Prefix{host(allowed), host(allowed6)}, icmp: true}}
-	must(t, f.give(link.Attrs().Index, g))
-	must(t, errors.Join(inside.AddrAdd(eth0, address(inner(s), 30)), netlink.LinkSetUp(link), inside.LinkSetUp(eth0)))
-	must(t, inside.NeighSet(neighbour(eth0, gate4, link.Attrs().HardwareAddr)))
-	must(t, inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: gate4.AsSlice()}))
+	must(t, f.attach(s.outer))
+	ifindex := s.outer.Attrs().Index
+	must(t, f.give(ifindex, s.grant([]netip.Prefix{host(allowed), host(allowed6)})))
+	must(t, errors.Join(inside.AddrAdd(eth0, address(inner(s), 30)), netlink.LinkSetUp(s.outer), inside.LinkSetUp(eth0)))
+	must(t, inside.NeighSet(neighbour(eth0, s.outer4, s.outer.Attrs().HardwareAddr)))
+	must(t, inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: s.outer4.AsSlice()}))
 	dropped := func() uint64 {
-		c, _, err := f.counters(link.Attrs().Index)
+		c, _, err := f.counters(ifindex)
 		must(t, err)
 		if c.sent != 0 {
 			t.Fatalf("sent: %+v", c)
@@ -426,7 +425,7 @@ func TestNoAttackPassesTheBPFFilter(t *testing.T) {
 	// What a scan sends passes, by the same way.
 	must(t, frame(s, unix.ETH_P_IP, packet4(inner(s), allowed, 17, nil, 0), true))
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
-		if c, _, err := f.counters(link.Attrs().Index); err == nil && c.sent == 1 {
+		if c, _, err := f.counters(ifindex); err == nil && c.sent == 1 {
 			return
 		}
 	}

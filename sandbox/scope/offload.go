@@ -3,7 +3,6 @@ package scope
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,18 +13,13 @@ import (
 // packet a checksum is to be written, and that is done when the packet leaves this machine: a
 // packet socket with a virtio-net header can have it written over an IPv6 destination, behind
 // every filter on the way.
-func finished(ns *os.File, link string) error {
-	failed := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends with the goroutine
-		failed <- func() error {
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			return checksums(link, 0)
-		}()
-	}()
-	if err := <-failed; err != nil {
+func finished(ns *os.File, link string) (err error) {
+	aside(func() {
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			err = checksums(link, 0)
+		}
+	})
+	if err != nil {
 		return fmt.Errorf("cannot have the checksums of %s finished: %w", link, err)
 	}
 	return nil
