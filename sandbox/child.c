@@ -184,7 +184,7 @@ static int limits(struct box *b)
 		struct rlimit old, now;
 		if (syscall(SYS_prlimit64, 0, l->resource, NULL, &old) < 0)
 			return failed(b, "read limit", l->name);
-		now.rlim_cur = now.rlim_max = l->value < old.rlim_max ? l->value : old.rlim_max;
+		now.rlim_cur = now.rlim_max = l->exact || l->value < old.rlim_max ? l->value : old.rlim_max;
 		if (syscall(SYS_prlimit64, 0, l->resource, &now, NULL) < 0)
 			return failed(b, "set limit", l->name);
 	}

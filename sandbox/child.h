@@ -17,6 +17,7 @@ struct box_limit {
 	int resource;
 	uint64_t value;
 	const char *name;
+	int exact;              /* no less will do, though the launcher may have no more */
 };
 
 /* Descriptors are the launcher's numbers, -1 for none. Texts outlive the launch. */

@@ -12,6 +12,9 @@
 //	child.c      in the child of that clone, step by step, until execveat
 //	template.go  the root of boxes, as far as they are alike, kept by a thread
 //
+// What a scanner prints goes to two files that the caller made and holds, and to which it can
+// only append. Nothing else of a box is collected: its /tmp ends with it.
+//
 // Run refuses to start a box with a layer missing unless the configuration
 // accepts exactly that layer by name.
 package sandbox

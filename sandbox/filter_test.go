@@ -140,6 +140,8 @@ func TestFilterArguments(t *testing.T) {
 		{"all", "fcntl", []uint64{high | 2, unix.F_SETFL, unix.O_NONBLOCK}, answerENOSYS},
 		{"all", "fcntl", []uint64{3, unix.F_SETFL, unix.O_NONBLOCK}, answerAllow},
 		{"all", "fcntl", []uint64{77, unix.F_SETFL, unix.O_NONBLOCK}, answerAllow},
+		{"all", "fcntl", []uint64{high | 4, unix.F_SETFL, unix.O_NONBLOCK}, answerAllow},
+		{"all", "fcntl", []uint64{execFD - 1, unix.F_SETFL, unix.O_NONBLOCK}, answerAllow},
 		{"all", "fcntl", []uint64{1, unix.F_SETOWN, 1}, answerENOSYS},
 		{"all", "fcntl", []uint64{1, unix.F_SETLEASE}, answerENOSYS},
 		{"all", "prlimit64", []uint64{0, unix.RLIMIT_NOFILE}, answerAllow},
@@ -246,6 +248,32 @@ func TestFilterAnswers(t *testing.T) {
 				t.Errorf("%s: call %s: %s, want it to kill", name, n, got)
 			}
 		}
+	}
+}
+
+// A filter is built once for all boxes of a kind, and each kind has its own.
+func TestFilterIsBuiltOnce(t *testing.T) {
+	built := map[*byte]string{}
+	for range 2 {
+		for _, name := range boxNames() {
+			spec := Spec{Box: name, Limits: limits()}
+			first, err := box.program(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := box.program(spec)
+			if err != nil || &first[0] != &again[0] {
+				t.Errorf("%s: built again, error %v", name, err)
+			}
+			built[&first[0]] = name
+			spec.Limits.OpenFiles++
+			if other, err := box.program(spec); err != nil || &other[0] == &first[0] {
+				t.Errorf("%s: the filter of another limit, error %v", name, err)
+			}
+		}
+	}
+	if len(built) != len(profiles) {
+		t.Errorf("%d filters of %d profiles", len(built), len(profiles))
 	}
 }
 

@@ -1,11 +1,13 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -32,8 +34,8 @@ func TestInside(t *testing.T) {
 		{"and its environment, which is complete", "env: ", "NMAP_PRIVILEGED=1"},
 		{"it is the first process", "pid: ", "1"},
 		{"of nobody it could name", "ppid: ", "0"},
-		{"it is the slot's user", "/proc/self/status: Uid:", "61234\t61234\t61234\t61234"},
-		{"and group", "/proc/self/status: Gid:", "61235\t61235\t61235\t61235"},
+		{"it is the slot's user", "/proc/self/status: Uid:", fmt.Sprintf("%[1]d\t%[1]d\t%[1]d\t%[1]d", slotUID)},
+		{"and group", "/proc/self/status: Gid:", fmt.Sprintf("%[1]d\t%[1]d\t%[1]d\t%[1]d", slotGID)},
 		{"in no other group", "/proc/self/status: Groups:", ""},
 		{"one capability, inheritable", "/proc/self/status: CapInh:", "0000000000002000"},
 		{"permitted", "/proc/self/status: CapPrm:", "0000000000002000"},
@@ -52,7 +54,7 @@ func TestInside(t *testing.T) {
 		{"an interface of its network at most", "/proc/net/dev:     ", "lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0"},
 		{"hosts as the job says", "/etc/hosts: ", "127.0.0.1 localhost"},
 		{"resolver as the job says", "/etc/resolv.conf: ", "nameserver 192.0.2.1"},
-		{"no user but itself", "/etc/passwd: ", "scanner:x:61234:61235::/:/nonexistent"},
+		{"no user but itself", "/etc/passwd: ", fmt.Sprintf("scanner:x:%d:%d::/:/nonexistent", slotUID, slotGID)},
 		{"in /proc four names", "ls /proc: ", ".p|mounts|net|self|thread-self"},
 		{"and behind them one process", "ls /proc/.p: ", "1|self|thread-self"},
 		{"nothing in /tmp", "ls /tmp: ", ""},
@@ -163,22 +165,80 @@ func TestInputs(t *testing.T) {
 	}
 }
 
-// Two boxes at the same time see nothing of each other.
+// Two boxes at the same time do not meet, not even under one uid and without the layers that keep
+// them from trying. One leaves in its box what it can, for the other to find.
 func TestBoxesApart(t *testing.T) {
-	first, second := wish(t, "nmap-raw", probe, "nmap", "report"), wish(t, "nmap-raw", probe, "nmap", "report")
-	results := make(chan string)
-	for _, spec := range []Spec{first, second} {
-		go func() {
-			files := outputFiles(t)
-			r := box.Run(t.Context(), spec, files.Files)
-			stdout, _ := files.text()
-			results <- fmt.Sprint(r.Err) + "\n" + stdout
-		}()
-	}
-	a, b := <-results, <-results
-	for i, ns := range lines(a, "ns: ") {
-		if other := lines(b, "ns: ")[i]; ns == other != strings.HasPrefix(ns, "user:") {
-			t.Errorf("boxes share or split %s and %s", ns, other)
-		}
+	weaker := opened(t, Config{Accept: append([]string{Seccomp, Landlock}, accepted...)})
+	for _, boxes := range []struct {
+		says    string
+		without []string
+		leaves  string
+		finds   map[string]string
+	}{
+		{"with all layers", nil, "file 0, memory ENOSYS, port ENOSYS, socket EAFNOSUPPORT, file-socket EAFNOSUPPORT", map[string]string{
+			"signal": "ENOSYS", "shm": "ENOSYS", "unix-connect": "EAFNOSUPPORT", "connect": "ENETUNREACH"}},
+		{"without seccomp and Landlock", []string{Seccomp, Landlock}, "file 0, memory 0, port 0, socket 0, file-socket 0", map[string]string{
+			"signal": "ESRCH", "shm": "ENOENT", "unix-connect": "ECONNREFUSED", "connect": "ENETUNREACH"}},
+	} {
+		t.Run(boxes.says, func(t *testing.T) {
+			first, files := wish(t, "nmap-raw", probe, "probe", "neighbour"), outputFiles(t)
+			first.Without = boxes.without
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ended := make(chan Result, 1)
+			go func() { ended <- weaker.Run(ctx, first, files.Files) }()
+			said := func() string { text, _ := files.text(); return text }
+			if !within(5*time.Second, func() bool { return strings.HasSuffix(said(), "ready\n") }) {
+				t.Fatalf("it is not ready: %s", said())
+			}
+			if left := strings.ReplaceAll(strings.TrimSuffix(said(), "\nready\n"), "\n", ", "); left != boxes.leaves {
+				t.Errorf("one could leave %s, want %s", left, boxes.leaves)
+			}
+			pid := scannerOf(t, slotUID)
+			for _, row := range []struct{ probe, want string }{
+				{"read /tmp/neighbour", "ENOENT"},
+				{"unix-connect /tmp/neighbour-socket", strings.Replace(boxes.finds["unix-connect"], "ECONNREFUSED", "ENOENT", 1)},
+				{"unix-connect @secmcpd-neighbour", boxes.finds["unix-connect"]},
+				{"connect 127.0.0.1 4747", boxes.finds["connect"]},
+				{"shm", boxes.finds["shm"]},
+				{fmt.Sprintf("signal %d", pid), boxes.finds["signal"]},
+				{fmt.Sprintf("read /proc/.p/%d/environ", pid), "ENOENT"},
+			} {
+				second := wish(t, "nmap-raw", probe, append([]string{"probe"}, strings.Fields(row.probe)...)...)
+				second.Without = boxes.without
+				if got := attempt(t, weaker, second); got != row.want {
+					t.Errorf("the other: %s: got %s, want %s", row.probe, got, row.want)
+				}
+			}
+			// Not one namespace of the two is the same, but the one that all share.
+			ours := map[string]bool{}
+			for _, name := range []string{"mnt", "pid", "ipc", "uts", "net", "cgroup", "user"} {
+				ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				ours[ns] = true
+			}
+			report := wish(t, "nmap-raw", probe, "probe", "report")
+			report.Without = boxes.without
+			namespaces := lines(succeed(t, weaker, report), "ns: ")
+			for _, ns := range namespaces {
+				if ours[ns] != strings.HasPrefix(ns, "user:") {
+					t.Errorf("boxes share or split %s", ns)
+				}
+			}
+			if len(namespaces) != 7 {
+				t.Errorf("namespaces %q", namespaces)
+			}
+			select {
+			case r := <-ended:
+				t.Errorf("the first ended: %+v", r)
+			default:
+				cancel()
+				if r := <-ended; r.Reason != Cancelled || r.Err != nil {
+					t.Errorf("got %+v", r)
+				}
+			}
+		})
 	}
 }

@@ -151,18 +151,20 @@ func (l *launch) limits(spec Spec, base int64) {
 		name     string
 		resource int
 		value    uint64
+		exact    bool // no less will do
 	}
 	m := spec.Limits
 	list := []limit{
-		// 1 and not 0: a core pattern that is a pipe ignores 0 and takes 1 for "do not dump".
-		{"core", unix.RLIMIT_CORE, 1},
-		{"fsize", unix.RLIMIT_FSIZE, uint64(base + m.Output + fenceSlack)},
-		{"cpu", unix.RLIMIT_CPU, uint64(m.CPU.Seconds()) + 1},
-		{"memlock", unix.RLIMIT_MEMLOCK, 64 << 10},
-		{"msgqueue", unix.RLIMIT_MSGQUEUE, 0},
-		{"rtprio", unix.RLIMIT_RTPRIO, 0},
-		{"nice", unix.RLIMIT_NICE, 0},
-		{"sigpending", unix.RLIMIT_SIGPENDING, 256},
+		// 1 and not 0: a core pattern that is a pipe ignores 0, starts its program as root, and takes
+		// 1 for "do not dump". Less than 1 is what a mere user may have been left with.
+		{"core", unix.RLIMIT_CORE, 1, spec.Has(UID)},
+		{"fsize", unix.RLIMIT_FSIZE, uint64(base + m.Output + fenceSlack), false},
+		{"cpu", unix.RLIMIT_CPU, uint64(m.CPU.Seconds()) + 1, false},
+		{"memlock", unix.RLIMIT_MEMLOCK, 64 << 10, false},
+		{"msgqueue", unix.RLIMIT_MSGQUEUE, 0, false},
+		{"rtprio", unix.RLIMIT_RTPRIO, 0, false},
+		{"nice", unix.RLIMIT_NICE, 0, false},
+		{"sigpending", unix.RLIMIT_SIGPENDING, 256, false},
 	}
 	if spec.Has(UID) { // counted per user: only a user that is the slot's alone can be held to it
 		tasks := uint64(m.Pids)
@@ -171,14 +173,17 @@ func (l *launch) limits(spec Spec, base int64) {
 			// result can say what the scanner ended of.
 			tasks++
 		}
-		list = append(list, limit{"nproc", unix.RLIMIT_NPROC, tasks})
+		list = append(list, limit{"nproc", unix.RLIMIT_NPROC, tasks, false})
 	}
 	if !spec.Has(CgroupMemory) { // coarser than a cgroup, and better than nothing
-		list = append(list, limit{"data", unix.RLIMIT_DATA, uint64(m.Memory)})
+		list = append(list, limit{"data", unix.RLIMIT_DATA, uint64(m.Memory), false})
 	}
 	p := unsafe.Slice((*C.struct_box_limit)(l.alloc(uintptr(len(list))*unsafe.Sizeof(C.struct_box_limit{}))), len(list))
 	for i, r := range list {
 		p[i] = C.struct_box_limit{resource: C.int(r.resource), value: C.uint64_t(r.value), name: l.text(r.name)}
+		if r.exact {
+			p[i].exact = 1
+		}
 	}
 	l.c.limits, l.c.limit_count = &p[0], C.int(len(list))
 }

@@ -117,15 +117,19 @@ func TestLauncherDiesAtEveryStep(t *testing.T) {
 	}
 }
 
-// 200 boxes at once, each in a network of its own, all come to a good end and leave nothing.
+// 200 boxes at once, each in a network and under a uid of its own as in a slot, all come to a good
+// end and leave nothing. Each has room for one process: none counts for another.
 func TestTwoHundredAtOnce(t *testing.T) {
 	type one struct {
 		spec  Spec
 		files output
 	}
 	var all []one
-	for range 200 {
-		all = append(all, one{wish(t, "nmap-connect", probe, "probe", "exit", "0"), outputFiles(t)})
+	for i := range 200 {
+		spec := wish(t, "nmap-connect", probe, "probe", "exit", "0")
+		spec.UID += uint32(i)
+		spec.Limits.Pids = 1
+		all = append(all, one{spec, outputFiles(t)})
 	}
 	before := state(t)
 	results := make(chan Result)
@@ -145,7 +149,7 @@ func TestTwoHundredAtOnce(t *testing.T) {
 
 // What a package upgrade replaces, the next box shows; those that run keep what they have.
 func TestTemplateFollowsTheMachine(t *testing.T) {
-	name := "etc/secmcpd-test-services"
+	name := fmt.Sprintf("etc/secmcpd-test-services-%d", os.Getpid())
 	etcFiles = append(etcFiles, name)
 	defer func() { etcFiles = slices.DeleteFunc(etcFiles, func(s string) bool { return s == name }) }()
 	put := func(content string) {

@@ -147,6 +147,23 @@ func fileSize(name string) int64 {
 	return info.Size()
 }
 
+// A core limit of 0 is no limit where cores go to a program, so a box has 1, or is not launched by
+// one who may have no more than 0 itself.
+func TestNoBoxWithoutCoreLimit(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // one that is launched stays
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "prlimit", "--core=0:0", "setpriv", "--bounding-set=-sys_resource", self)
+	cmd.Env = []string{"SECMCPD_TEST=launcher", "SECMCPD_PROBE=" + probe, "SECMCPD_DIR=" + t.TempDir()}
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "launch limits cannot set limit core: operation not permitted") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // userMain is secmcpd started by a user: it runs the boxes named on its
 // command line, one argument each, and prints how they ended.
 func userMain() int {

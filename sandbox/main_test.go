@@ -20,7 +20,8 @@ import (
 )
 
 // The tests run the real thing: as root, in a cgroup made for them. TestMain starts the binary again inside that
-// cgroup, as a service manager would start secmcpd.
+// cgroup, as a service manager would start secmcpd, and with a network, IPC and mounts of its own: what it puts
+// there to be found is not in the way of another run, nor of the machine.
 func TestMain(m *testing.M) {
 	if os.Args[0] == "resolver" { // as the scanner of a resolver box
 		os.Exit(resolve(os.Args[1:]))
@@ -55,7 +56,12 @@ var (
 	accepted = []string{CgroupMemory, CgroupPids, CgroupCPU, CgroupIO}
 )
 
-const slotUID, slotGID = 61234, 61235
+// slotUID is of this run alone, and so are the 255 after it: the kernel counts processes by user,
+// and another run on this machine is none of ours.
+var (
+	slotUID = 1<<30 + uint32(os.Getpid())<<8
+	slotGID = slotUID + 1
+)
 
 // unified is where the machine mounts cgroup2.
 func unified() (string, error) {
@@ -88,11 +94,16 @@ func delegate(argv []string) (code int, err error) {
 	if err := burden(); err != nil {
 		return 1, err
 	}
-	cmd := exec.Command("/proc/self/exe", argv[1:]...)
+	self, err := os.Executable() // by its path: /proc/self/exe would be a file of other mounts
+	if err != nil {
+		return 1, err
+	}
+	cmd := exec.Command(self, argv[1:]...)
 	cmd.Args[0] = argv[0]
 	cmd.Env = append(os.Environ(), "SECMCPD_TEST=delegated")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(fd.Fd())}
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(fd.Fd()),
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWIPC, Unshareflags: unix.CLONE_NEWNS}
 	err = cmd.Run()
 	if cmd.ProcessState == nil {
 		return 1, err
@@ -141,10 +152,26 @@ func removeCgroups(dir string) error {
 	return errors.Join(failed...)
 }
 
+// ownMachine makes the part of the machine that tests listen on: its own network is up, its /run is empty.
+func ownMachine() error {
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot use 127.0.0.1: %w: %s", err, out)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		return fmt.Errorf("cannot mount /run: %w", err)
+	}
+	return nil
+}
+
 func delegatedMain(m *testing.M) int {
 	// So that no test changes the namespaces of the main thread, which /proc/self shows.
 	runtime.LockOSThread()
 	os.Unsetenv("SECMCPD_TEST")
+	err := ownMachine()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cannot prepare the tests:", err)
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "secmcpd-probe")
 	if err == nil {
 		defer os.RemoveAll(dir)
@@ -218,7 +245,8 @@ type output struct{ Files }
 func outputFiles(t testing.TB) output {
 	t.Helper()
 	open := func(name string) *os.File {
-		f, err := os.OpenFile(filepath.Join(t.TempDir(), name), os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+		// As the launcher opens them: what can be read could be mapped, and then written anywhere.
+		f, err := os.OpenFile(filepath.Join(t.TempDir(), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -31,6 +31,9 @@ const (
 	doorLook     = "look" // all that a program survives
 	doorMemory   = "memory"
 	doorTasks    = "tasks"
+	doorShare    = "share"
+	proofShare   = 10                     // percent of a processor
+	proofSpin    = 100 * time.Millisecond // of processor time, with that share a second
 )
 
 // deadly are the doors at which a program is killed, each tried by a box of its own. None does
@@ -90,6 +93,10 @@ func (s *Sandbox) prove(ctx context.Context, wish Spec, argv func(door string) [
 	c := claims{}
 	for _, door := range doors(inForce) {
 		wish.Job, wish.Argv = "proof-"+strconv.Itoa(os.Getpid())+"-"+strconv.Itoa(len(c.tried)), argv(door)
+		wish.Limits.CPUPercent = 0
+		if door == doorShare {
+			wish.Limits.CPUPercent = proofShare
+		}
 		r, said, err := s.runProof(ctx, wish)
 		if err != nil {
 			return nil, fmt.Errorf("cannot try %s: %w", door, err)
@@ -107,6 +114,8 @@ func (s *Sandbox) prove(ctx context.Context, wish Spec, argv func(door string) [
 			c.add(CgroupPids, "more tasks than its limit", said == "")
 		case door == doorTasks:
 			c.add(Rlimits, "more tasks than its limit", said == "")
+		case door == doorShare:
+			c.add(CgroupCPU, "more of a processor than its share", r.Usage.Throttled > 0)
 		default:
 			c.add(Seccomp, door, r.Reason == Violation)
 		}
@@ -124,6 +133,9 @@ func doors(inForce func(string) bool) (names []string) {
 	}
 	if inForce(CgroupPids) || inForce(Rlimits) && inForce(UID) {
 		names = append(names, doorTasks)
+	}
+	if inForce(CgroupCPU) {
+		names = append(names, doorShare)
 	}
 	for _, d := range deadly {
 		if inForce(Seccomp) {
@@ -223,6 +235,12 @@ func Door(name string, out io.Writer) error {
 		}
 	case doorTasks:
 		sleepers(4 * proofTasks)
+	case doorShare: // by its own clock of processor time, whatever else the machine does
+		for used := (unix.Timespec{}); used.Nano() < proofSpin.Nanoseconds(); {
+			if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &used); err != nil {
+				return err
+			}
+		}
 	default:
 		i := slices.IndexFunc(deadly, func(d struct {
 			name string

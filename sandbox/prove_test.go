@@ -30,7 +30,7 @@ func TestProve(t *testing.T) {
 			t.Errorf("%s is not proved", layer)
 		}
 	}
-	for _, layer := range []string{CgroupMemory, CgroupPids} {
+	for _, layer := range []string{CgroupMemory, CgroupPids, CgroupCPU} {
 		if slices.Contains(proved, layer) == slices.Contains(missing, layer) {
 			t.Errorf("%s is proved and missing, or neither", layer)
 		}

@@ -227,7 +227,7 @@ func (p profile) filter(execFD int) (*seccomp.ScmpFilter, error) {
 		r.add(seccomp.ActAllow, "clone", masked(0, threadFlags|newNamespaces, threadFlags))
 	}
 	r.add(seccomp.ActAllow, "execveat", equal(0, uint64(execFD)), equal(4, unix.AT_EMPTY_PATH))
-	r.addFcntl()
+	r.addFcntl(execFD)
 	// Its own limits: a box without a pid namespace would see others.
 	r.add(seccomp.ActAllow, "prlimit64", equal(0, 0))
 	for _, option := range prctls {
@@ -264,7 +264,7 @@ func (s socketKind) conditions() []condition {
 // them as they grow. Their descriptors stay 1 and 2, since there is no dup of any kind, and there
 // is no ftruncate. Nor is it told what others do with files (F_NOTIFY, F_SETLEASE), or chooses who
 // gets which signal (F_SETOWN, F_SETSIG). Sockets are made non-blocking by the same call, so the descriptor decides.
-func (r *rules) addFcntl() {
+func (r *rules) addFcntl(execFD int) {
 	for _, command := range []uint64{unix.F_GETFD, unix.F_SETFD, unix.F_GETFL} {
 		r.add(seccomp.ActAllow, "fcntl", equal(1, command))
 	}
@@ -273,8 +273,9 @@ func (r *rules) addFcntl() {
 	for _, fd := range []uint64{0, 3} {
 		r.add(seccomp.ActAllow, "fcntl", set, equal(0, fd))
 	}
-	// Above 3 some higher bit is set. "Greater" would look at the upper half, too.
-	for bit := 2; bit < 31; bit++ {
+	// Above 3 some higher bit is set. "Greater" would look at the upper half, too. No descriptor of a
+	// scanner reaches execFD, and each bit lengthens the filter, which the kernel translates for each box.
+	for bit := 2; 1<<bit < execFD; bit++ {
 		r.add(seccomp.ActAllow, "fcntl", set, masked(0, 1<<bit, 1<<bit))
 	}
 }

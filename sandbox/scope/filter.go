@@ -45,9 +45,10 @@ type filter struct {
 	}
 	settled, nothing *ebpf.Map // see settle
 
-	mu    sync.Mutex
-	job   uint32 // the last one; a number is never used twice
-	slots map[int]*given
+	mu     sync.Mutex
+	job    uint32 // the last one; a number is never used twice
+	slots  map[int]*given
+	unused map[uint64]bool // keys of budgets that may be removed once they are whole
 }
 
 // given is what the maps hold for an attached link.
@@ -219,7 +220,7 @@ func load() (_ *filter, err error) {
 		return nil, fmt.Errorf("cannot load the filter's program: %w", err)
 	}
 	defer collection.Close() // closes what is not assigned
-	f := &filter{slots: map[int]*given{}}
+	f := &filter{slots: map[int]*given{}, unused: map[uint64]bool{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.close())
@@ -327,57 +328,77 @@ func (f *filter) detach(ifindex int) error {
 var errNotAttached = errors.New("the filter is not attached to it")
 
 // give puts a grant in force on a link. Its counters begin at zero. Where another grant is in
-// force it is replaced at once: each packet is judged wholly by one of them. On an error, what was
-// in force still is.
-func (f *filter) give(ifindex int, g grant) (err error) {
+// force it is replaced at once: each packet is judged wholly by one of them. On an error that is no
+// errLeft, what was in force still is.
+func (f *filter) give(ifindex int, g grant) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	before := f.slots[ifindex]
 	if before == nil {
 		return fmt.Errorf("cannot give link %d a grant: %w", ifindex, errNotAttached)
 	}
+	now, err := f.prepare(g)
+	if err == nil {
+		err = f.write(ifindex, now.record)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("cannot give link %d a grant: %w", ifindex, err), f.forget(now))
+	}
+	f.slots[ifindex] = now
+	if err := f.leave(before); err != nil {
+		return fmt.Errorf("the grant of link %d was replaced: %w", ifindex, err)
+	}
+	return nil
+}
+
+// prepare fills the maps with what belongs to a grant. It is found by the job's number alone, so
+// nothing looks at it yet. On an error it returns what is to be forgotten.
+func (f *filter) prepare(g grant) (now *given, err error) {
 	if f.job == math.MaxUint32>>2 {
-		return fmt.Errorf("cannot give link %d a grant: the numbers of jobs are used up", ifindex)
+		return &given{}, errors.New("the numbers of jobs are used up")
 	}
 	f.job++
-	now := &given{job: f.job}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("cannot give link %d a grant: %w", ifindex, err), f.forget(now))
-		}
-	}()
+	now = &given{job: f.job}
 	if now.record, err = g.record(f.job); err != nil {
-		return err
+		return now, err
 	}
 	if err := f.maps.Counters.Put(f.job, noCounters()); err != nil {
-		return fmt.Errorf("counters: %w", err)
+		return now, fmt.Errorf("counters: %w", err)
 	}
 	if err := f.putPorts(now, g.allow); err != nil {
-		return fmt.Errorf("ports: %w", err)
+		return now, fmt.Errorf("ports: %w", err)
 	}
 	if err := f.putScope(now, g); err != nil {
-		return fmt.Errorf("scope: %w", err)
+		return now, fmt.Errorf("scope: %w", err)
 	}
 	for i, b := range g.shared {
 		if now.record.Rates[i+1].Interval == 0 {
 			continue
 		}
 		if err := f.maps.Budgets.Update(b.key, budgetRecord{}, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
-			return fmt.Errorf("budget: %w", err)
+			return now, fmt.Errorf("budget: %w", err)
 		}
 		now.shared = append(now.shared, b.key)
 	}
-	if err := f.write(ifindex, now.record); err != nil {
-		return err
-	}
-	f.slots[ifindex] = now
+	return now, nil
+}
+
+// errLeft says that a grant is no longer in force, but not all that belonged to it is gone.
+var errLeft = errors.New("what belonged to the grant before is not gone")
+
+// leave forgets what is no longer in force, once nothing looks at it any more.
+func (f *filter) leave(before *given) error {
 	if before.job == 0 {
 		return nil
 	}
-	if err := f.settle(); err != nil {
-		return err
+	err := f.settle()
+	if err == nil {
+		err = f.forget(before)
 	}
-	return f.forget(before)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errLeft, err)
+	}
+	return nil
 }
 
 // stop lets nothing pass any more. Counters stay until the grant is taken.
@@ -445,6 +466,9 @@ func (f *filter) settle() error {
 
 // forget removes from the maps what belongs to a job that is not in force.
 func (f *filter) forget(g *given) error {
+	if g.job == 0 {
+		return nil
+	}
 	var errs []error
 	gone := func(err error) {
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -468,7 +492,10 @@ func (f *filter) forget(g *given) error {
 	}
 	gone(f.maps.Counters.Delete(g.job))
 	for _, key := range g.shared {
-		errs = append(errs, f.release(key))
+		f.unused[key] = true
+	}
+	for key := range f.unused {
+		gone(f.release(key))
 	}
 	return errors.Join(errs...)
 }
@@ -478,20 +505,18 @@ func (f *filter) forget(g *given) error {
 func (f *filter) release(key uint64) error {
 	for _, g := range f.slots {
 		if slices.Contains(g.shared, key) {
+			delete(f.unused, key)
 			return nil
 		}
 	}
 	var b budgetRecord
-	err := f.maps.Budgets.LookupWithFlags(key, &b, ebpf.LookupLock)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err := f.maps.Budgets.LookupWithFlags(key, &b, ebpf.LookupLock); err != nil {
 		return err
 	}
 	if b.Next > monotonic() {
-		return nil // found again by its key, or by nobody
+		return nil // whoever forgets a grant next tries again
 	}
+	delete(f.unused, key)
 	return f.maps.Budgets.Delete(key)
 }
 
@@ -583,7 +608,7 @@ func (f *filter) putPorts(g *given, allow []targets) error {
 	return nil
 }
 
-// putScope makes the scope. It is found by the job's number alone, so nothing looks at it yet.
+// putScope makes the scope. One prefix has one rule.
 func (f *filter) putScope(g *given, from grant) error {
 	type rule struct {
 		place  place

@@ -153,12 +153,9 @@ func (n *Net) attach(l netlink.Link) error {
 	return n.filter.attach(l)
 }
 
-// newNetns makes a namespace on a thread that is given up afterwards, and switches off there
-// what its kernel would send by itself.
+// newNetns makes a namespace and switches off there what its kernel would send by itself.
 func newNetns(ipv6 bool) (file *os.File, err error) {
-	done := make(chan struct{})
-	make_ := func() {
-		defer close(done)
+	aside(func() {
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return
 		}
@@ -168,22 +165,28 @@ func newNetns(ipv6 bool) (file *os.File, err error) {
 			}
 		}
 		file, err = os.Open("/proc/thread-self/ns/net")
-	}
+	})
+	return file, err
+}
+
+// aside does something on a thread that is given up afterwards: what changes its namespace.
+func aside(do func()) {
+	done := make(chan struct{})
+	once := func() { defer close(done); do() }
 	go func() {
-		// Never unlocked where it is made: the thread ends with the goroutine, and no other one
-		// finds itself in the new namespace. Not the first thread, which does not end and is what
+		// Never unlocked where it is done: the thread ends with the goroutine, and no other one
+		// finds itself in the other namespace. Not the first thread, which does not end and is what
 		// /proc/self shows.
 		runtime.LockOSThread()
 		if unix.Gettid() != unix.Getpid() {
-			make_()
+			once()
 			return
 		}
-		go func() { runtime.LockOSThread(); make_() }()
+		go func() { runtime.LockOSThread(); once() }()
 		<-done
 		runtime.UnlockOSThread()
 	}()
 	<-done
-	return file, err
 }
 
 // hasIPv6 reports whether the kernel has IPv6 at all.
@@ -239,6 +242,9 @@ func (l *link) join(ipv6 bool, attach func(netlink.Link) error) error {
 	}
 	inner, err := inside.LinkByName("eth0")
 	if err != nil {
+		return err
+	}
+	if err := finished(l.netns, "eth0"); err != nil {
 		return err
 	}
 	lo, err := inside.LinkByName("lo")

@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 		}
 	case "owner":
 		ownAndWait()
+	case "filter":
+		ownFilterAndWait()
 	default:
 		os.Exit(m.Run())
 	}

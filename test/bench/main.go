@@ -53,6 +53,9 @@ func run() error {
 	if b.stdout, err = memFile("stdout"); err != nil {
 		return err
 	}
+	if b.network, err = emptyNetwork(); err != nil {
+		return err
+	}
 	fmt.Printf("# %s, %s, %d processors, %d rounds in turns, median (p10 to p90)\n", kernel(), runtime.Version(), runtime.NumCPU(), rounds)
 	for _, measure := range []func() error{b.launches, b.nmapVersion, b.sustained, b.burst, idle} {
 		if err := measure(); err != nil {
@@ -63,9 +66,10 @@ func run() error {
 }
 
 type bench struct {
-	boxes  *sandbox.Sandbox
-	stdout *os.File
-	seq    atomic.Int64
+	boxes   *sandbox.Sandbox
+	stdout  *os.File
+	network *os.File // with nothing in it
+	seq     atomic.Int64
 }
 
 var bwrap = []string{"bwrap", "--unshare-all", "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
@@ -73,24 +77,28 @@ var bwrap = []string{"bwrap", "--unshare-all", "--ro-bind", "/usr", "/usr", "--s
 
 // launches compares a box around /bin/true with bubblewrap's, and both with nothing around it.
 func (b *bench) launches() error {
-	plain, boxed, wrapped, err := inTurns(
+	taken, err := inTurns(
 		func() error { return command("/usr/bin/true") },
 		func() error { return b.box("/usr/bin/true", "true") },
+		func() error { return b.scanBox("/usr/bin/true", "true") },
 		func() error { return command(bwrap...) },
 	)
 	if err != nil {
 		return err
 	}
+	plain, boxed, scan, wrapped := taken[0], taken[1], taken[2], taken[3]
 	report("box_true", boxed, "ms", "/bin/true in the full box, start to empty cgroup")
+	report("scan_box_true", scan, "ms", "the same in the box of a scan with raw sockets, in a network that is there")
 	report("bwrap_true", wrapped, "ms", "/bin/true under bwrap --unshare-all")
 	report("plain_true", plain, "ms", "/bin/true alone")
 	ratio("box_over_bwrap", boxed, wrapped, "box against bwrap, medians of the same rounds")
+	ratio("scan_box_over_bwrap", scan, wrapped, "the box of a scan against bwrap, likewise")
 	return nil
 }
 
 // nmapVersion is what an agent waits for: the scanner's own start against ours around it.
 func (b *bench) nmapVersion() error {
-	plain, boxed, wrapped, err := inTurns(
+	taken, err := inTurns(
 		func() error { return command("/usr/bin/nmap", "--version") },
 		func() error { return b.box("/usr/bin/nmap", "nmap", "--version") },
 		func() error {
@@ -101,6 +109,7 @@ func (b *bench) nmapVersion() error {
 	if err != nil {
 		return err
 	}
+	plain, boxed, wrapped := taken[0], taken[1], taken[2]
 	report("nmap_plain", plain, "ms", "nmap --version alone")
 	report("nmap_box", boxed, "ms", "nmap --version in the box")
 	fmt.Printf("BENCH nmap_box_overhead %.2f ms nmap --version in the box minus alone, medians\n", median(boxed)-median(plain))
@@ -108,7 +117,17 @@ func (b *bench) nmapVersion() error {
 	return nil
 }
 
+// box is the smallest there is: it computes and prints.
 func (b *bench) box(path string, argv ...string) error {
+	return b.boxOf(sandbox.Spec{Box: "version", Argv: argv}, path)
+}
+
+// scanBox has the longest filter, a capability, and a network like that of a slot.
+func (b *bench) scanBox(path string, argv ...string) error {
+	return b.boxOf(sandbox.Spec{Box: "nmap-raw", Raw: true, NetNS: b.network, Argv: argv}, path)
+}
+
+func (b *bench) boxOf(spec sandbox.Spec, path string) error {
 	exe, err := os.Open(path)
 	if err != nil {
 		return err
@@ -116,9 +135,9 @@ func (b *bench) box(path string, argv ...string) error {
 	defer exe.Close()
 	seq := b.seq.Add(1)
 	uid := 66000 + uint32(seq%64) // as slots have each their own
-	r := b.boxes.Run(context.Background(), sandbox.Spec{Job: "bench-" + strconv.FormatInt(seq, 10), Box: "version", Exe: exe, Argv: argv, UID: uid, GID: uid,
-		Hostname: "box", Limits: sandbox.Limits{Memory: 256 << 20, Pids: 16, CPU: 10 * time.Second, OpenFiles: 256, Output: 1 << 20, Tmp: 1 << 20, TmpInodes: 64, Wall: 10 * time.Second}},
-		sandbox.Files{Stdout: b.stdout, Stderr: b.stdout})
+	spec.Job, spec.Exe, spec.UID, spec.GID, spec.Hostname = "bench-"+strconv.FormatInt(seq, 10), exe, uid, uid, "box"
+	spec.Limits = sandbox.Limits{Memory: 256 << 20, Pids: 16, CPU: 10 * time.Second, OpenFiles: 256, Output: 1 << 20, Tmp: 1 << 20, TmpInodes: 64, Wall: 10 * time.Second}
+	r := b.boxes.Run(context.Background(), spec, sandbox.Files{Stdout: b.stdout, Stderr: b.stdout})
 	if r.Reason != sandbox.Exited || r.Code != 0 {
 		return fmt.Errorf("the box ended: %s, status %d, stage %q: %w", r.Reason, r.Code, r.Stage, r.Err)
 	}
@@ -226,30 +245,33 @@ func command(argv ...string) error {
 	return cmd.Run()
 }
 
-// inTurns measures three things round by round, so that whatever else the machine does hits
-// all of them.
-func inTurns(a, b, c func() error) (as, bs, cs []float64, err error) {
+// inTurns measures things round by round, so that whatever else the machine does hits all of
+// them: the milliseconds of each, by round.
+func inTurns(things ...func() error) ([][]float64, error) {
+	taken := make([][]float64, len(things))
 	for range rounds {
-		for _, m := range []struct {
-			do   func() error
-			into *[]float64
-		}{{a, &as}, {b, &bs}, {c, &cs}} {
+		for i, do := range things {
 			start := time.Now()
-			if err := m.do(); err != nil {
-				return nil, nil, nil, err
+			if err := do(); err != nil {
+				return nil, err
 			}
-			*m.into = append(*m.into, float64(time.Since(start).Microseconds())/1000)
+			taken[i] = append(taken[i], float64(time.Since(start).Microseconds())/1000)
 		}
 	}
-	return as, bs, cs, nil
+	return taken, nil
 }
 
 func report(name string, samples []float64, unit, what string) {
 	fmt.Printf("BENCH %s %.2f %s %s (%.2f to %.2f)\n", name, median(samples), unit, what, quantile(samples, 0.1), quantile(samples, 0.9))
 }
 
+// ratio is that of the medians; its spread is that of the rounds.
 func ratio(name string, a, b []float64, what string) {
-	fmt.Printf("BENCH %s %.2f ratio %s\n", name, median(a)/median(b), what)
+	each := make([]float64, len(a))
+	for i := range a {
+		each[i] = a[i] / b[i]
+	}
+	fmt.Printf("BENCH %s %.2f ratio %s (%.2f to %.2f)\n", name, median(a)/median(b), what, quantile(each, 0.1), quantile(each, 0.9))
 }
 
 func median(samples []float64) float64 { return quantile(samples, 0.5) }
@@ -280,12 +302,30 @@ func enterCgroup() (leave func(), err error) {
 			return nil, err
 		}
 		return func() {
-			_ = os.WriteFile(filepath.Join(root, "cgroup.procs"), []byte("0"), 0)
-			_ = os.Remove(filepath.Join(own, "supervisor"))
-			_ = os.Remove(own)
+			err := os.WriteFile(filepath.Join(root, "cgroup.procs"), []byte("0"), 0)
+			for _, dir := range []string{"supervisor", "boxes", ""} {
+				err = errors.Join(err, os.Remove(filepath.Join(own, dir)))
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "bench: cannot leave its cgroup:", err)
+			}
 		}, nil
 	}
 	return nil, fmt.Errorf("cgroup v2 is not mounted")
+}
+
+// emptyNetwork makes a network namespace on a thread that ends with it.
+func emptyNetwork() (file *os.File, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			file, err = os.Open("/proc/thread-self/ns/net")
+		}
+	}()
+	<-done
+	return file, err
 }
 
 func memFile(name string) (*os.File, error) {

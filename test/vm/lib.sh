@@ -163,6 +163,7 @@ hog() {
 	local port
 	case $1 in
 	memory) port=1001 ;; processes) port=1002 ;; cpu) port=1003 ;; time) port=1004 ;;
+	reads) port=1005 ;; writes) port=1006 ;; some-memory) port=1007 ;; crash) port=1008 ;;
 	*) fail "hog $1" ;;
 	esac
 	value job_id "$(call alice nmap_scan "{\"targets\": [\"$lab\"], \"ports\": [$port], \"wait_s\": 0}")"

@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -249,13 +250,28 @@ static long outside(const char *name) {
 	return root < 0 ? -1 : openat(root, name, O_RDONLY);
 }
 
-static long unix_connect(const char *name) { // '@' begins an abstract name
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int n = snprintf(a.sun_path, sizeof a.sun_path, "%s", name);
+static socklen_t unix_name(struct sockaddr_un *a, const char *name) { // '@' begins an abstract name
+	a->sun_family = AF_UNIX;
+	int n = snprintf(a->sun_path, sizeof a->sun_path, "%s", name);
 	if (*name == '@')
-		a.sun_path[0] = 0;
+		a->sun_path[0] = 0;
+	return offsetof(struct sockaddr_un, sun_path) + n + (*name != '@');
+}
+
+static long unix_connect(const char *name) {
+	struct sockaddr_un a = {};
+	socklen_t n = unix_name(&a, name);
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-	return fd < 0 ? -1 : connect(fd, (struct sockaddr *)&a, offsetof(struct sockaddr_un, sun_path) + n + (*name != '@'));
+	return fd < 0 ? -1 : connect(fd, (struct sockaddr *)&a, n);
+}
+
+// listening waits for others at a name, or at port 4747.
+static long listening(int family, const char *name) {
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(4747)};
+	struct sockaddr_un un = {};
+	socklen_t n = family == AF_UNIX ? unix_name(&un, name) : sizeof in;
+	int fd = socket(family, SOCK_STREAM, 0);
+	return fd < 0 || bind(fd, family == AF_UNIX ? (struct sockaddr *)&un : (struct sockaddr *)&in, n) < 0 ? -1 : listen(fd, 1);
 }
 
 static long datagram(const char *ip, int port, int flags) {
@@ -397,6 +413,14 @@ static const char *try(int argc, char **argv) {
 	TRY("sendfile", syscall(SYS_sendfile, 1, 0, NULL, 1));
 	TRY("splice", syscall(SYS_splice, 0, NULL, 1, NULL, 1, 0));
 	TRY("copy-range", syscall(SYS_copy_file_range, 0, NULL, 1, NULL, 1, 0));
+	TRY("map-output", (long)mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, 1, 0));
+	TRY("map-output-written", (long)mmap(NULL, 4096, PROT_WRITE, MAP_SHARED, 1, 0));
+	TRY("pwrite", syscall(SYS_pwrite64, 1, "", 0, 0));
+	TRY("pwritev", syscall(SYS_pwritev, 1, NULL, 0, 0, 0));
+	TRY("pwrite-anywhere", syscall(SYS_pwritev2, 1, NULL, 0, 0, 0, 0x20)); // RWF_NOAPPEND
+	TRY("grow", fallocate(1, FALLOC_FL_KEEP_SIZE, 0, 1));
+	TRY("punch", fallocate(1, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 1 << 30, 1));
+	TRY("link-output", linkat(AT_FDCWD, "/proc/self/fd/1", AT_FDCWD, "/tmp/l", AT_SYMLINK_FOLLOW));
 	TRY("chdir", chdir("/tmp"));
 	TRY("cachestat", syscall(451, 0, buf, buf + 64, 0));
 	TRY("statmount", syscall(457, buf, buf, 64, 0));
@@ -480,6 +504,7 @@ static const char *try(int argc, char **argv) {
 	TRY("raise-nofile", raise_limit(RLIMIT_NOFILE, 100000));
 	TRY("raise-core", raise_limit(RLIMIT_CORE, RLIM_INFINITY));
 	TRY("mlock", mlock(buf, sizeof buf));
+	TRY("signal", kill((int)number, SIGKILL));
 	TRY("kill-outside", syscall(SYS_tgkill, 2, 2, SIGKILL));
 	TRY("queue-signal", syscall(SYS_rt_sigqueueinfo, 2, SIGUSR1, buf));
 	TRY("pidfd-signal", syscall(424, 0, SIGKILL, NULL, 0));
@@ -634,7 +659,14 @@ int main(int argc, char **argv) {
 		for (;;) sleep(1000);
 	} else if (!strcmp(name, "spin"))
 		for (;;) ;
-	else if (!strcmp(name, "abort"))
+	else if (!strcmp(name, "burn")) {
+		struct timespec used;
+		do
+			clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+		while (used.tv_sec == 0 && used.tv_nsec < 300000000);
+		usleep(200000);
+		return 0;
+	} else if (!strcmp(name, "abort"))
 		abort();
 	else if (!strcmp(name, "crowd")) { // threads and, where it is let, grandchildren, all deaf
 		for (int s = 1; s < 65; s++)
@@ -646,9 +678,24 @@ int main(int argc, char **argv) {
 				break;
 			}
 		for (;;) sleep(1000);
+	} else if (!strcmp(name, "neighbour")) { // leaves all that another box could meet, says what it could leave, and stays
+		printf("file %s\n", outcome(creating("/tmp/neighbour")));
+		printf("memory %s\n", outcome(syscall(SYS_shmget, 0x5ec0de, 1, IPC_CREAT | 0666)));
+		printf("port %s\n", outcome(listening(AF_INET, "")));
+		printf("socket %s\n", outcome(listening(AF_UNIX, "@secmcpd-neighbour")));
+		printf("file-socket %s\n", outcome(listening(AF_UNIX, "/tmp/neighbour-socket")));
+		printf("ready\n"), fflush(stdout);
+		for (;;) sleep(1000);
 	} else if (!strcmp(name, "flood")) {
 		memset(buf, 'x', sizeof buf);
 		for (;;) write(1, buf, sizeof buf);
+	} else if (!strcmp(name, "flood-both")) {
+		memset(buf, 'x', sizeof buf);
+		signal(SIGXFSZ, SIG_IGN);
+		for (;;) {
+			write(1, buf, sizeof buf);
+			write(2, buf, sizeof buf);
+		}
 	} else if (!strcmp(name, "rewrite")) {
 		write(1, "first\n", 6);
 		fcntl(1, F_SETFL, 0);

@@ -10,7 +10,7 @@ printf '%s\n' '[Service]' Type=oneshot Delegate=yes 'ExecStart=/usr/bin/secmcpd 
 systemctl daemon-reload
 systemctl start proof.service || true # of warnings
 cat /tmp/doctor
-for layer in cgroup cgroup-memory cgroup-pids namespaces root uid capabilities no-new-privs landlock seccomp rlimits; do
+for layer in cgroup cgroup-memory cgroup-pids cgroup-cpu namespaces root uid capabilities no-new-privs landlock seccomp rlimits; do
 	grep -qE "^ok +box $layer +proved: " /tmp/doctor || fail "$layer is not proved"
 done
 refused grep FAILED /tmp/doctor
