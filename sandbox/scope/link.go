@@ -189,6 +189,16 @@ func aside(do func()) {
 	<-done
 }
 
+// inside does something in a namespace.
+func inside(ns *os.File, do func() error) (err error) {
+	aside(func() {
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			err = do()
+		}
+	})
+	return err
+}
+
 // hasIPv6 reports whether the kernel has IPv6 at all.
 func hasIPv6() bool { return get("ipv6", "default", "disable_ipv6") != "" }
 

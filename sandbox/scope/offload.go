@@ -13,13 +13,8 @@ import (
 // packet a checksum is to be written, and that is done when the packet leaves this machine: a
 // packet socket with a virtio-net header can have it written over an IPv6 destination, behind
 // every filter on the way.
-func finished(ns *os.File, link string) (err error) {
-	aside(func() {
-		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
-			err = checksums(link, 0)
-		}
-	})
-	if err != nil {
+func finished(ns *os.File, link string) error {
+	if err := inside(ns, func() error { return checksums(link, 0) }); err != nil {
 		return fmt.Errorf("cannot have the checksums of %s finished: %w", link, err)
 	}
 	return nil

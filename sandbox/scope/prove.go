@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"time"
 	"unsafe"
@@ -137,20 +136,6 @@ func (s *Slot) frame(from, to netip.Addr) []byte {
 	binary.BigEndian.PutUint16(ip[22:], 9)
 	binary.BigEndian.PutUint16(ip[24:], 8)
 	return f
-}
-
-// inside runs do on a thread in a namespace and gives the thread up.
-func inside(ns *os.File, do func() error) error {
-	failed := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		if err == nil {
-			err = do()
-		}
-		failed <- err
-	}()
-	return <-failed
 }
 
 // linkInside finds the box's side of a link, for a thread that is there.
