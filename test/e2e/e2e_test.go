@@ -168,6 +168,11 @@ func ports(answer object) string {
 
 func TestRealScans(t *testing.T) {
 	h := newHouse(t, lab.Options{})
+	o, err := network.Observe(lab.Scope{Sources: lab.Prefixes(lab.SlotsV4, lab.SlotsV6), Targets: lab.Prefixes("10.77.0.8/29", lab.DNS, lab.IPv6Host)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
 	for _, c := range []struct {
 		says      string
 		arguments object
@@ -196,6 +201,10 @@ func TestRealScans(t *testing.T) {
 		if at(answer, "coverage", "dropped_packets") != 0.0 {
 			t.Errorf("%s: the kernel dropped %v packets off scope", c.says, at(answer, "coverage", "dropped_packets"))
 		}
+		o.Check(t, c.says)
+	}
+	if o.Permitted() == 0 {
+		t.Error("nothing was seen of the scans")
 	}
 	if n := network.Strangers(); n != 0 {
 		t.Errorf("%d packets reached the host outside", n)

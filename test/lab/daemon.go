@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -247,8 +248,12 @@ func (d *Daemon) start(r Role) error {
 	}
 	d.mu.Lock()
 	d.roles[r] = one
+	ending := d.ending
 	d.mu.Unlock()
 	d.running.Go(func() { d.mind(r, one) })
+	if ending { // Stop may have looked before there was something to end
+		_ = one.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	}
 	return awaitReady(ready, r, one)
 }
 
@@ -257,17 +262,23 @@ func (d *Daemon) mind(r Role, one *role) {
 	_ = one.cmd.Wait() // how it ended is told by its log
 	fmt.Fprintf(one.log, "lab: %s ended: %s\n", r, one.cmd.ProcessState)
 	close(one.exited)
-	d.mu.Lock()
-	again := d.restart && !d.ending
-	d.mu.Unlock()
 	// systemd would now kill what is left in the cgroup (KillMode=mixed). The lab does not: the
 	// boxes of a launcher that died have to be gone without anybody's help.
-	if again {
+	if d.again() {
 		time.Sleep(100 * time.Millisecond) // RestartSec=
+	}
+	if d.again() {
 		if err := d.start(r); err != nil {
 			fmt.Fprintln(one.log, "cannot start again:", err)
 		}
 	}
+}
+
+// again tells whether what dies is to be started once more.
+func (d *Daemon) again() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.restart && !d.ending
 }
 
 func notifySocket(dir string) (*net.UnixConn, string, error) {
@@ -354,7 +365,7 @@ func (d *Daemon) Boxes() (pids []string, err error) {
 func (d *Daemon) Stop() error {
 	d.mu.Lock()
 	d.ending = true
-	roles := d.roles
+	roles := maps.Clone(d.roles)
 	d.mu.Unlock()
 	var errs []error
 	for _, r := range []Role{Launcher, Front} {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -20,6 +21,13 @@ var zone = map[string][]string{
 	"self.lab.internal.": {"127.0.0.1"},
 	"many.lab.internal.": many(),
 	"slow.lab.internal.": {},
+
+	"www.lab.internal.":   {Sites, Sites6},
+	"shop.lab.internal.":  {Sites, Sites6},
+	"staff.lab.internal.": {Sites, Sites6},
+	"away.lab.internal.":  {Sites, Sites6},
+	"snmp.lab.internal.":  {SNMP, SNMP6},
+	"far.lab.internal.":   {Behind, Behind6},
 }
 
 func many() (out []string) {
@@ -30,35 +38,45 @@ func many() (out []string) {
 	return out
 }
 
-// names serves the zone over UDP and TCP. It needs to be called inside the lab.
-func (l *Lab) names() error {
-	udp, err := net.ListenPacket("udp", DNS+":53")
-	if err != nil {
-		return err
-	}
-	tcp, err := net.Listen("tcp", DNS+":53")
-	if err != nil {
-		udp.Close()
-		return err
-	}
-	l.close = append(l.close, udp.Close, tcp.Close)
-	l.watching.Go(func() {
-		b := make([]byte, 1500)
-		for {
-			n, from, err := udp.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			if answer := reply(b[:n], 512); answer != nil {
-				_, _ = udp.WriteTo(answer, from) // the client asks again
-			}
-		}
-	})
-	l.watching.Go(func() { serve(tcp, streamed) })
-	return nil
+// nameServer serves the zone over UDP and TCP, and counts who was asked for.
+type nameServer struct {
+	mu    sync.Mutex
+	asked map[string]int // by name and type
 }
 
-func streamed(c net.Conn) {
+// rebinding ends the names that are in scope when they are first asked for, and off scope ever
+// after; each type of address is a question of its own.
+const rebinding = "rebind.lab.internal."
+
+// Queries is how often a name was asked for, in both types of address. "a.rebind.lab.internal"
+// and all others of that ending change their addresses after the first answer.
+func (l *Lab) Queries(name string) int {
+	l.names.mu.Lock()
+	defer l.names.mu.Unlock()
+	name = strings.ToLower(name) + "."
+	return l.names.asked[name+"A"] + l.names.asked[name+"AAAA"]
+}
+
+// find is the addresses of a name at this question.
+func (s *nameServer) find(q dnsmessage.Question) ([]string, bool) {
+	name := strings.ToLower(q.Name.String())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := name + strings.TrimPrefix(q.Type.String(), "Type")
+	if len(s.asked) < 1<<16 || s.asked[key] > 0 {
+		s.asked[key]++
+	}
+	if strings.HasSuffix("."+name, "."+rebinding) {
+		if s.asked[key] == 1 {
+			return []string{Web, IPv6Host}, true
+		}
+		return []string{Outside, Outside6}, true
+	}
+	known, found := zone[name]
+	return known, found
+}
+
+func (s *nameServer) streamed(c net.Conn) {
 	size := make([]byte, 2)
 	for {
 		if _, err := io.ReadFull(c, size); err != nil {
@@ -68,7 +86,7 @@ func streamed(c net.Conn) {
 		if _, err := io.ReadFull(c, b); err != nil {
 			return
 		}
-		answer := reply(b, 65535)
+		answer := s.reply(b, 65535)
 		if answer == nil {
 			time.Sleep(8 * time.Second)
 			return
@@ -80,7 +98,7 @@ func streamed(c net.Conn) {
 }
 
 // reply answers one query; nil: not at all.
-func reply(query []byte, most int) []byte {
+func (s *nameServer) reply(query []byte, most int) []byte {
 	var p dnsmessage.Parser
 	h, err := p.Start(query)
 	if err != nil {
@@ -90,7 +108,7 @@ func reply(query []byte, most int) []byte {
 	if err != nil {
 		return nil
 	}
-	known, found := zone[strings.ToLower(q.Name.String())]
+	known, found := s.find(q)
 	if found && len(known) == 0 {
 		return nil
 	}

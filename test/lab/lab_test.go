@@ -1,0 +1,333 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+var world *Lab
+
+func TestMain(m *testing.M) {
+	os.Exit(Enter(func() int {
+		var err error
+		if world, err = New(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		code := m.Run()
+		if err := errors.Join(world.Close(), nothingLeft()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return code
+	}))
+}
+
+// nothingLeft looks at the namespace that the lab was made in.
+func nothingLeft() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if l.Attrs().Name != "lo" {
+			err = errors.Join(err, fmt.Errorf("%s is still there", l.Attrs().Name))
+		}
+	}
+	conn, err2 := nftables.New()
+	if err2 != nil {
+		return errors.Join(err, err2)
+	}
+	tables, err2 := conn.ListTables()
+	for _, t := range tables {
+		err = errors.Join(err, fmt.Errorf("table %s is still there", t.Name))
+	}
+	return errors.Join(err, err2)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func routed(t *testing.T) Sender {
+	t.Helper()
+	s, undo, err := world.Routed()
+	must(t, err)
+	t.Cleanup(func() { must(t, undo()) })
+	return s
+}
+
+func observed(t *testing.T, s Scope) *Observer {
+	t.Helper()
+	o, err := world.Observe(s)
+	must(t, err)
+	t.Cleanup(func() { must(t, o.Close()) })
+	return o
+}
+
+// dial connects from a namespace, and gives what does not answer half a second.
+func dial(ns *os.File, network, to string) (c net.Conn, err error) {
+	err = in(ns, func() (err error) {
+		c, err = net.DialTimeout(network, to, 500*time.Millisecond)
+		return err
+	})
+	return c, err
+}
+
+// answered is what a connection says within half a second of a question.
+func answered(ns *os.File, network, to, question string) (string, error) {
+	c, err := dial(ns, network, to)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(500 * time.Millisecond)); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(c, question); err != nil {
+		return "", err
+	}
+	b := make([]byte, 2000)
+	n, err := c.Read(b)
+	return string(b[:n]), err
+}
+
+func TestHosts(t *testing.T) {
+	s := routed(t)
+	const get, query = "GET / HTTP/1.0\r\n\r\n", "\x30\x26\x02\x01\x01\x04\x06public\xa0\x19\x02\x01\x07\x02\x01\x00\x02\x01\x00\x30\x0e\x30\x0c\x06\x08\x2b\x06\x01\x02\x01\x01\x01\x00\x05\x00"
+	for _, c := range []struct{ says, network, to, question, want string }{
+		{"an SSH server", "tcp", SSHAndWeb + ":22", "", "SSH-2.0-"},
+		{"a web server", "tcp", Web + ":8080", get, "HTTP/1.1 200"},
+		{"an IPv6 host", "tcp", "[" + IPv6Host + "]:80", get, "HTTP/1.1 200"},
+		{"a closed port", "tcp", SSH + ":80", "", "connection refused"},
+		{"a closed IPv6 port", "tcp", "[" + IPv6Host + "]:81", "", "connection refused"},
+		{"a closed UDP port", "udp", SSH + ":9", "x", "connection refused"},
+		{"a network that refuses all", "tcp", "10.77.130.1:80", "", "connection refused"},
+		{"a network that answers nothing", "tcp", "10.77.1.1:80", "", "timeout"},
+		{"an IPv6 network that answers nothing", "tcp", "[fd77::1:1]:80", "", "timeout"},
+		{"an address that is nobody's", "tcp", "10.77.9.9:80", "", "timeout"},
+		{"SNMP", "udp", SNMP + ":161", query, "Linux lab"},
+		{"SNMP over IPv6", "udp", "[" + SNMP6 + "]:161", query, "Linux lab"},
+		{"a host behind the router", "tcp", Behind + ":22", "", "SSH-2.0-"},
+		{"an IPv6 host behind the router", "tcp", "[" + Behind6 + "]:22", "", "SSH-2.0-"},
+		{"a host that has no way back", "tcp", NoWayBack + ":80", get, "timeout"},
+		{"an IPv6 host that has no way back", "tcp", "[" + NoWayBack6 + "]:80", get, "timeout"},
+		{"the host outside, which nothing keeps from this sender", "tcp", Outside + ":80", get, "HTTP/1.1 200"},
+	} {
+		got, err := answered(s.NS, c.network, c.to, c.question)
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.Contains(got, c.want) {
+			t.Errorf("%s answers %q, want %q", c.says, got, c.want)
+		}
+	}
+}
+
+// A router is a router: what is behind it is one hop further, and a packet can die on the way.
+func TestTheRouterIsAHop(t *testing.T) {
+	s := routed(t)
+	for _, c := range []struct {
+		to   string
+		ttl  int
+		want error
+	}{{SSHAndWeb + ":22", 2, nil}, {Behind + ":22", 3, nil}, {Behind + ":22", 2, syscall.EHOSTUNREACH}} {
+		d := net.Dialer{Timeout: 2 * time.Second, Control: func(_, _ string, raw syscall.RawConn) (err error) {
+			_ = raw.Control(func(fd uintptr) { // it fails for closed sockets only
+				err = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TTL, c.ttl), unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR, 1))
+			})
+			return err
+		}}
+		err := in(s.NS, func() error {
+			conn, err := d.Dial("tcp", c.to)
+			if err == nil {
+				conn.Close()
+			}
+			return err
+		})
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s with a TTL of %d: %v, want %v", c.to, c.ttl, err, c.want)
+		}
+	}
+}
+
+func TestAHostWithNoWayBackIsReached(t *testing.T) {
+	s := routed(t)
+	o := observed(t, Scope{Sources: s.Scope().Sources, Targets: Prefixes(NoWayBack)})
+	if c, err := dial(s.NS, "tcp", NoWayBack+":80"); err == nil {
+		c.Close()
+		t.Error("it answered")
+	}
+	if o.Permitted() < 2 { // on the uplink, and behind the router
+		t.Error("nothing has reached it")
+	}
+	o.Check(t, "asking")
+}
+
+func TestNamesRebind(t *testing.T) {
+	for _, server := range []string{DNS, DNS6} {
+		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(server, "53"))
+		}}
+		name := fmt.Sprintf("n%d.rebind.lab.internal", len(server))
+		for i, c := range []struct{ network, want string }{{"ip4", Web}, {"ip4", Outside}, {"ip6", IPv6Host}, {"ip6", Outside6}, {"ip4", Outside}} {
+			got, err := r.LookupNetIP(t.Context(), c.network, name+".")
+			if err != nil || fmt.Sprint(got) != "["+c.want+"]" {
+				t.Errorf("%s, question %d for %s: %v, %v, want %s", server, i, c.network, got, err, c.want)
+			}
+		}
+		if n := world.Queries(name); n != 5 {
+			t.Errorf("%d queries, want 5", n)
+		}
+		if n := world.Queries("never." + name); n != 0 {
+			t.Errorf("%d queries for what nobody asked for", n)
+		}
+	}
+}
+
+func TestSites(t *testing.T) {
+	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	defer client.CloseIdleConnections()
+	get := func(address, vhost, path string) (status int, location, body string) {
+		r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+address+path, nil)
+		must(t, err)
+		if vhost != "" {
+			r.Host = vhost
+		}
+		a, err := client.Do(r)
+		must(t, err)
+		defer a.Body.Close()
+		b, err := io.ReadAll(a.Body)
+		must(t, err)
+		return a.StatusCode, a.Header.Get("Location"), string(b)
+	}
+	for _, address := range []string{Sites, "[" + Sites6 + "]"} {
+		for path, want := range Paths {
+			if got, _, _ := get(address, "", path); got != want {
+				t.Errorf("%s%s is %d, want %d", address, path, got, want)
+			}
+		}
+		if got, _, _ := get(address, "", "/nothing"); got != 404 {
+			t.Errorf("a path that is not there is %d", got)
+		}
+		if _, to, _ := get(address, "", "/away"); to != "http://"+Outside+"/landed" {
+			t.Errorf("/away leads to %q", to)
+		}
+		for _, vhost := range VHosts[:2] {
+			if got, _, body := get(address, vhost, "/"); got != 200 || !strings.Contains(body, vhost) {
+				t.Errorf("%s is %d %q", vhost, got, body)
+			}
+		}
+		if got, to, _ := get(address, VHosts[2], "/any"); got != 302 || to != "http://"+Outside+"/landed" {
+			t.Errorf("%s is %d and leads to %q", VHosts[2], got, to)
+		}
+	}
+}
+
+// The rules of a container engine turn a packet to a host in scope into one to the host outside.
+func TestTranslation(t *testing.T) {
+	s := routed(t)
+	away := netip.AddrPortFrom(one(Outside).Addr(), 80)
+	for _, c := range []struct {
+		says string
+		from netip.AddrPort
+		dial string
+	}{
+		{"a published port", netip.AddrPortFrom(one(SSH).Addr(), 80), SSH + ":80"},
+		{"a port of all that is local", netip.AddrPortFrom(netip.Addr{}, 8000), Uplink + ":8000"},
+		{"a port of the sender's gateway", netip.AddrPortFrom(netip.Addr{}, 8000), s.Four.Gateway.String() + ":8000"},
+	} {
+		for _, on := range []bool{false, true, false} {
+			undo := func() error { return nil }
+			if on {
+				var err error
+				undo, err = world.Translate(c.from, away)
+				must(t, err)
+			}
+			before := world.Strangers()
+			answer, err := answered(s.NS, "tcp", c.dial, "GET / HTTP/1.0\r\n\r\n")
+			if got := err == nil && world.Strangers() > before; got != on {
+				t.Errorf("%s, translated is %v: it went outside is %v: %q, %v", c.says, on, got, answer, err)
+			}
+			must(t, undo())
+			must(t, undo()) // once more is no harm
+		}
+	}
+}
+
+func TestTheHostileHostIsHeard(t *testing.T) {
+	s := routed(t)
+	o, err := Watch(s.NS, s.Back())
+	must(t, err)
+	defer o.Close()
+	for _, to := range []netip.Addr{s.Four.Source, s.Six.Source} {
+		for _, name := range Intrusions(to) {
+			must(t, world.Intrude(name, to))
+			if frames, err := o.Forbidden(); err != nil || len(frames) == 0 {
+				t.Errorf("%s did not reach %s (%v)", name, to, err)
+			}
+		}
+		stop := world.Persist(to)
+		time.Sleep(50 * time.Millisecond)
+		sent, err := stop()
+		frames, err2 := o.Forbidden()
+		if err := errors.Join(err, err2); err != nil || sent < 10 || len(frames) < sent {
+			t.Errorf("of %d packets %d have reached %s (%v)", sent, len(frames), to, err)
+		}
+	}
+	if err := world.Intrude("a neighbour advertisement", s.Four.Source); err == nil {
+		t.Error("what is not there was sent")
+	}
+}
+
+// Whoever asks the hostile host is answered by the host outside before.
+func TestTheHostileHostAnswersFromOutside(t *testing.T) {
+	s := routed(t)
+	o, err := Watch(s.NS, Scope{Sources: Prefixes(Hostile, Hostile6), Targets: s.Scope().Sources})
+	must(t, err)
+	defer o.Close()
+	for _, to := range []string{Hostile, Hostile6} {
+		answer, err := answered(s.NS, "udp", net.JoinHostPort(to, "53"), "question")
+		if err != nil || answer != "question" {
+			t.Errorf("%s answers %q, %v", to, answer, err)
+		}
+		if frames, err := o.Forbidden(); err != nil || len(frames) != 1 || !strings.Contains(frames[0].Why, "a source of others "+outside(one(to).Addr()).String()) {
+			t.Errorf("beside its answer: %v, %v", frames, err)
+		}
+	}
+	if n := o.Permitted(); n < 2 {
+		t.Errorf("%d answers", n)
+	}
+}
+
+func TestAFullRingIsNoSilence(t *testing.T) {
+	s := routed(t)
+	o := observed(t, Scope{})
+	c, err := dial(s.NS, "udp", SSH+":9")
+	must(t, err)
+	defer c.Close()
+	for range ring + 100 {
+		_, _ = io.WriteString(c, "x") // nobody listens there
+	}
+	if frames, err := o.Forbidden(); len(frames) != ring || err == nil || !strings.Contains(err.Error(), "more than are kept") {
+		t.Errorf("%d frames, %v", len(frames), err)
+	}
+	o.Check(t, "the look before")
+}
