@@ -137,7 +137,7 @@ func removeFences() error {
 	}
 	defer h.Close()
 	ours := func(table int) bool { return table >= fenceTable && table < fenceTable+fenceTables }
-	rules, err := h.RuleList(netlink.FAMILY_ALL)
+	rules, err := consistent(func() ([]netlink.Rule, error) { return h.RuleList(netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("cannot list the rules of routing: %w", err)
 	}
@@ -155,12 +155,14 @@ func removeFences() error {
 			return fmt.Errorf("cannot remove the fence of %s: %w", r.IifName, err)
 		}
 	}
-	var routes []netlink.Route
-	err = h.RouteListFilteredIter(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
-		if ours(r.Table) {
-			routes = append(routes, r)
-		}
-		return true
+	routes, err := consistent(func() (found []netlink.Route, err error) {
+		err = h.RouteListFilteredIter(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+			if ours(r.Table) {
+				found = append(found, r)
+			}
+			return true
+		})
+		return found, err
 	})
 	if err != nil {
 		return fmt.Errorf("cannot list routes: %w", err)

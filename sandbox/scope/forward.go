@@ -82,7 +82,7 @@ func (n *Net) unguard() error {
 
 // outgoing names the interfaces that have a route to some part of the scope.
 func outgoing(allow []netip.Prefix) ([]string, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := consistent(allRoutes)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list routes: %w", err)
 	}

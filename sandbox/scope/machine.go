@@ -2,6 +2,7 @@ package scope
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -19,7 +20,7 @@ var bridges = regexp.MustCompile(`^(docker\d+|br-[0-9a-f]{12}|cni\d+|cni-.*|podm
 // Machine says what this machine's own addresses are, the broadcast addresses of the networks
 // that it is on, and the networks of container bridges. Slots are not among them.
 func Machine() (own, broadcast, inside []netip.Prefix, err error) {
-	links, err := netlink.LinkList()
+	links, err := consistent(netlink.LinkList)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("cannot list links: %w", err)
 	}
@@ -28,7 +29,7 @@ func Machine() (own, broadcast, inside []netip.Prefix, err error) {
 		if strings.HasPrefix(name, prefix) {
 			continue
 		}
-		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		addrs, err := consistent(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
 		if gone(err) {
 			continue
 		}
@@ -57,6 +58,17 @@ func Machine() (own, broadcast, inside []netip.Prefix, err error) {
 		}
 	}
 	return own, broadcast, inside, nil
+}
+
+// consistent asks the kernel for a list until nothing has changed while it was told: links of slots come
+// and go.
+func consistent[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 100 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 // Watch calls changed whenever this machine's addresses have changed, until ctx ends. Several

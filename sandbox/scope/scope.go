@@ -221,9 +221,11 @@ func (n *Net) disconnect() error {
 	return err
 }
 
+func allRoutes() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) }
+
 // free refuses a range that the machine uses: its own hosts could no longer be told from slots.
 func free(c Config) error {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := consistent(allRoutes)
 	if err != nil {
 		return fmt.Errorf("cannot list routes: %w", err)
 	}
@@ -290,7 +292,7 @@ func Reclaim() error {
 }
 
 func reclaim(conn *nftables.Conn) error {
-	links, err := netlink.LinkList()
+	links, err := consistent(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("cannot list links: %w", err)
 	}

@@ -162,7 +162,7 @@ func (n *Net) lose() error {
 
 // linksDown takes down the link of every slot.
 func linksDown() error {
-	links, err := netlink.LinkList()
+	links, err := consistent(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("cannot list links: %w", err)
 	}
