@@ -164,14 +164,42 @@ func (t Total) controls(enabled []string) (list []control) {
 	return list
 }
 
+// writeControl and readControl make three system calls; an os.File makes twice as
+// many, since it asks to be told when such a file changes.
 func writeControl(dir, file, value string) error {
-	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
+	fd, err := openControl(dir, file, unix.O_WRONLY)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	_, err = f.WriteString(value)
-	return err
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return &os.PathError{Op: "write", Path: file, Err: err}
+	}
+	return nil
+}
+
+// readControl reads at most a page, which holds every file that has no line for
+// each device.
+func readControl(dir, file string) (string, error) {
+	fd, err := openControl(dir, file, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var text [4096]byte
+	n, err := unix.Read(fd, text[:])
+	if err != nil {
+		return "", &os.PathError{Op: "read", Path: file, Err: err}
+	}
+	return string(text[:n]), nil
+}
+
+func openControl(dir, file string, mode int) (int, error) {
+	fd, err := unix.Open(filepath.Join(dir, file), mode|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, &os.PathError{Op: "open", Path: file, Err: err}
+	}
+	return fd, nil
 }
 
 // leaf is the cgroup of one box. It is made for it and never used again: since
@@ -244,44 +272,72 @@ func controls(spec Spec, devices []string) (list []control) {
 	return list
 }
 
-// disks are the devices behind files, as io.max names them: whole disks, not
-// their partitions. A file system without a device (in memory, over a network)
-// has none, and no disk is kept busy by it.
-func disks(files ...*os.File) (found []string) {
-	for _, f := range files {
+// disks are the devices behind what a box reads and writes. A file system without
+// a device (in memory, over a network) has none, and no disk is kept busy by it.
+func (s *Sandbox) disks(spec Spec, files Files) (found []string) {
+	if !spec.Has(CgroupIO) || spec.Limits.IO == 0 {
+		return nil
+	}
+	for _, f := range []*os.File{files.Stdout, spec.Exe} {
 		var stat unix.Stat_t
 		if f == nil || unix.Fstat(int(f.Fd()), &stat) != nil {
 			continue
 		}
-		dir, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(stat.Dev), unix.Minor(stat.Dev)))
-		if err != nil {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
-			dir = filepath.Dir(dir)
-		}
-		name, err := os.ReadFile(filepath.Join(dir, "dev"))
-		if device := strings.TrimSpace(string(name)); err == nil && !slices.Contains(found, device) {
+		if device := s.disk(stat.Dev); device != "" && !slices.Contains(found, device) {
 			found = append(found, device)
 		}
 	}
 	return found
 }
 
+// disk is a device as io.max names it: a whole disk, not its partition. What a
+// number stands for is looked up once.
+func (s *Sandbox) disk(number uint64) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	device, known := s.devices[number]
+	if !known {
+		device = lookUpDisk(number)
+		s.devices[number] = device
+	}
+	return device
+}
+
+func lookUpDisk(number uint64) string {
+	dir, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(number), unix.Minor(number)))
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		dir = filepath.Dir(dir)
+	}
+	name, err := os.ReadFile(filepath.Join(dir, "dev"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(name))
+}
+
 func (l *leaf) kill() error { return writeControl(l.dir, "cgroup.kill", "1") }
+
+// empty says that no process is in it.
+func (l *leaf) empty() (bool, error) {
+	text, err := readControl(l.dir, "cgroup.events")
+	return strings.Contains(text, "populated 0"), err
+}
 
 // waitEmpty returns when no process is left, or after emptyTimeout.
 func (l *leaf) waitEmpty() error {
-	events, err := os.Open(filepath.Join(l.dir, "cgroup.events"))
+	events, err := openControl(l.dir, "cgroup.events", unix.O_RDONLY)
 	if err != nil {
 		return fmt.Errorf("cannot watch cgroup: %w", err)
 	}
-	defer events.Close()
+	defer unix.Close(events)
 	deadline := time.Now().Add(emptyTimeout)
-	text := make([]byte, 4096)
+	var text [4096]byte
 	for {
-		n, err := events.ReadAt(text, 0)
-		if n == 0 && err != nil {
+		n, err := unix.Pread(events, text[:], 0)
+		if err != nil {
 			return fmt.Errorf("cannot read cgroup.events: %w", err)
 		}
 		if strings.Contains(string(text[:n]), "populated 0") {
@@ -292,7 +348,7 @@ func (l *leaf) waitEmpty() error {
 			return fmt.Errorf("cannot empty cgroup %s within %s", filepath.Base(l.dir), emptyTimeout)
 		}
 		// A change of the file is an exceptional condition; the bound is for a change missed in between.
-		fds := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}
+		fds := []unix.PollFd{{Fd: int32(events), Events: unix.POLLPRI}}
 		_, _ = unix.Poll(fds, int(min(left, 100*time.Millisecond).Milliseconds())+1)
 	}
 }
@@ -307,17 +363,14 @@ func (l *leaf) remove() error {
 
 // cpu is the processor time used so far.
 func (l *leaf) cpu() time.Duration {
-	m, err := l.manager.StatFiltered(cgroup2.StatCPU)
-	if err != nil || m.CPU == nil {
-		return 0
-	}
-	return time.Duration(m.CPU.UsageUsec) * time.Microsecond
+	text, _ := readControl(l.dir, "cpu.stat") // "": not counted here
+	return time.Duration(counter(text, "usage_usec")) * time.Microsecond
 }
 
 // measure adds to a Usage what the cgroup knows.
 func (l *leaf) measure(spec Spec, u *Usage) {
 	u.CPU = max(u.CPU, l.cpu())
-	file := func(name string) string { return filepath.Join(l.dir, name) }
+	file := func(name string) string { text, _ := readControl(l.dir, name); return text } // "": not counted here
 	if spec.Has(CgroupMemory) {
 		if m, err := l.manager.StatFiltered(cgroup2.StatMemory | cgroup2.StatMemoryEvents); err == nil {
 			u.Memory = max(u.Memory, int64(m.Memory.GetMaxUsage()))
@@ -331,20 +384,16 @@ func (l *leaf) measure(spec Spec, u *Usage) {
 		u.Throttled = time.Duration(counter(file("cpu.stat"), "throttled_usec")) * time.Microsecond
 	}
 	if spec.Has(CgroupIO) {
-		u.Read, u.Written = transferred(file("io.stat"))
+		u.Read, u.Written = transferred(filepath.Join(l.dir, "io.stat"))
 	}
 	u.WaitedCPU, u.WaitedMemory, u.WaitedIO = pressure(file("cpu.pressure")), pressure(file("memory.pressure")), pressure(file("io.pressure"))
 }
 
 // pressure is how long at least one task of a cgroup waited for a resource; 0
 // also where the kernel does not count it.
-func pressure(path string) time.Duration {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return 0
-	}
+func pressure(text string) time.Duration {
 	var total int64
-	for line := range strings.Lines(string(data)) {
+	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, "some "); ok {
 			_, micro, _ := strings.Cut(rest, "total=")
 			fmt.Sscan(micro, &total)
@@ -355,7 +404,7 @@ func pressure(path string) time.Duration {
 
 // transferred adds up what went to and from all devices, in bytes.
 func transferred(path string) (read, written int64) {
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(path) // a line for each device
 	if err != nil {
 		return 0, 0
 	}
@@ -372,13 +421,9 @@ func transferred(path string) (read, written int64) {
 	return read, written
 }
 
-// counter reads one line "name value" of a control file.
-func counter(path, name string) (value int64) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
+// counter reads one line "name value".
+func counter(text, name string) (value int64) {
+	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, name+" "); ok {
 			fmt.Sscan(rest, &value)
 		}

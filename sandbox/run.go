@@ -108,7 +108,7 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 	}
 	b := &running{files: files, base: base, limits: spec.Limits}
 	if spec.Has(Cgroup) {
-		if b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, disks(files.Stdout, spec.Exe)); err != nil {
+		if b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, s.disks(spec, files)); err != nil {
 			return failed("cgroup", err)
 		}
 	}
@@ -224,7 +224,10 @@ func (b *running) end(spec Spec, u *Usage) (ended *unix.WaitStatus, stage string
 	defer b.pidfd.Close()
 	if b.leaf != nil {
 		defer b.leaf.fd.Close()
-		err = b.leaf.kill()
+		// A box that has ended took its processes with it; to look costs a third of a kill.
+		if empty, unknown := b.leaf.empty(); !empty || unknown != nil {
+			err = b.leaf.kill()
+		}
 	}
 	if b.pid > 0 {
 		ended, stage, err = b.reap(err, u)

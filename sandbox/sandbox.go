@@ -33,6 +33,7 @@ type Sandbox struct {
 	closed  bool
 	running sync.WaitGroup
 	filters map[filterKey][]byte
+	devices map[uint64]string // names of disks, as far as they were asked for
 
 	fault, pause int // of the tests: a step of the launch, -1 for none
 }
@@ -88,7 +89,7 @@ func Open(c Config) (*Sandbox, error) {
 		}
 		f.Controllers = enabled
 	}
-	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), filters: map[filterKey][]byte{}, fault: -1, pause: -1}
+	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), filters: map[filterKey][]byte{}, devices: map[uint64]string{}, fault: -1, pause: -1}
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch this process: %w", err)
