@@ -142,7 +142,8 @@ func divide(dir string, available []string, total Total) ([]string, error) {
 type Total struct {
 	Memory     int64 // bytes
 	Pids       int
-	CPUPercent int // of one processor
+	CPUPercent int   // of one processor
+	IO         int64 // bytes a second from each disk, and as many to it
 }
 
 func (t Total) controls(enabled []string) (list []control) {
@@ -266,7 +267,7 @@ func controls(spec Spec, devices []string) (list []control) {
 	}
 	if spec.Has(CgroupIO) && l.IO > 0 {
 		for _, device := range devices {
-			list = append(list, control{"io.max", fmt.Sprintf("%s rbps=%d wbps=%d", device, l.IO, l.IO), false})
+			list = append(list, control{"io.max", share(device, l.IO), false})
 		}
 	}
 	return list
@@ -274,33 +275,49 @@ func controls(spec Spec, devices []string) (list []control) {
 
 // disks are the devices behind what a box reads and writes. A file system without
 // a device (in memory, over a network) has none, and no disk is kept busy by it.
-func (s *Sandbox) disks(spec Spec, files Files) (found []string) {
-	if !spec.Has(CgroupIO) || spec.Limits.IO == 0 {
-		return nil
+func (s *Sandbox) disks(spec Spec, files Files) (found []string, err error) {
+	if !spec.Has(CgroupIO) || spec.Limits.IO == 0 && s.total.IO == 0 {
+		return nil, nil
 	}
 	for _, f := range []*os.File{files.Stdout, spec.Exe} {
 		var stat unix.Stat_t
 		if f == nil || unix.Fstat(int(f.Fd()), &stat) != nil {
 			continue
 		}
-		if device := s.disk(stat.Dev); device != "" && !slices.Contains(found, device) {
+		device, err := s.disk(stat.Dev)
+		if err != nil {
+			return nil, err
+		}
+		if device != "" && !slices.Contains(found, device) {
 			found = append(found, device)
 		}
 	}
-	return found
+	return found, nil
 }
 
 // disk is a device as io.max names it: a whole disk, not its partition. What a
-// number stands for is looked up once.
-func (s *Sandbox) disk(number uint64) string {
+// number stands for is looked up once, and the limit of all boxes together set on
+// it then, before the first of them uses it.
+func (s *Sandbox) disk(number uint64) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	device, known := s.devices[number]
-	if !known {
-		device = lookUpDisk(number)
-		s.devices[number] = device
+	if known {
+		return device, nil
 	}
-	return device
+	device = lookUpDisk(number)
+	if device != "" && s.total.IO > 0 {
+		if err := writeControl(filepath.Join(s.features.Cgroup, together), "io.max", share(device, s.total.IO)); err != nil {
+			return "", fmt.Errorf("cannot limit all boxes together: %w", err)
+		}
+	}
+	s.devices[number] = device
+	return device, nil
+}
+
+// share is a line of io.max.
+func share(device string, bytes int64) string {
+	return fmt.Sprintf("%s rbps=%d wbps=%d", device, bytes, bytes)
 }
 
 func lookUpDisk(number uint64) string {

@@ -108,7 +108,11 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 	}
 	b := &running{files: files, base: base, limits: spec.Limits}
 	if spec.Has(Cgroup) {
-		if b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, s.disks(spec, files)); err != nil {
+		devices, err := s.disks(spec, files)
+		if err == nil {
+			b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, devices)
+		}
+		if err != nil {
 			return failed("cgroup", err)
 		}
 	}

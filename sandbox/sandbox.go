@@ -32,6 +32,7 @@ type Sandbox struct {
 	mu      sync.Mutex
 	closed  bool
 	running sync.WaitGroup
+	total   Total
 	filters map[filterKey][]byte
 	devices map[uint64]string // names of disks, as far as they were asked for
 
@@ -89,7 +90,7 @@ func Open(c Config) (*Sandbox, error) {
 		}
 		f.Controllers = enabled
 	}
-	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), filters: map[filterKey][]byte{}, devices: map[uint64]string{}, fault: -1, pause: -1}
+	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), total: c.Total, filters: map[filterKey][]byte{}, devices: map[uint64]string{}, fault: -1, pause: -1}
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch this process: %w", err)

@@ -51,6 +51,7 @@ type scanSettings struct {
 	MemoryMiB  int `yaml:"memory_mib"`
 	Processes  int `yaml:"processes"`
 	CPUPercent int `yaml:"cpu_percent"` // of one processor
+	IOMiB      int `yaml:"io_mib"`      // a second from each disk, and as much to it
 }
 
 type slotSettings struct {
@@ -89,7 +90,7 @@ func defaultSettings() settings {
 		AuditDir:         "/var/log/secmcpd",
 		EngagementsDir:   "/etc/secmcpd/engagements.d",
 		Scanners:         map[string]string{"nmap": "/usr/bin/nmap"},
-		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200},
+		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200, IOMiB: 128},
 		// 66000 lies between the users of the distributions (below 65536) and the ranges of
 		// containers (from 100000).
 		Slots: slotSettings{FirstUID: 66000, IPv4: netip.MustParsePrefix("10.254.200.0/22"), IPv6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")},
@@ -209,6 +210,7 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		{"scans.memory_mib", int64(s.Scans.MemoryMiB), max(int64(s.Limits.MemoryMiB), 32), 1 << 20},
 		{"scans.processes", int64(s.Scans.Processes), max(int64(s.Limits.Processes), 8), 65536},
 		{"scans.cpu_percent", int64(s.Scans.CPUPercent), 1, 100 * 1024},
+		{"scans.io_mib", int64(s.Scans.IOMiB), 1, 1 << 20},
 		{"limits.output_mib", int64(s.Limits.OutputMiB), 1, 16 << 10},
 		{"limits.tmp_mib", int64(s.Limits.TmpMiB), 1, 16 << 10},
 		{"limits.open_files", int64(s.Limits.OpenFiles), 64, 65536},
@@ -375,7 +377,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued,
 		FirstSlotUID: uint32(s.Slots.FirstUID), SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Accept: s.AcceptUnenforced,
-		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent},
+		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,
 			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},
 	}, nil

@@ -1,6 +1,6 @@
-# machine only: needs the memory, pids and cpu controllers
+# machine only: needs the memory, pids, cpu and io controllers
 # All scans together have limits of their own: none of these runs into that of one scan.
-hog_up $'limits: {memory_mib: 96, processes: 8, cpu_percent: 100}\nscans: {memory_mib: 96, processes: 8, cpu_percent: 40}'
+hog_up $'limits: {memory_mib: 96, processes: 8, cpu_percent: 100, io_mib: 4}\nscans: {memory_mib: 96, processes: 8, cpu_percent: 40, io_mib: 1}'
 pid=$(launcher)
 all=$(cgroup)/boxes
 event() { awk -v name="$2" '$1 == name {print $2}' "$1/memory.events"; }
@@ -34,6 +34,20 @@ share=$((100 * ($(used "$all") - before) / ($(now) - begun_ms)))
 echo "$share percent, $(($(used "$(box "$one")") - before_one)) and $(($(used "$(box "$two")") - before_two)) ms"
 [ "$share" -ge 20 ] || fail "they did not even take their share: $share percent"
 [ "$share" -le 50 ] || fail "they took $share percent of a processor, of 40"
+for job in "$one" "$two"; do call alice job_cancel "{\"job_id\": \"$job\"}" >/dev/null; done
+eventually 20 no_box
+
+# Two that read from the disk, each allowed 4 MiB a second.
+one=$(hog reads) two=$(hog reads)
+moved() { tr ' ' '\n' <"$all/io.stat" | awk -F= '$1 == "rbytes" {sum += $2} END {print int(sum / 1024)}'; }
+read_both() { [ "$(tr ' ' '\n' <"$(box "$one")/io.stat" | grep -c rbytes)" -gt 0 ] && [ "$(tr ' ' '\n' <"$(box "$two")/io.stat" | grep -c rbytes)" -gt 0 ]; }
+eventually 20 read_both
+before=$(moved) begun_ms=$(now)
+sleep 6
+rate=$((1000 * ($(moved) - before) / ($(now) - begun_ms)))
+echo "$rate KiB a second"
+[ "$rate" -ge 512 ] || fail "they did not even take their share: $rate KiB a second"
+[ "$rate" -le 1280 ] || fail "$rate KiB a second together, of 1024"
 for job in "$one" "$two"; do call alice job_cancel "{\"job_id\": \"$job\"}" >/dev/null; done
 eventually 20 no_box
 
