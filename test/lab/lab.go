@@ -104,6 +104,7 @@ type Lab struct {
 	strangers *Observer
 	close     []func() error
 	running   sync.WaitGroup
+	routed    int // how many senders there have been
 }
 
 // segment is a place of observers. Of the router they see the links alone on which scanners send.

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -99,15 +100,18 @@ func (l *Lab) Direct() (s Sender, undo func() error, err error) {
 
 // Routed makes a sender that is joined to the scanning machine as a slot is, without a filter:
 // the machine forwards all that it sends. One at a time. While it is there, the machine forwards
-// for everybody.
+// for everybody. Each has addresses of its own: what is still said to the one before would be
+// answered by the next.
 func (l *Lab) Routed() (s Sender, undo func() error, err error) {
-	s, unlink, err := l.sender(nil, "control", "10.253.0.", "fd5d::")
+	l.routed++
+	four, six := fmt.Sprintf("10.253.%d.", l.routed%256), fmt.Sprintf("fd5d:0:0:%x::", l.routed)
+	s, unlink, err := l.sender(nil, "control", four, six)
 	if err != nil {
 		return s, nil, err
 	}
 	before := map[string]string{}
 	undo = func() error {
-		errs := []error{unlink(), l.unroute("10.253.0.0/30", "fd5d::/64")}
+		errs := []error{unlink(), l.unroute(four+"0/30", six+"/64")}
 		for name, value := range before {
 			errs = append(errs, switches(name, value))
 		}
@@ -119,7 +123,7 @@ func (l *Lab) Routed() (s Sender, undo func() error, err error) {
 		err = errors.Join(err, err2, switches(name, value))
 	}
 	err = errors.Join(err, switches("ipv4/conf/control/rp_filter", "0", "ipv4/conf/control/accept_source_route", "1"),
-		route{l.router, "10.253.0.0/30", Uplink, 0}.add(), route{l.router, "fd5d::/64", Uplink6, 0}.add())
+		route{l.router, four + "0/30", Uplink, 0}.add(), route{l.router, six + "/64", Uplink6, 0}.add())
 	if err != nil {
 		return s, nil, errors.Join(err, undo())
 	}
