@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 		}
 	case "owner":
 		ownAndWait()
+	case "many":
+		manySlots()
 	case "filter":
 		ownFilterAndWait()
 	default:
