@@ -200,6 +200,11 @@ func TestTheLastWordsOfAReplacedConnectionEndNothing(t *testing.T) {
 	old, was := h.front.launcher(), h.conn
 	defer was.Close()
 	h.link()
+	for deadline := time.Now().Add(10 * time.Second); h.front.launcher() == old; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the new connection does not take the place of the old one")
+		}
+	}
 	h.front.reconcile(old)
 	run.show()
 	h.synced()
