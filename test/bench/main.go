@@ -57,7 +57,7 @@ func run() error {
 		return err
 	}
 	fmt.Printf("# %s, %s, %d processors, %d rounds in turns, median (p10 to p90)\n", kernel(), runtime.Version(), runtime.NumCPU(), rounds)
-	for _, measure := range []func() error{b.launches, b.nmapVersion, b.sustained, b.burst, idle} {
+	for _, measure := range []func() error{b.launches, b.nmapVersion, b.sustained, b.burst, idle, b.scopes, b.services} {
 		if err := measure(); err != nil {
 			return err
 		}
