@@ -314,7 +314,8 @@ func resolver(text string) (netip.AddrPort, error) {
 // apart says why the front cannot be the user of that number: the walls between front, launcher
 // and boxes are made of their users.
 func (s *settings) apart(front uint32) error {
-	first, last := int64(s.Slots.FirstUID), int64(s.Slots.FirstUID)+int64(s.Scans.AtOnce)
+	// The scans', then the box that asks for names, then the one that asks for versions.
+	first, last := int64(s.Slots.FirstUID), int64(s.Slots.FirstUID)+int64(s.Scans.AtOnce)+1
 	switch {
 	case front == 0:
 		return errors.New("root is the launcher: there would be no wall between the rooms")
