@@ -31,6 +31,7 @@ type link struct {
 	addresses
 	netns *os.File
 	outer netlink.Link
+	queue *queue // nil: this kernel has none
 	inner net.HardwareAddr
 }
 
@@ -142,7 +143,13 @@ func (n *Net) newLink(ctx context.Context) (_ *link, err error) {
 	if l.netns, err = newNetns(n.ipv6); err != nil {
 		return nil, fmt.Errorf("namespace: %w", err)
 	}
-	return l, l.join(n.ipv6, n.attach)
+	if err := l.join(n.ipv6, n.attach); err != nil {
+		return nil, err
+	}
+	if l.queue, err = newQueue(l.netns); errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return l, err
 }
 
 // attach puts the filter on a link that is not up yet. The table needs nothing: its base drops.
@@ -315,6 +322,7 @@ func (n *Net) removeLink(l *link) error {
 	if l.netns != nil {
 		// The kernel takes the link away with its namespace, those of many jobs in one go; to delete
 		// it by name costs 20 ms during which nobody else can change any link.
+		l.queue.close()
 		_ = l.netns.Close()
 	}
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {

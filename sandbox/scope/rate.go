@@ -1,7 +1,6 @@
 package scope
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -38,10 +37,50 @@ func policed(rate int) limit {
 	return limit{perSecond: uint64(rate + rate/10 + 1), burst: uint64(2*burst(rate) + rate/10 + 16)}
 }
 
-// shape makes the box's side of a link wait.
-func shape(ns *os.File, rate int) error {
-	if rate <= 0 {
+// unlimited is more than a link carries.
+const unlimited = 1 << 26
+
+// queue is the one on the box's side of a link. It is made with the link, since the kernel takes a
+// third of a millisecond to put one in the place of another, and changed for each job by a socket
+// that was opened in the link's namespace then.
+type queue struct {
+	socket *nl.NetlinkSocket
+	link   int // inside
+}
+
+// newQueue fails with ENOENT on a kernel without it: the filter drops what is too much then, and
+// counts it.
+func newQueue(ns *os.File) (_ *queue, err error) {
+	q := &queue{}
+	err = inside(ns, func() (err error) {
+		if q.link, err = linkInside(); err == nil {
+			q.socket, err = nl.Subscribe(unix.NETLINK_ROUTE)
+		}
+		return err
+	})
+	if err == nil {
+		err = q.limit(0)
+	}
+	if err != nil {
+		q.close()
+		return nil, err
+	}
+	return q, nil
+}
+
+func (q *queue) close() {
+	if q != nil && q.socket != nil {
+		q.socket.Close()
+	}
+}
+
+// limit makes senders wait for so many packets a second; 0: for none.
+func (q *queue) limit(rate int) error {
+	if q == nil {
 		return nil
+	}
+	if rate <= 0 {
+		rate = unlimited
 	}
 	bytes := uint64(rate) * eachPacket
 	parameters := nl.TcTbfQopt{Limit: queued}
@@ -50,23 +89,13 @@ func shape(ns *os.File, rate int) error {
 	options.AddRtAttr(nl.TCA_TBF_PARMS, parameters.Serialize())
 	options.AddRtAttr(nl.TCA_TBF_RATE64, nl.Uint64Attr(bytes))
 	options.AddRtAttr(nl.TCA_TBF_BURST, nl.Uint32Attr(uint32(burst(rate)*eachPacket-overhead)))
-	err := inside(ns, func() error {
-		link, err := linkInside()
-		if err != nil {
-			return err
-		}
-		request := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
-		request.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(link), Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT})
-		request.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("tbf")))
-		request.AddData(options)
-		_, err = request.Execute(unix.NETLINK_ROUTE, 0)
-		return err
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return nil // a kernel without it: the filter drops what is too much, and counts it
-	}
-	if err != nil {
-		return fmt.Errorf("rate: %w", err)
+	request := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
+	request.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: q.socket}}
+	request.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(q.link), Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT})
+	request.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("tbf")))
+	request.AddData(options)
+	if _, err := request.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("cannot set a rate: %w", err)
 	}
 	return nil
 }

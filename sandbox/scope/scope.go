@@ -144,12 +144,17 @@ func (n *Net) prepare() {
 			}
 			select {
 			case n.ready <- l:
+				// Whoever has taken one is about to use it: the kernel changes one link at a time.
+				time.Sleep(lull)
 			case <-ctx.Done():
 				n.remove(l)
 			}
 		}
 	})
 }
+
+// lull is how long the next link is not begun after one was taken.
+const lull = 20 * time.Millisecond
 
 // take is a link that is ready, or a new one.
 func (n *Net) take(ctx context.Context) (*link, error) {
@@ -385,7 +390,7 @@ func (n *Net) Slot(ctx context.Context, allow []netip.Prefix, rate int) (_ *Slot
 			return nil, err
 		}
 	}
-	if err := shape(l.netns, rate); err != nil {
+	if err := l.queue.limit(rate); err != nil {
 		return nil, err
 	}
 	guards := len(n.guards)

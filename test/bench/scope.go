@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/secmcpd/secmcpd/sandbox"
 	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
@@ -34,8 +35,8 @@ type wires struct {
 }
 
 const (
-	farAddress = "10.88.255.254" // in network, and answers
-	farNetwork = "10.88.0.0/16"
+	farAddress = "11.0.255.254" // in network, and answers
+	farNetwork = "11.0.0.0/10"
 )
 
 func newWires() (_ *wires, err error) {
@@ -205,7 +206,7 @@ func masscan(from, there *os.File, rate, addresses int, howLong time.Duration) (
 	for 1<<(32-bits) < addresses {
 		bits--
 	}
-	err = within(from, howLong, "masscan", "-p", "80", "10.88.0.0/"+strconv.Itoa(bits), "--rate", strconv.Itoa(rate), "--wait", "0")
+	err = within(from, howLong, "masscan", "-p", "80", "11.0.0.0/"+strconv.Itoa(bits), "--rate", strconv.Itoa(rate), "--wait", "0")
 	close(stop)
 	perSecond = <-most
 	after, err2 := arrived(there)
@@ -222,10 +223,40 @@ func (b *bench) scopes() (err error) {
 	if err := w.given(); err != nil {
 		return err
 	}
+	if err := b.job(w); err != nil {
+		return err
+	}
 	if err := w.speeds(); err != nil {
 		return err
 	}
 	return w.ports()
+}
+
+// job is a scan's box with all that belongs to it: a slot and its scope as well.
+func (b *bench) job(w *wires) error {
+	whole := []netip.Prefix{netip.MustParsePrefix(farAddress + "/32")}
+	var boxed, wrapped []float64
+	for range rounds {
+		time.Sleep(50 * time.Millisecond) // a link is ready
+		began := time.Now()
+		s, err := w.net.Slot(context.Background(), whole, 1000)
+		if err != nil {
+			return err
+		}
+		err = b.boxOf(sandbox.Spec{Box: "nmap-raw", Raw: true, NetNS: s.NetNS(), Argv: []string{"true"}}, "/usr/bin/true")
+		if err := errors.Join(err, s.Close()); err != nil {
+			return err
+		}
+		boxed = append(boxed, float64(time.Since(began).Microseconds())/1000)
+		began = time.Now()
+		if err := command(bwrap...); err != nil {
+			return err
+		}
+		wrapped = append(wrapped, float64(time.Since(began).Microseconds())/1000)
+	}
+	report("job_true", boxed, "ms", "/bin/true in the box of a raw scan, with a slot and its scope")
+	ratio("job_over_bwrap", boxed, wrapped, "that against bwrap, which has a network of nothing")
+	return nil
 }
 
 // given is what a job waits for: its scope, on a link that is ready.
@@ -264,8 +295,8 @@ func (w *wires) speeds() error {
 		howLong   time.Duration
 	}{
 		{"masscan_10k", 10000, 10000, 1 << 15, 8 * time.Second},
-		{"masscan_100k", 100000, 0, 1 << 16, 4 * time.Second},
-		{"masscan_flat_out", 10000000, 0, 1 << 16, 2 * time.Second},
+		{"masscan_100k", 100000, 0, 1 << 18, 4 * time.Second},
+		{"masscan_flat_out", 10000000, 0, 1 << 21, 3 * time.Second},
 	} {
 		var bare, slot, lost []float64
 		for range turns {
