@@ -46,11 +46,13 @@ func launcherCommand(s *surroundings) *cobra.Command {
 	c := &cobra.Command{
 		Use: "launcher", Short: "run the launcher (systemd starts it)", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if clean { // whatever the settings say: they may be why it ended
-				return scope.Reclaim()
-			}
 			settings, err := loadSettings(s.config)
-			if err != nil {
+			switch {
+			case clean && err == nil:
+				return scope.Reclaim(settings.Slots.IPv4, settings.Slots.IPv6)
+			case clean: // the settings may be why it ended; what their slots' addresses were is not known then
+				return scope.Reclaim()
+			case err != nil:
 				return err
 			}
 			cfg, err := settings.launcher()

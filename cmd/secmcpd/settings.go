@@ -22,6 +22,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox"
+	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
 // settings is the configuration as it is written in secmcpd.yaml and conf.d/. Each file says
@@ -55,6 +56,7 @@ type scanSettings struct {
 }
 
 type slotSettings struct {
+	Mode     scope.Mode   `yaml:"mode"`      // how scans leave this machine
 	FirstUID int          `yaml:"first_uid"` // at_once+2 uids from here belong to boxes
 	IPv4     netip.Prefix `yaml:"ipv4"`      // the range of the slots' links
 	IPv6     netip.Prefix `yaml:"ipv6"`
@@ -93,7 +95,7 @@ func defaultSettings() settings {
 		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200, IOMiB: 128},
 		// 66000 lies between the users of the distributions (below 65536) and the ranges of
 		// containers (from 100000).
-		Slots: slotSettings{FirstUID: 66000, IPv4: netip.MustParsePrefix("10.254.200.0/22"), IPv6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")},
+		Slots: slotSettings{Mode: scope.Translated, FirstUID: 66000, IPv4: netip.MustParsePrefix("10.254.200.0/22"), IPv6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")},
 		Limits: limitSettings{MemoryMiB: 512, Processes: 32, CPUPercent: 100, CPUTime: time.Hour, IOMiB: 64, OutputMiB: 64, TmpMiB: 16,
 			OpenFiles: 512},
 		Jobs:    jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour},
@@ -245,12 +247,15 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 	}
 	for i, layer := range s.AcceptUnenforced {
 		if known := knownLayers(); !slices.Contains(known, layer) {
-			hint := ""
-			if near := strict.Nearest(layer, known); near != "" {
-				hint = "did you mean " + strict.Quote(near) + "?"
-			}
-			wrong(strict.Index("accept_unenforced", i), layer, strings.Join(known, ", "), hint)
+			wrong(strict.Index("accept_unenforced", i), layer, strings.Join(known, ", "), near(layer, known))
 		}
+	}
+	if modes := scope.Modes(); !slices.Contains(modes, s.Slots.Mode) {
+		var allowed []string
+		for _, m := range modes {
+			allowed = append(allowed, string(m))
+		}
+		wrong("slots.mode", s.Slots.Mode, strings.Join(allowed, ", "), near(string(s.Slots.Mode), allowed))
 	}
 	// The whole range is never a target, and hosts need a route to it: it is private and no wider than it has to be.
 	if p := s.Slots.IPv4; !p.Addr().Is4() || !p.Addr().IsPrivate() || p.Bits() < 16 || p.Bits() > 24 || p != p.Masked() {
@@ -274,6 +279,14 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 	}
 	slices.SortFunc(faults, func(a, b strict.Fault) int { return strings.Compare(a.String(), b.String()) })
 	return faults
+}
+
+// near is a hint at what was meant, where there is something like it.
+func near(got string, known []string) string {
+	if meant := strict.Nearest(got, known); meant != "" {
+		return "did you mean " + strict.Quote(meant) + "?"
+	}
+	return ""
 }
 
 func knownLayers() []string {
@@ -376,7 +389,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 	return launcher.Config{
 		FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir,
 		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued,
-		FirstSlotUID: uint32(s.Slots.FirstUID), SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
+		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Accept: s.AcceptUnenforced,
 		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,

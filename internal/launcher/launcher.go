@@ -42,6 +42,7 @@ type Config struct {
 	Slots        int               // scans at once
 	Queue        int               // scans that may wait
 	FirstSlotUID uint32            // Slots+2 uids from here belong to boxes
+	Mode         scope.Mode        // how scans leave this machine
 	SlotsV4      netip.Prefix      // addresses of the slots' links
 	SlotsV6      netip.Prefix      //
 	Resolvers    []netip.AddrPort  // empty: the machine's own
@@ -239,9 +240,9 @@ const maxReady = 8
 // openNet prepares the slots' network. Without it scans are refused, unless the layer's absence
 // is accepted; the daemon itself stays up to say so.
 func (l *Launcher) openNet(ctx context.Context) {
-	err := scope.Reclaim()
+	err := scope.Reclaim(l.cfg.SlotsV4, l.cfg.SlotsV6)
 	if err == nil {
-		l.net, err = scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Ready: min(l.cfg.Slots, maxReady),
+		l.net, err = scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Mode: l.cfg.Mode, Ready: min(l.cfg.Slots, maxReady),
 			Failed: func(err error) { l.log.Error("cannot take a slot's network away", "why", err) }})
 	}
 	if err == nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox"
+	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
 // The tests run a whole launcher, with real boxes, in a network namespace and a cgroup of their
@@ -131,7 +132,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	h := &house{t: t, cfg: Config{StateDir: filepath.Join(dir, "state"), AuditDir: filepath.Join(dir, "audit"), EngagementsDir: engagements,
-		FrontSocket: filepath.Join(dir, "front.sock"), FrontUID: 65401, Slots: 2, Queue: 8, FirstSlotUID: 66000,
+		FrontSocket: filepath.Join(dir, "front.sock"), FrontUID: 65401, Slots: 2, Queue: 8, FirstSlotUID: 66000, Mode: scope.Routed,
 		SlotsV4: netip.MustParsePrefix("10.254.200.0/22"), SlotsV6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"),
 		Scanners: map[string]string{"nmap": "/usr/bin/nmap"},
 		Accept:   []string{sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU, sandbox.CgroupIO},

@@ -328,6 +328,7 @@ func (n *Net) removeLink(l *link) error {
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		left, err := netlink.LinkByName(l.name())
 		if gone(err) {
+			n.failed(n.forgetConnections(l))
 			n.numbers.put(l.number)
 			if n.filter != nil && l.outer != nil {
 				return n.filter.detach(l.outer.Attrs().Index)

@@ -11,6 +11,8 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -23,18 +25,26 @@ var ErrUnproven = errors.New("what a slot sends to its scope does not arrive")
 // target is the name of the link behind which the target of the proof is.
 const targetName = "secp0"
 
+// proofTable has a rule as container engines make them, for the time of the proof.
+const proofTable = tableName + "-proof"
+
 // Prove attacks the filter as a hostile scanner would, from a slot of its own: first a packet to
 // an address of the scope, which has to arrive, then by every way there is to put frames on a link,
-// which must not. It takes about 0.1 s. An error other than ErrUnproven says that a frame got
+// which must not; and then a packet to the scope that somebody else's rule translates to where the
+// scope does not reach. It takes about 0.2 s. An error other than ErrUnproven says that a frame got
 // through, or that it could not be tried.
 func (n *Net) Prove(ctx context.Context) (err error) {
-	number, err := n.numbers.take(ctx)
-	if err != nil {
-		return err
+	var at [2]netip.Addr
+	for i := range at {
+		number, err := n.numbers.take(ctx)
+		if err != nil {
+			return err
+		}
+		defer n.numbers.put(number)
+		at[i] = n.cfg.addresses(number).inner4
 	}
-	defer n.numbers.put(number)
-	to := n.cfg.addresses(number).inner4
-	far, remove, err := makeTarget(to)
+	to, beside := at[0], at[1]
+	far, remove, err := n.makeTarget(to, beside)
 	if err != nil {
 		return fmt.Errorf("cannot make a target for the filter's proof: %w", err)
 	}
@@ -46,23 +56,57 @@ func (n *Net) Prove(ctx context.Context) (err error) {
 	defer unix.Close(eye)
 
 	// What is sent first may be lost on a machine that is just starting.
-	arrived, err := n.try(ctx, to, to, eye, slices.Repeat(frames[:1], 50), 1)
+	arrived, err := n.try(ctx, to, to, to, eye, slices.Repeat(frames[:1], 50), 1)
 	if err == nil && len(arrived) == 0 {
 		err = ErrUnproven
 	}
 	if err != nil {
 		return err
 	}
-	arrived, err = n.try(ctx, to, to.Prev(), eye, frames, len(frames))
+	arrived, err = n.try(ctx, beside, to, to, eye, frames, len(frames))
 	if err == nil && len(arrived) > 0 {
 		err = fmt.Errorf("the filter lets through what it must not: %v", arrived)
+	}
+	if err != nil {
+		return err
+	}
+	rewritten, restore, err := n.rewrite(beside, to)
+	if err != nil || !rewritten {
+		return err
+	}
+	defer func() { err = errors.Join(err, restore()) }()
+	arrived, err = n.try(ctx, beside, beside, to, eye, frames[:1], 1)
+	if err == nil && len(arrived) > 0 {
+		err = fmt.Errorf("a rule that translates destinations carries packets past the filter: %v", arrived)
 	}
 	return err
 }
 
-// try sends frames from a slot whose scope is one address to another one, and names those that
-// arrive, until so many have.
-func (n *Net) try(ctx context.Context, to, scope netip.Addr, eye int, by []frameBy, enough int) (arrived []string, err error) {
+// rewrite makes a rule that translates a destination, in a table that none of our own knows of.
+// false: this kernel has no such rules.
+func (n *Net) rewrite(from, to netip.Addr) (done bool, restore func() error, err error) {
+	t := n.nft.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: proofTable})
+	c := n.nft.AddChain(&nftables.Chain{Table: t, Name: "prerouting", Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+	n.nft.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: slices.Concat(is4(), equal(netDst4, from.AsSlice()), []expr.Any{
+		&expr.Immediate{Register: 1, Data: to.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1}})})
+	if err := n.nft.Flush(); err != nil {
+		err = errors.Join(fmt.Errorf("cannot make a rule for the filter's proof: %w", err), n.drain())
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+			return false, nil, nil
+		}
+		return false, nil, err
+	}
+	return true, func() error {
+		n.nft.DelTable(t)
+		return n.nft.Flush()
+	}, nil
+}
+
+// try sends frames to an address from a slot whose scope is one address, and names those that
+// arrive at a third one, until so many have.
+func (n *Net) try(ctx context.Context, scope, to, at netip.Addr, eye int, by []frameBy, enough int) (arrived []string, err error) {
 	s, err := n.Slot(ctx, []netip.Prefix{netip.PrefixFrom(scope, scope.BitLen())}, 0)
 	if err != nil {
 		return nil, err
@@ -83,7 +127,7 @@ func (n *Net) try(ctx context.Context, to, scope netip.Addr, eye int, by []frame
 		if i == len(by)-1 {
 			wait = 30 * time.Millisecond
 		}
-		if seen(eye, wait) {
+		if seen(eye, at, wait) {
 			if arrived = append(arrived, f.name); len(arrived) == enough {
 				break
 			}
@@ -223,8 +267,8 @@ func setsockopt(fd, option int, value unsafe.Pointer, size uintptr) error {
 	return nil
 }
 
-// makeTarget makes a namespace that a route leads to, and whoever removes it.
-func makeTarget(to netip.Addr) (_ *os.File, remove func() error, err error) {
+// makeTarget makes a namespace that routes lead to, and whoever removes it.
+func (n *Net) makeTarget(at ...netip.Addr) (_ *os.File, remove func() error, err error) {
 	far, err := newNetns(false)
 	if err != nil {
 		return nil, nil, err
@@ -259,9 +303,13 @@ func makeTarget(to netip.Addr) (_ *os.File, remove func() error, err error) {
 	if hasIPv6() {
 		err = quiet(targetName)
 	}
-	return far, remove, errors.Join(err, there.LinkSetUp(eth0), netlink.LinkSetUp(link),
-		netlink.NeighSet(neighbour(link, to, link.PeerHardwareAddr)),
-		netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: whole(to), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_KERNEL}))
+	// What is translated leaves under an address of the link.
+	err = errors.Join(err, there.LinkSetUp(eth0), netlink.LinkSetUp(link), netlink.AddrAdd(link, alone(n.cfg.addresses(0).outer4)))
+	for _, a := range at {
+		err = errors.Join(err, netlink.NeighSet(neighbour(link, a, link.PeerHardwareAddr)),
+			netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: whole(a), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_KERNEL}))
+	}
+	return far, remove, err
 }
 
 // watchFrames opens a socket that sees what arrives in a namespace.
@@ -273,16 +321,16 @@ func watchFrames(ns *os.File) (eye int, err error) {
 	return eye, err
 }
 
-// seen waits for a frame.
-func seen(eye int, wait time.Duration) bool {
+// seen waits for a frame that is bound for an address.
+func seen(eye int, to netip.Addr, wait time.Duration) bool {
 	ready := []unix.PollFd{{Fd: int32(eye), Events: unix.POLLIN}}
 	for until := time.Now().Add(wait); time.Now().Before(until); {
 		if n, err := unix.Poll(ready, 1); err != nil || n == 0 {
 			continue
 		}
 		b := make([]byte, 2048)
-		_, from, err := unix.Recvfrom(eye, b, 0)
-		if ll, ok := from.(*unix.SockaddrLinklayer); err == nil && ok && ll.Pkttype != unix.PACKET_OUTGOING {
+		size, from, err := unix.Recvfrom(eye, b, 0)
+		if ll, ok := from.(*unix.SockaddrLinklayer); err == nil && ok && ll.Pkttype != unix.PACKET_OUTGOING && size >= 34 && netip.AddrFrom4([4]byte(b[30:34])) == to {
 			for err == nil { // the rest of them
 				_, _, err = unix.Recvfrom(eye, b, 0)
 			}

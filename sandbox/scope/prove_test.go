@@ -47,6 +47,31 @@ func TestTheProofFailsWithoutTheFilter(t *testing.T) {
 	}
 }
 
+// Nor is a table one that lets translated destinations go where others send them.
+func TestTheProofFailsWhereDestinationsAreTranslated(t *testing.T) {
+	withMode(t, Translated)
+	n := openNet(t)
+	before := settled(t, n, "")
+	careless(t, n)
+	if err := n.Prove(context.Background()); err == nil || !strings.Contains(err.Error(), "translates destinations") {
+		t.Errorf("got %v", err)
+	}
+	settled(t, n, before)
+}
+
+// What a launcher leaves that is killed in the middle of the proof goes with the rest.
+func TestWhatIsLeftOfAProofIsRemoved(t *testing.T) {
+	n := openNet(t)
+	_, _, err := n.rewrite(allowed, forbidden)
+	must(t, err)
+	must(t, Reclaim())
+	tables, err := somebody(t).ListTables()
+	must(t, err)
+	for _, left := range tables {
+		t.Errorf("the table %s is left", left.Name)
+	}
+}
+
 func TestNothingIsProvedWhereNothingArrives(t *testing.T) {
 	n := openNet(t)
 	other := somebody(t)

@@ -10,6 +10,12 @@
 //	box ── eth0 ══ secvN ── filter: marked ── prerouting: untracked, unmarked ── forward ── uplink ── targets
 //	                        everything else: dropped, counted
 //
+// That is the mode Routed. In the mode Translated connections are tracked, leave under this
+// machine's address, and what somebody else's rule would send to another destination is dropped:
+//
+//	... filter: marked ── prerouting: tracked ── others' rules ── prerouting, last: no destination
+//	translated? unmarked ── forward ── postrouting: translated ── uplink ── targets
+//
 // The filter is BPF (filter.go, bpf/scope.c). Under it is a table of nf_tables, made once: it drops
 // what comes from a slot's link without the filter's mark, keeps what passes from being tracked and
 // so from being translated to other destinations, and takes the mark off. Whoever removes the table,
@@ -51,6 +57,7 @@ var ErrNoIPv6 = errors.New("this machine does not forward IPv6, and its kernel c
 // Config says which addresses slots have: each one of V4 and one of V6.
 type Config struct {
 	V4, V6 netip.Prefix
+	Mode   Mode
 	Ready  int         // so many links are made before they are needed
 	NoBPF  bool        // the table is the filter
 	Failed func(error) // told what went wrong where nobody waits; nil: nobody
@@ -74,6 +81,12 @@ type Net struct {
 	background sync.WaitGroup
 	generation atomic.Uint64 // of links: those of an earlier one were taken down
 
+	forgetting sync.Mutex // one reading of the table of connections at a time
+	departed   struct {
+		sync.Mutex
+		list connections // of links that are gone, to be forgotten
+	}
+
 	mu     sync.Mutex // one change of the table at a time
 	t      *table     // nil: it was lost and could not be made anew yet
 	print  string     // of the table, after our last change
@@ -83,6 +96,9 @@ type Net struct {
 
 // Open makes the table. Reclaim comes before it.
 func Open(c Config) (_ *Net, err error) {
+	if !slices.Contains(Modes(), c.Mode) {
+		return nil, fmt.Errorf("there is no mode %q", c.Mode)
+	}
 	if err := free(c); err != nil {
 		return nil, fmt.Errorf("cannot use the range of slots: %w", err)
 	}
@@ -271,7 +287,7 @@ func (n *Net) Close() error {
 	n.background.Wait()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return errors.Join(reclaim(n.nft), n.unguard(), n.disconnect())
+	return errors.Join(reclaim(n.nft, nil), n.unguard(), n.disconnect())
 }
 
 // discard takes the links away that are ready.
@@ -287,16 +303,16 @@ func (n *Net) discard() {
 }
 
 // Reclaim removes what a launcher that died has left: links, fences, forwarding, filter, in this
-// order.
-func Reclaim() error {
+// order, and the connections of the addresses that its slots had.
+func Reclaim(slots ...netip.Prefix) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("cannot speak with nf_tables: %w", err)
 	}
-	return reclaim(conn)
+	return reclaim(conn, slots)
 }
 
-func reclaim(conn *nftables.Conn) error {
+func reclaim(conn *nftables.Conn, slots []netip.Prefix) error {
 	links, err := consistent(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("cannot list links: %w", err)
@@ -308,7 +324,11 @@ func reclaim(conn *nftables.Conn) error {
 			}
 		}
 	}
-	return errors.Join(removeFences(), removeTable(conn))
+	err = errors.Join(removeFences(), removeTable(conn))
+	if len(slots) > 0 {
+		err = errors.Join(err, untrack(slots))
+	}
+	return err
 }
 
 func gone(err error) bool {

@@ -45,12 +45,28 @@ func TestMain(m *testing.M) {
 	}
 }
 
-var config = Config{V4: netip.MustParsePrefix("10.254.200.0/22"), V6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"), Ready: 2}
+var config = Config{V4: netip.MustParsePrefix("10.254.200.0/22"), V6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"), Mode: Routed, Ready: 2}
 
-// withBoth tries what must hold whatever the filter is.
+// withBoth tries what must hold whatever the filter is, and in every mode.
 func withBoth(t *testing.T, try func(t *testing.T)) {
-	t.Run("bpf", try)
-	t.Run("nftables", func(t *testing.T) { withTable(t); try(t) })
+	inModes(t, func(t *testing.T) {
+		t.Run("bpf", try)
+		t.Run("nftables", func(t *testing.T) { withTable(t); try(t) })
+	})
+}
+
+// inModes tries what must hold in every mode.
+func inModes(t *testing.T, try func(t *testing.T)) {
+	for _, m := range Modes() {
+		t.Run(string(m), func(t *testing.T) { withMode(t, m); try(t) })
+	}
+}
+
+// withMode sets the mode until the test ends.
+func withMode(t *testing.T, m Mode) {
+	before := config.Mode
+	config.Mode = m
+	t.Cleanup(func() { config.Mode = before })
 }
 
 // withTable makes the table the filter until the test ends.
@@ -103,6 +119,9 @@ func newLab(t *testing.T) *lab {
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: outer.Attrs().Index, Gw: allowed.AsSlice()}))
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: outer.Attrs().Index, Gw: allowed6.AsSlice()}))
 	for _, back := range []struct{ to, by string }{{config.V4.String(), "10.77.255.1"}, {config.V6.String(), "fd77::ffff"}} {
+		if config.Mode == Translated { // there is no way back to slots
+			break
+		}
 		_, dst, _ := net.ParseCIDR(back.to)
 		must(t, inside.RouteAdd(&netlink.Route{LinkIndex: inner.Attrs().Index, Dst: dst, Gw: net.ParseIP(back.by)}))
 	}
@@ -333,14 +352,14 @@ func TestNoAttackLeavesTheScope(t *testing.T) {
 		must(t, err)
 		defer s.Close()
 		must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
-		l.strangers(inner(s), inner6(s))
+		l.strangers(outside(s))
 		for _, a := range attacks {
 			for range 3 {
 				if err := a.send(s); err != nil {
 					t.Errorf("%s could not be sent: %v", a.name, err)
 				}
 			}
-			for _, f := range l.strangers(inner(s), inner6(s)) {
+			for _, f := range l.strangers(outside(s)) {
 				t.Errorf("%s reached the lab: %s", a.name, f)
 			}
 		}
@@ -362,10 +381,10 @@ func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 	must(t, removeRules(n))
 	must(t, reaches(s.NetNS(), allowed))
 	must(t, reaches(s.NetNS(), allowed6))
-	l.strangers(inner(s), inner6(s))
+	l.strangers(outside(s))
 	for _, a := range attacks {
 		must(t, a.send(s))
-		for _, f := range l.strangers(inner(s), inner6(s)) {
+		for _, f := range l.strangers(outside(s)) {
 			if !strings.Contains(f, "> "+allowed.String()+",") && !strings.Contains(f, "> "+allowed6.String()+",") {
 				t.Errorf("%s reached the lab: %s", a.name, f)
 			}
@@ -380,25 +399,27 @@ func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 
 // Without the table nothing passes at all: what the filter has passed is marked, and swallowed.
 func TestNothingPassesWithoutTheTable(t *testing.T) {
-	l := newLab(t)
-	n := openNet(t)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
-	must(t, err)
-	defer s.Close()
-	must(t, reaches(s.NetNS(), allowed))
-	must(t, removeRules(n))
-	l.strangers(netip.Addr{}, netip.Addr{})
-	for _, a := range attacks {
-		must(t, a.send(s))
-		for _, f := range l.strangers(netip.Addr{}, netip.Addr{}) { // of the scope or not
-			t.Errorf("%s reached the lab: %s", a.name, f)
+	inModes(t, func(t *testing.T) {
+		l := newLab(t)
+		n := openNet(t)
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
+		must(t, err)
+		defer s.Close()
+		must(t, reaches(s.NetNS(), allowed))
+		must(t, removeRules(n))
+		l.strangers(netip.Addr{}, netip.Addr{})
+		for _, a := range attacks {
+			must(t, a.send(s))
+			for _, f := range l.strangers(netip.Addr{}, netip.Addr{}) { // of the scope or not
+				t.Errorf("%s reached the lab: %s", a.name, f)
+			}
 		}
-	}
-	for _, to := range []netip.Addr{allowed, allowed6, forbidden, forbidden6} {
-		if dial(s.NetNS(), to, 300*time.Millisecond) == nil {
-			t.Errorf("%s was reached", to)
+		for _, to := range []netip.Addr{allowed, allowed6, forbidden, forbidden6} {
+			if dial(s.NetNS(), to, 300*time.Millisecond) == nil {
+				t.Errorf("%s was reached", to)
+			}
 		}
-	}
+	})
 }
 
 // Without filter and fence most of the same attacks arrive, so "blocked" above is a result.
@@ -413,11 +434,11 @@ func TestWithoutTheFilterAttacksArrive(t *testing.T) {
 	must(t, removeRules(n))
 	must(t, removeFences())
 	must(t, set("ipv4", s.name(), "rp_filter", "0"))
-	l.strangers(inner(s), inner6(s))
+	l.strangers(outside(s))
 	arrived := 0
 	for _, a := range attacks {
 		must(t, a.send(s))
-		if len(l.strangers(inner(s), inner6(s))) > 0 {
+		if len(l.strangers(outside(s))) > 0 {
 			arrived++
 		}
 	}
@@ -437,7 +458,7 @@ func TestTheFilterOutlivesItsOwner(t *testing.T) {
 		l := newLab(t)
 		must(t, Reclaim())
 		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), "SCOPE_TEST=owner", fmt.Sprint("SCOPE_NO_BPF=", config.NoBPF))
+		cmd.Env = append(os.Environ(), "SCOPE_TEST=owner", fmt.Sprint("SCOPE_NO_BPF=", config.NoBPF), "SCOPE_MODE="+string(config.Mode))
 		out, err := cmd.StdoutPipe()
 		must(t, err)
 		cmd.Stderr = os.Stderr
@@ -452,11 +473,11 @@ func TestTheFilterOutlivesItsOwner(t *testing.T) {
 		_ = cmd.Wait() // killed
 		must(t, reaches(ns, allowed))
 		s := &Slot{link: &link{number: number, addresses: config.addresses(number), netns: ns}}
-		l.strangers(inner(s), inner6(s))
+		l.strangers(outside(s))
 		for _, a := range attacks {
 			must(t, a.send(s))
 		}
-		for _, f := range l.strangers(inner(s), inner6(s)) {
+		for _, f := range l.strangers(outside(s)) {
 			t.Errorf("after the owner's death: %s", f)
 		}
 		must(t, Reclaim())
@@ -479,7 +500,7 @@ func TestTheFilterOutlivesItsOwner(t *testing.T) {
 const ownerNamespaceFD = 200
 
 func ownAndWait() {
-	config.NoBPF = os.Getenv("SCOPE_NO_BPF") == "true"
+	config.NoBPF, config.Mode = os.Getenv("SCOPE_NO_BPF") == "true", Mode(os.Getenv("SCOPE_MODE"))
 	n, err := Open(config)
 	var s *Slot
 	if err == nil {
@@ -538,9 +559,9 @@ func TestOnlySlotsAreForwarded(t *testing.T) {
 func TestARangeThatIsInUseIsRefused(t *testing.T) {
 	newLab(t)
 	for _, c := range []Config{
-		{V4: netip.MustParsePrefix("10.77.0.0/22"), V6: config.V6},
-		{V4: netip.MustParsePrefix("10.0.0.0/8"), V6: config.V6},
-		{V4: config.V4, V6: netip.MustParsePrefix("fd77::/48")},
+		{V4: netip.MustParsePrefix("10.77.0.0/22"), V6: config.V6, Mode: Routed},
+		{V4: netip.MustParsePrefix("10.0.0.0/8"), V6: config.V6, Mode: Routed},
+		{V4: config.V4, V6: netip.MustParsePrefix("fd77::/48"), Mode: Translated},
 	} {
 		if n, err := Open(c); err == nil {
 			n.Close()
@@ -664,7 +685,7 @@ func TestAConnectionThatIsLeftOpenEndsWithItsSlot(t *testing.T) {
 		n := openNet(t)
 		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
 		must(t, err)
-		source := s.inner4
+		source, _ := outside(s)
 		must(t, reaches(s.NetNS(), allowed)) // it is in TIME_WAIT or closing now
 		must(t, s.Close())
 		l.strangers(netip.Addr{}, netip.Addr{})
@@ -678,7 +699,7 @@ func TestAConnectionThatIsLeftOpenEndsWithItsSlot(t *testing.T) {
 			t.Errorf("the next slot has sockets:\n%s", sockets)
 		}
 		time.Sleep(300 * time.Millisecond)
-		for _, f := range l.strangers(next.inner4, next.inner6) {
+		for _, f := range l.strangers(netip.Addr{}, netip.Addr{}) {
 			if strings.HasPrefix(f, source.String()) {
 				t.Errorf("after its end: %s", f)
 			}
@@ -892,6 +913,14 @@ func BenchmarkSlot(b *testing.B) {
 
 func inner(s *Slot) netip.Addr  { return s.inner4 }
 func inner6(s *Slot) netip.Addr { return s.inner6 }
+
+// outside is where the lab sees a slot's packets come from.
+func outside(s *Slot) (four, six netip.Addr) {
+	if config.Mode == Translated {
+		return netip.MustParseAddr("10.77.255.1"), netip.MustParseAddr("fd77::ffff")
+	}
+	return s.inner4, s.inner6
+}
 
 func address(a netip.Addr, bits int) *netlink.Addr {
 	out := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}}

@@ -33,13 +33,14 @@ type table struct {
 	t       *nftables.Table
 	pre     *nftables.Chain
 	forward *nftables.Chain
+	mode    Mode
 }
 
 // newTable makes the base: nothing comes from a slot's link that no filter has passed, nothing
 // reaches this machine from one, slots do not reach each other.
 func (n *Net) newTable() (*table, error) {
 	conn, accept := n.nft, nftables.ChainPolicyAccept
-	t := &table{nft: conn, list: n.list, t: conn.AddTable(ourTable())}
+	t := &table{nft: conn, list: n.list, t: conn.AddTable(ourTable()), mode: n.cfg.Mode}
 	t.pre = conn.AddChain(&nftables.Chain{Table: t.t, Name: "prerouting", Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(beforeAll), Policy: &accept})
 	input := conn.AddChain(&nftables.Chain{Table: t.t, Name: "input", Type: nftables.ChainTypeFilter,
@@ -48,17 +49,49 @@ func (n *Net) newTable() (*table, error) {
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityRef(beforeAll), Policy: &accept})
 
 	if n.filter != nil {
-		t.rule(t.pre, "base", from(prefix), marked(passed), notrack(), unmark(), pass())
+		t.rule(t.pre, "base", from(prefix), marked(passed), t.tracking(unmark()), pass())
 	}
 	t.rule(t.pre, "base", from(prefix), drop())
-	t.rule(t.pre, "base", is4(), within(netDst4, n.cfg.V4), notrack())
-	t.rule(t.pre, "base", is6(), within(netDst6, n.cfg.V6), notrack())
+	answers := notrack()
+	if t.mode == Translated {
+		answers = drop() // they come to this machine's address; nobody speaks to a slot's
+		t.translate()
+	}
+	t.rule(t.pre, "base", is4(), within(netDst4, n.cfg.V4), answers)
+	t.rule(t.pre, "base", is6(), within(netDst6, n.cfg.V6), answers)
 	t.rule(input, "base", from(prefix), drop())
 	t.rule(t.forward, "base", from(prefix), to(prefix), drop())
 	if n.filter == nil {
 		t.rule(t.forward, "base", to(prefix), drop())
 	}
 	return t, conn.Flush()
+}
+
+// tracking is what a rule that passes a slot's packet does with it besides: it keeps it from being
+// tracked and does what else there is to do. What is to be translated is tracked, and left to the
+// chain that judges what became of it.
+func (t *table) tracking(otherwise ...[]expr.Any) []expr.Any {
+	if t.mode == Translated {
+		return nil
+	}
+	return slices.Concat(append([][]expr.Any{notrack()}, otherwise...)...)
+}
+
+// translate makes connections leave under this machine's address. Others' rules have had their say
+// when the last chain is asked, whatever their priority: all of NAT is done at one place (-100),
+// before it. What they have given another destination (to a container, or to this machine itself),
+// kept from being tracked, or what the tracking takes for no part of a connection, would go where
+// no filter has let it go, or under the slot's own address. The mark is on until then: without the
+// table, routing swallows it.
+func (t *table) translate() {
+	accept := nftables.ChainPolicyAccept
+	last := t.nft.AddChain(&nftables.Chain{Table: t.t, Name: "tracked", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityLast, Policy: &accept})
+	t.rule(last, "base", from(prefix), sameDestination(), unmark(), pass())
+	t.rule(last, "base", from(prefix), counted(), drop())
+	post := t.nft.AddChain(&nftables.Chain{Table: t.t, Name: "postrouting", Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource, Policy: &accept})
+	t.rule(post, "base", from(prefix), notTo(prefix), masquerade())
 }
 
 func chainName(index int) string { return "slot" + strconv.Itoa(index) }
@@ -92,8 +125,8 @@ func (t *table) addSlot(l *link, allow []netip.Prefix) error {
 	out := t.nft.AddChain(&nftables.Chain{Table: t.t, Name: chainName(index)})
 	back := t.nft.AddChain(&nftables.Chain{Table: t.t, Name: backName(index)})
 
-	plain4 := slices.Concat(is4(), noOptions4(), noFragment4(), equal(netSrc4, l.inner4.AsSlice()), inSet(four, netDst4, 4), notrack())
-	plain6 := slices.Concat(is6(), equal(netSrc6, l.inner6.AsSlice()), inSet(six, netDst6, 16), notrack())
+	plain4 := slices.Concat(is4(), noOptions4(), noFragment4(), equal(netSrc4, l.inner4.AsSlice()), inSet(four, netDst4, 4), t.tracking())
+	plain6 := slices.Concat(is6(), equal(netSrc6, l.inner6.AsSlice()), inSet(six, netDst6, 16), t.tracking())
 	for _, protocol := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
 		t.rule(out, "sent", plain4, equal(netProtocol4, []byte{protocol}), counted(), pass())
 		t.rule(out, "sent", plain6, equal(netNext6, []byte{protocol}), counted(), pass())
@@ -310,6 +343,12 @@ func removeTable(conn *nftables.Conn) error {
 		return fmt.Errorf("cannot list nf_tables: %w", err)
 	}
 	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName })
+	if slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == proofTable }) {
+		conn.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: proofTable})
+		if err := conn.Flush(); err != nil {
+			return fmt.Errorf("cannot remove what is left of a proof: %w", err)
+		}
+	}
 	if i < 0 {
 		return nil
 	}
@@ -420,6 +459,17 @@ func icmp(kind byte) []expr.Any {
 	return []expr.Any{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{kind}}}
 }
+
+// sameDestination matches what belongs to a connection that is tracked and bound for where its sender
+// has sent it. It asks for the connection's status, which nothing else has.
+func sameDestination() []expr.Any {
+	const translated = 1 << 5 // IPS_DST_NAT
+	return []expr.Any{&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, translated), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)}}
+}
+
+func masquerade() []expr.Any { return []expr.Any{&expr.Masq{}} }
 
 func notrack() []expr.Any { return []expr.Any{&expr.Notrack{}} }
 func marked(mark uint32) []expr.Any {

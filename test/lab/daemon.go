@@ -76,6 +76,9 @@ type Options struct {
 	NoRestart   bool              // leave dead what dies
 	AcceptNone  bool              // accept no missing layer
 	NoRoles     bool              // start neither role: agents use Stdio
+	// Translated leaves the mode of the slots' network at its default, in which the lab sees no address
+	// of a slot; without it the mode is routed.
+	Translated bool
 	// NoControllers is a machine whose cgroups have no controllers.
 	NoControllers bool
 }
@@ -197,6 +200,9 @@ func (d *Daemon) configure(o Options) error {
 	accept := strings.Join(d.limits, ", ")
 	if o.AcceptNone {
 		accept = ""
+	}
+	if !o.Translated {
+		o.Settings += "slots: {mode: routed}\n"
 	}
 	d.Config = filepath.Join(d.Dir, "secmcpd.yaml")
 	return os.WriteFile(d.Config, fmt.Appendf(nil, "front_user: %q\nfront_socket: %s/front.sock\nstate_dir: %s/state\nlauncher_state_dir: %s/launcher\n"+

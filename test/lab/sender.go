@@ -130,6 +130,14 @@ func (l *Lab) Routed() (s Sender, undo func() error, err error) {
 	return s, undo, nil
 }
 
+// Strand takes the lab's way back to the slots away, as it is where nobody was told of them.
+func (l *Lab) Strand() (undo func() error, err error) {
+	undo = func() error {
+		return errors.Join(route{l.router, SlotsV4, Uplink, 0}.add(), route{l.router, SlotsV6, Uplink6, 0}.add())
+	}
+	return undo, l.unroute(SlotsV4, SlotsV6)
+}
+
 func (l *Lab) unroute(list ...string) (err error) {
 	h, err := handle(l.router)
 	if err != nil {

@@ -16,11 +16,33 @@ func eachFilter(t *testing.T, run func(t *testing.T, noBPF bool)) {
 	t.Run("table", func(t *testing.T) { run(t, true) })
 }
 
+// mode is that of the slots' network.
+var mode = scope.Routed
+
+// translated has what follows run in the mode in which no address of a slot is seen outside, with a
+// lab that has no way to one.
+func translated(t *testing.T) {
+	t.Helper()
+	back, err := world.Strand()
+	must(t, err)
+	mode = scope.Translated
+	t.Cleanup(func() { mode = scope.Routed; must(t, back()) })
+}
+
+// leaving is what a slot may send, as it is seen outside.
+func leaving(s Sender) Scope {
+	out := s.Scope()
+	if mode == scope.Translated {
+		out.Sources = Prefixes(Uplink, Uplink6)
+	}
+	return out
+}
+
 // open makes the kernel's scope without a slot.
 func open(t *testing.T, noBPF bool) *scope.Net {
 	t.Helper()
 	must(t, scope.Reclaim())
-	n, err := scope.Open(scope.Config{V4: one(SlotsV4), V6: one(SlotsV6), NoBPF: noBPF})
+	n, err := scope.Open(scope.Config{V4: one(SlotsV4), V6: one(SlotsV6), Mode: mode, NoBPF: noBPF})
 	must(t, err)
 	t.Cleanup(func() { must(t, n.Close()) })
 	return n
@@ -63,21 +85,27 @@ func TestNoAttackLeavesASlot(t *testing.T) {
 	for _, c := range []struct {
 		says                             string
 		allowed, allowed6, other, other6 string
-		only6, noBPF                     bool
+		only6, noBPF, translated         bool
 	}{
-		{"a network that the router knows", SSHAndWeb, IPv6Host, Outside, Outside6, false, false},
-		{"the same, where the table is the filter", SSHAndWeb, IPv6Host, Outside, Outside6, false, true},
-		{"a neighbour on the uplink's own link", Near, Near6, NearOther, NearOther6, false, false},
-		{"IPv6 from a job without", SSHAndWeb, "", Outside, Outside6, true, false},
+		{"a network that the router knows", SSHAndWeb, IPv6Host, Outside, Outside6, false, false, false},
+		{"the same, where the table is the filter", SSHAndWeb, IPv6Host, Outside, Outside6, false, true, false},
+		{"a neighbour on the uplink's own link", Near, Near6, NearOther, NearOther6, false, false, false},
+		{"IPv6 from a job without", SSHAndWeb, "", Outside, Outside6, true, false, false},
+		{"translated, a network that the router knows", SSHAndWeb, IPv6Host, Outside, Outside6, false, false, true},
+		{"translated, where the table is the filter", SSHAndWeb, IPv6Host, Outside, Outside6, false, true, true},
+		{"translated, a neighbour on the uplink's own link", Near, Near6, NearOther, NearOther6, false, false, true},
 	} {
 		t.Run(c.says, func(t *testing.T) {
+			if c.translated {
+				translated(t)
+			}
 			allow := []string{c.allowed}
 			if c.allowed6 != "" {
 				allow = append(allow, c.allowed6)
 			}
 			s, _ := slot(t, open(t, c.noBPF), allow...)
 			s.Four.Allowed, s.Four.Forbidden, s.Six.Forbidden = one(c.allowed).Addr(), one(c.other).Addr(), one(c.other6).Addr()
-			expect := Scope{Sources: s.Scope().Sources, Targets: Prefixes(allow...)}
+			expect := Scope{Sources: leaving(s).Sources, Targets: Prefixes(allow...)}
 			if c.allowed6 != "" {
 				s.Six.Allowed = one(c.allowed6).Addr()
 			}
@@ -209,19 +237,26 @@ func theLastJobsHostsDoNotReachTheNext(t *testing.T, noBPF bool) {
 	o.Check(t, "another job's scan")
 }
 
-// The rules of container engines do not turn a slot's packets away from its scope.
-func TestNoTranslationOfASlot(t *testing.T) { eachFilter(t, noTranslationOfASlot) }
+// The rules of container engines do not turn a slot's packets away from its scope. What is tracked
+// and translated all the same is dropped.
+func TestNoTranslationOfASlot(t *testing.T) {
+	eachFilter(t, func(t *testing.T, noBPF bool) { noTranslationOfASlot(t, noBPF, true) })
+	t.Run("translated", func(t *testing.T) {
+		translated(t)
+		eachFilter(t, func(t *testing.T, noBPF bool) { noTranslationOfASlot(t, noBPF, false) })
+	})
+}
 
-func noTranslationOfASlot(t *testing.T, noBPF bool) {
+func noTranslationOfASlot(t *testing.T, noBPF, arrives bool) {
 	s, _ := slot(t, open(t, noBPF), SSHAndWeb)
-	o := observed(t, s.Scope())
+	o := observed(t, leaving(s))
 	speaks(t, s, o, []string{SSHAndWeb})
 	for _, from := range []netip.AddrPort{netip.AddrPortFrom(s.Four.Allowed, 80), netip.AddrPortFrom(netip.Addr{}, 80)} {
 		undo, err := world.Translate(from, netip.AddrPortFrom(s.Four.Forbidden, 80))
 		must(t, err)
 		defer func() { must(t, undo()) }()
 	}
-	for to, reached := range map[string]bool{s.Four.Allowed.String() + ":80": true, s.Four.Gateway.String() + ":80": false, Uplink + ":80": false} {
+	for to, reached := range map[string]bool{s.Four.Allowed.String() + ":80": arrives, s.Four.Gateway.String() + ":80": false, Uplink + ":80": false} {
 		c, err := dial(s.NS, "tcp", to)
 		if (err == nil) != reached {
 			t.Errorf("%s was reached is %v, want %v (%v)", to, err == nil, reached, err)
