@@ -68,6 +68,7 @@ type Record struct {
 	Version     string        `json:"version,omitempty"`
 	SHA256      string        `json:"sha256,omitempty"` // of the scanner's executable
 	Limits      *Limits       `json:"limits,omitempty"`
+	Network     string        `json:"network,omitempty"`      // the mode in which a launched scan leaves the machine
 	NotEnforced []string      `json:"not_enforced,omitempty"` // layers
 	Outcome     string        `json:"outcome,omitempty"`
 	ExitCode    *int          `json:"exit_code,omitempty"`

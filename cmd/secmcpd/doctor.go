@@ -93,6 +93,7 @@ func checks(config string, settings settings, wrong error, features sandbox.Feat
 		{"landlock", func() finding { return lookLandlock(features) }},
 		{"seccomp", func() finding { return lookSeccomp(features) }},
 		{"scope filter", func() finding { return lookScope() }},
+		{"network", func() finding { return lookNetwork(settings) }},
 		{"other firewalls", func() finding { return lookForward() }},
 		{"front user", func() finding { return lookFrontUser(settings) }},
 		{"agents' group", func() finding { return lookGroup() }},
@@ -268,6 +269,25 @@ func lookScope() finding {
 		return warning("nf_tables alone: no BPF: "+err.Error(), "large scopes take longer to set, and what is dropped is counted without its destinations", "run a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS")
 	}
 	return ok("BPF, over nf_tables")
+}
+
+// lookNetwork says how scans leave this machine, and what they cannot do so.
+func lookNetwork(s settings) finding {
+	f := ok("%s: the way back to %s and %s leads through this machine", s.Slots.Mode, s.Slots.IPv4, s.Slots.IPv6)
+	if s.Slots.Mode == scope.Translated {
+		now, most, err := scope.Tracked()
+		switch {
+		case err != nil: // where nobody tracks connections yet, the launcher begins to
+			f = ok("%s", s.Slots.Mode)
+		case now > most/2:
+			return warning(fmt.Sprintf("%s: this machine tracks %d connections of at most %d", s.Slots.Mode, now, most),
+				"scans may take half of them: connections of others would be lost", fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d, or set slots.mode to %s", 2*most, scope.Routed))
+		default:
+			f = ok("%s: this machine tracks %d connections of at most %d", s.Slots.Mode, now, most)
+		}
+	}
+	f.Follows = strings.Join(s.Slots.Mode.Cannot(), "; ")
+	return f
 }
 
 func lookFrontUser(s settings) finding {

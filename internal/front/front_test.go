@@ -300,6 +300,7 @@ func (r *room) launched(id string) *running {
 	run := &running{r: r, stdout: out, record: wire.Job{ID: id, UID: 1000, Tool: "nmap_scan", State: wire.Running, Files: []string{"stdout"}, Started: time.Now(),
 		Verdict: wire.Verdict{Outcome: "allow", Engagement: "lab", Rule: "targets[0]", AddressCount: 1, ExcludedCount: 2,
 			Excluded: []wire.Exclusion{{Prefix: "10.77.0.13/32", Rule: "exclude[0]"}}},
+		Network:     &wire.Network{Mode: "translated", Cannot: []string{"c"}, Slowed: "s"},
 		NotEnforced: []wire.Gap{{Layer: "cgroup-memory", Why: "w", Follows: "f"}}}}
 	run.show()
 	return run
@@ -379,6 +380,9 @@ func TestAScanIsAnsweredWithWhatItFoundAndDid(t *testing.T) {
 	if answer["status"] != "completed" || at(answer, "engagement") != "lab" || at(answer, "coverage", "excluded") != 2.0 || len(answer["hosts"].([]any)) != len(want.Hosts) ||
 		len(answer["not_enforced"].([]any)) != 1 {
 		t.Errorf("%v", answer)
+	}
+	if at(answer, "network", "mode") != "translated" || at(answer, "network", "slowed") != "s" || len(at(answer, "network", "cannot").([]any)) != 1 {
+		t.Errorf("network: %v", answer["network"])
 	}
 	// The same again, in a later session; nothing for another user.
 	id := answer["job_id"]

@@ -33,6 +33,7 @@ type answer struct {
 	Coverage    *coverage       `json:"coverage,omitempty"`
 	Usage       *wire.Usage     `json:"usage,omitempty"`
 	Scanner     *wire.Scanner   `json:"scanner,omitempty"`
+	Network     *wire.Network   `json:"network,omitempty"`
 	NotEnforced []wire.Gap      `json:"not_enforced"`
 	Artifacts   []artifact      `json:"artifacts,omitempty"`
 	Error       *wire.Refusal   `json:"error,omitempty"`
@@ -125,6 +126,7 @@ func (a *answer) describe(record wire.Job) {
 	}
 	a.Deadline = record.Deadline
 	a.Resolved = append(a.Resolved, record.Resolved[:min(len(record.Resolved), 16)]...)
+	a.Network = record.Network
 	if record.NotEnforced != nil {
 		a.NotEnforced = record.NotEnforced
 	}

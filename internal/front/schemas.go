@@ -86,7 +86,7 @@ var answerSchema = `{"type":"object","properties":{` +
 	`"exclusions":{"type":"array","items":{"type":"object"}},"probed":{"type":"integer"},"up":{"type":"integer","description":"silent and timed out ones among them"},"down":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"not_reached":{"type":"integer"},` +
 	`"addresses":{"type":"object","description":"which they are: completed, timed_out and not_reached, each with count (of addresses), prefixes (the first) and more (not all are listed)"},` +
 	`"hosts_not_listed":{"type":"integer"},"dropped_packets":{"type":"integer"},"cut_by":{"type":"string"},"cut_from":{"type":"array","items":{"type":"string"}},"complete":{"type":"boolean"}}},` +
-	`"usage":{"type":"object"},` + scannerProperty + `,` + gapsProperty + `,` +
+	`"usage":{"type":"object"},"network":{"type":"object"},` + scannerProperty + `,` + gapsProperty + `,` +
 	`"artifacts":{"type":"array","items":{"type":"object","properties":{"uri":{"type":"string"},"mime_type":{"type":"string"},"size":{"type":"integer"}}}},` +
 	errorProperty + `,"notice":{"type":"string"},"next":{"type":"string"},"poll_after_s":{"type":"integer"}}}`
 

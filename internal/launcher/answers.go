@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -30,7 +31,7 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	plan := call.Plan()
 	request := asked(plan, call.Tool)
 	v := policy.Precheck(l.judged(), onPolicy(caller), request, time.Now())
-	p := &wire.Previewed{Verdict: onWire(v), NotEnforced: l.gaps()}
+	p := &wire.Previewed{Verdict: onWire(v), Network: l.network(), NotEnforced: l.gaps()}
 	p.Verdict.Unresolved = firstOf(names(request), wire.MaxList)
 	if v.Outcome != policy.Allow {
 		p.Refused = refusal(v)
@@ -48,10 +49,14 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	p.Scanner = tool.onWire(call.Tool)
 	if v.Outcome == policy.Allow && len(v.Addresses()) > 0 {
 		wall, _ := deadline(v, plan.Limit, time.Now())
-		command, err := commandFor(call, tool, v, wall)
+		command, way, err := l.commandFor(call, tool, v, wall)
+		if errors.Is(err, errConnections) {
+			return nil, notLaunched("connections", clip(err.Error()))
+		}
 		if err != nil {
 			return nil, notLaunched("command", clip(err.Error()))
 		}
+		p.Network = way
 		p.Argv, p.ArgvCount = firstOf(command.Argv, wire.MaxList), len(command.Argv)
 		p.Packets, p.ExpectedS = command.Packets, int64((command.Time+time.Second-1)/time.Second)
 	}
@@ -66,7 +71,7 @@ func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabili
 	}
 	p := l.judged()
 	now := time.Now()
-	c := &wire.Capabilities{Slots: l.gate.Slots(), NotEnforced: l.gaps()}
+	c := &wire.Capabilities{Slots: l.gate.Slots(), Network: l.network(), NotEnforced: l.gaps()}
 	for _, t := range runners.Tools() {
 		found, err := l.scanners.get(ctx, t.Scanner)
 		if err != nil {
@@ -186,6 +191,9 @@ func (j *job) entry(event observability.Event) observability.Record {
 		var addresses []string
 		for _, p := range j.verdict.Addresses() {
 			addresses = append(addresses, p.String())
+		}
+		if r.Network != nil {
+			e.Network = r.Network.Mode
 		}
 		e.ArgvSHA256, e.AddressesSHA256 = digest(j.argv), digest(addresses)
 	}

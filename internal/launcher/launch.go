@@ -36,7 +36,10 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 	v := j.decided()
 	began := time.Now()
 	wall, outOfTime := deadline(v, j.plan.Limit, began)
-	command, err := commandFor(j.call, tool, v, wall)
+	command, way, err := l.commandFor(j.call, tool, v, wall)
+	if errors.Is(err, errConnections) {
+		return l.failed("connections", err)
+	}
 	if err != nil {
 		return l.failed("command", err)
 	}
@@ -60,7 +63,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 	defer files.Stdout.Close()
 	defer files.Stderr.Close()
 
-	if err := l.launching(j, tool, command, spec, began.Add(wall)); err != nil {
+	if err := l.launching(j, tool, command, way, spec, began.Add(wall)); err != nil {
 		return l.failed("audit", err)
 	}
 	result := l.boxes.Run(ctx, spec, files)
@@ -68,9 +71,24 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 	return l.outcome(ctx, j, result, network, outOfTime)
 }
 
-// commandFor is the command of a judged call: what its preview shows is what its launch runs.
-func commandFor(call runners.Call, tool *scanner, v policy.Verdict, wall time.Duration) (runners.Command, error) {
-	return call.Bounded(v.Limits.Rate, wall).Command(tool.version, v.Addresses(), excluded(v))
+// commandFor is the command of a judged call, and the network that it has: what its preview shows is
+// what its launch runs.
+func (l *Launcher) commandFor(call runners.Call, tool *scanner, v policy.Verdict, wall time.Duration) (runners.Command, *wire.Network, error) {
+	build := func(rate int) (runners.Command, error) {
+		return call.Bounded(rate, wall).Command(tool.version, v.Addresses(), excluded(v))
+	}
+	command, err := build(v.Limits.Rate)
+	way := l.network()
+	if err != nil || way == nil {
+		return command, way, err
+	}
+	rate, err := pace(command.Packets, command.Rate, l.net.Tracking(), l.cfg.Slots)
+	if err != nil || rate == command.Rate {
+		return command, way, err
+	}
+	way.Slowed = fmt.Sprintf("to %d packets per second: this machine's table of connections is shared with all that it does", rate)
+	command, err = build(rate)
+	return command, way, err
 }
 
 // withholdIfAlive keeps the slot of a box that could not be ended: no other job runs under the uid of
@@ -205,14 +223,15 @@ func (l *Launcher) endWhatCannotWrite() {
 
 // launching makes the launch known before it happens: audit, record, front, in this order. It
 // fails closed.
-func (l *Launcher) launching(j *job, s *scanner, c runners.Command, spec sandbox.Spec, deadline time.Time) error {
+func (l *Launcher) launching(j *job, s *scanner, c runners.Command, way *wire.Network, spec sandbox.Spec, deadline time.Time) error {
 	j.mu.Lock()
 	j.argv = c.Argv
-	j.limits = onAudit(spec.Limits, j.verdict.Limits.Rate)
+	j.limits = onAudit(spec.Limits, c.Rate)
 	j.record.State = wire.Running
 	j.record.Scanner = s.onWire(j.call.Tool)
 	j.record.Packets, j.record.ExpectedS = c.Packets, int64((c.Time+time.Second-1)/time.Second)
 	j.record.Started, j.record.Deadline = time.Now(), deadline
+	j.record.Network = way
 	j.record.NotEnforced = l.gaps()
 	record := j.record
 	j.mu.Unlock()
@@ -319,6 +338,9 @@ func notLaunched(stage, detail string) *wire.Refusal {
 		r.Code, r.Field, r.Hint = "scanner_missing", "tool", hintScanner
 	case "command":
 		r.Code, r.Field, r.Hint = "no_command", "targets", "give fewer targets or larger networks, or split the scan"
+	case "connections":
+		r.Code, r.Field = "too_many_connections", "targets"
+		r.Hint = "ask for fewer addresses or ports; the operator raises net.netfilter.nf_conntrack_max, or sets slots.mode to routed"
 	case "outputs":
 		r.Code, r.Retryable = "disk_full", true
 		r.Hint = "the operator frees space in the launcher's state directory"

@@ -51,6 +51,9 @@ func TestAScanGoesThroughTheWholeHouse(t *testing.T) {
 	if end.Outcome.Reason != wire.Exited || end.Scanner.SHA256 == "" || end.Verdict.Engagement != "lab" {
 		t.Errorf("%+v", end)
 	}
+	if end.Network == nil || end.Network.Mode != "routed" || len(end.Network.Cannot) == 0 || end.Network.Slowed != "" {
+		t.Errorf("network: %+v", end.Network)
+	}
 	if err := h.conn.Send(wire.Message{Ack: &wire.Ack{Job: jobA}}); err != nil {
 		t.Fatal(err)
 	}
@@ -62,6 +65,9 @@ func TestAScanGoesThroughTheWholeHouse(t *testing.T) {
 		want := digest(append([]string{"10.77.0.10/32"}, r.Argv...)[:1]) == r.AddressesSHA256 && digest(r.Argv) == r.ArgvSHA256 && len(r.Argv) == r.Words
 		if r.Event == observability.Launched != want {
 			t.Errorf("the digests of %s: %+v", r.Event, r)
+		}
+		if (r.Network == "routed") != (r.Event == observability.Launched) {
+			t.Errorf("the network of %s: %q", r.Event, r.Network)
 		}
 	}
 	got := auditEvents(t, h)

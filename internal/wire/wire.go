@@ -84,6 +84,13 @@ type Gap struct {
 	Follows string `cbor:"follows" json:"follows"`
 }
 
+// Network is how what a scan sends leaves this machine.
+type Network struct {
+	Mode   string   `cbor:"mode" json:"mode"`                         // routed, translated
+	Cannot []string `cbor:"cannot,omitempty" json:"cannot,omitempty"` // what scans cannot do in it, in our words
+	Slowed string   `cbor:"slowed,omitempty" json:"slowed,omitempty"` // why this scan sends more slowly than it might
+}
+
 // Client hands a connected caller to the front. One descriptor comes with it (the accepted
 // socket), or two (standard input and output of `secmcpd stdio`).
 type Client struct {
@@ -198,6 +205,7 @@ type Previewed struct {
 	Scanner     Scanner  `cbor:"scanner"`
 	Packets     int64    `cbor:"packets"`    // expected
 	ExpectedS   int64    `cbor:"expected_s"` // seconds expected
+	Network     *Network `cbor:"network,omitempty"`
 	NotEnforced []Gap    `cbor:"not_enforced,omitempty"`
 }
 
@@ -218,6 +226,7 @@ type Capabilities struct {
 	Slots            int              `cbor:"slots" json:"slots"`     // scans at once
 	Running          int              `cbor:"running" json:"running"` // now
 	Queued           int              `cbor:"queued" json:"queued"`
+	Network          *Network         `cbor:"network,omitempty" json:"network,omitempty"`
 	NotEnforced      []Gap            `cbor:"not_enforced,omitempty" json:"not_enforced"`
 }
 
@@ -268,6 +277,7 @@ type Job struct {
 	Started     time.Time `cbor:"started,omitzero"`
 	Deadline    time.Time `cbor:"deadline,omitzero"`
 	Outcome     *Outcome  `cbor:"outcome,omitempty"`
+	Network     *Network  `cbor:"network,omitempty"` // nil: the scan has this machine's own
 	NotEnforced []Gap     `cbor:"not_enforced,omitempty"`
 	// Resolved is what the name server answered for the first MaxNames names.
 	Resolved []Resolved `cbor:"resolved,omitempty"`

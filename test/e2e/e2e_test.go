@@ -167,8 +167,27 @@ func ports(answer object) string {
 }
 
 func TestRealScans(t *testing.T) {
-	h := newHouse(t, lab.Options{})
-	o, err := network.Observe(lab.Scope{Sources: lab.Prefixes(lab.SlotsV4, lab.SlotsV6), Targets: lab.Prefixes("10.77.0.8/29", lab.DNS, lab.IPv6Host)})
+	realScans(t, lab.Options{}, "routed", lab.SlotsV4, lab.SlotsV6)
+}
+
+// The default: nobody outside needs to know of the slots.
+func TestRealScansOfALabWithoutAWayBack(t *testing.T) {
+	back, err := network.Strand()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := back(); err != nil {
+			t.Error(err)
+		}
+	}()
+	realScans(t, lab.Options{Translated: true}, "translated", lab.Uplink, lab.Uplink6)
+}
+
+// realScans has every kind of scan done, in a mode of the network in which the lab sees these sources.
+func realScans(t *testing.T, options lab.Options, mode string, sources ...string) {
+	h := newHouse(t, options)
+	o, err := network.Observe(lab.Scope{Sources: lab.Prefixes(sources...), Targets: lab.Prefixes("10.77.0.8/29", lab.DNS, lab.IPv6Host)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,6 +216,9 @@ func TestRealScans(t *testing.T) {
 		answer := h.call("nmap_scan", c.arguments)
 		if answer["status"] != "completed" || ports(answer) != c.want || at(answer, "summary", "hosts_up") != c.hosts {
 			t.Errorf("%s: %s", c.says, show(answer))
+		}
+		if got := at(answer, "network", "mode"); got != mode {
+			t.Errorf("%s: the mode is %v", c.says, got)
 		}
 		if at(answer, "coverage", "dropped_packets") != 0.0 {
 			t.Errorf("%s: the kernel dropped %v packets off scope", c.says, at(answer, "coverage", "dropped_packets"))

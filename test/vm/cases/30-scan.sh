@@ -8,6 +8,7 @@ echo "$result"
 equal "status" "$(value status "$result")" completed
 equal "open ports" "$(value summary.open_ports "$result")" 2
 equal "complete" "$(value coverage.complete "$result")" true
+equal "network" "$(value network.mode "$result")" translated
 if ! systemd-detect-virt --quiet --container; then
 	equal "what was not enforced" "$(value not_enforced "$result")" "[]"
 	equal "filter" "$(filter)" bpf
