@@ -23,7 +23,7 @@ func TestNothingIsLeftOfAHundredSlotsWhoseOwnerIsKilled(t *testing.T) {
 		must(t, Reclaim())
 		before := machine(t)
 		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), "SCOPE_TEST=many", fmt.Sprint("SCOPE_NO_BPF=", config.NoBPF))
+		cmd.Env = append(os.Environ(), "SCOPE_TEST=many", fmt.Sprint("SCOPE_NO_BPF=", config.NoBPF), "SCOPE_MODE="+string(config.Mode))
 		out, err := cmd.StdoutPipe()
 		must(t, err)
 		cmd.Stderr = os.Stderr
@@ -37,7 +37,10 @@ func TestNothingIsLeftOfAHundredSlotsWhoseOwnerIsKilled(t *testing.T) {
 		must(t, cmd.Process.Kill())
 		_ = cmd.Wait() // killed
 		killed := time.Now()
-		must(t, Reclaim())
+		if found := len(connected(t)) > 0; found != (config.Mode == Translated) {
+			t.Errorf("connections of slots are tracked: %v", found)
+		}
+		must(t, Reclaim(config.V4, config.V6))
 		after := machine(t)
 		for after != before && time.Since(killed) < 10*time.Second {
 			time.Sleep(20 * time.Millisecond)
@@ -53,7 +56,7 @@ func TestNothingIsLeftOfAHundredSlotsWhoseOwnerIsKilled(t *testing.T) {
 
 // manySlots is the owner: it says when it has a hundred, and never ends.
 func manySlots() {
-	config.NoBPF = os.Getenv("SCOPE_NO_BPF") == "true"
+	config.NoBPF, config.Mode = os.Getenv("SCOPE_NO_BPF") == "true", Mode(os.Getenv("SCOPE_MODE"))
 	config.Ready = 8
 	n, err := Open(config)
 	if err != nil {
@@ -75,6 +78,12 @@ func manySlots() {
 			})
 		}
 		all.Wait()
+		for _, s := range slots[:10] {
+			if err := reaches(s.NetNS(), allowed); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		}
 		if round == 0 {
 			fmt.Println("a hundred slots after", time.Since(began))
 		}
@@ -83,6 +92,21 @@ func manySlots() {
 		}
 		all.Wait()
 	}
+}
+
+// connected are the connections of slots that the kernel tracks.
+func connected(t *testing.T) (found []string) {
+	t.Helper()
+	for _, family := range families() {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, netlink.InetFamily(family))
+		must(t, err)
+		for _, f := range flows {
+			if (connections{config.V4, config.V6}).MatchConntrackFlow(f) {
+				found = append(found, f.String())
+			}
+		}
+	}
+	return found
 }
 
 // machine is all that slots change of it.
@@ -97,6 +121,7 @@ func machine(t *testing.T) string {
 		must(t, err)
 		fmt.Fprintln(&b, addresses)
 	}
+	fmt.Fprintln(&b, "connections of slots:", connected(t))
 	for _, command := range []string{"ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "nft list tables", "tc filter show dev uplink ingress"} {
 		words := strings.Fields(command)
 		text, err := exec.Command(words[0], words[1:]...).CombinedOutput()

@@ -480,7 +480,10 @@ func TestTheFilterOutlivesItsOwner(t *testing.T) {
 		for _, f := range l.strangers(outside(s)) {
 			t.Errorf("after the owner's death: %s", f)
 		}
-		must(t, Reclaim())
+		must(t, Reclaim(config.V4, config.V6))
+		if found := connected(t); len(found) > 0 {
+			t.Errorf("connections are left: %v", found)
+		}
 		if get("ipv4", "uplink", "forwarding") != "0" {
 			t.Error("forwarding was not switched back")
 		}

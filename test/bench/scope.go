@@ -68,7 +68,7 @@ func newWires() (_ *wires, err error) {
 	if err := scope.Reclaim(); err != nil {
 		return nil, err
 	}
-	w.net, err = scope.Open(scope.Config{V4: netip.MustParsePrefix("10.254.200.0/22"), V6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"), Ready: 2})
+	w.net, err = scope.Open(scope.Config{V4: netip.MustParsePrefix("10.254.200.0/22"), V6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"), Mode: scope.Routed, Ready: 2})
 	if err != nil {
 		return nil, err
 	}
