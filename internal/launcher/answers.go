@@ -36,6 +36,8 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 		p.Refused = refusal(v)
 	} else if missing := l.missing(); len(missing) > 0 {
 		p.Refused = unenforced(missing)
+	} else if v.MoreNames {
+		_, p.Refused = l.resolvers()
 	}
 	tool, err := l.scanners.get(ctx, scannerOf(call.Tool))
 	if err != nil {
