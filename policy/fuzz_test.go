@@ -189,7 +189,7 @@ func (s *source) request() Request {
 		s.askPort(&r)
 	}
 	if s.rarely(12) {
-		r.Elsewhere = []Wish{{"os_detection", "true", "it asks other ports"}}
+		r.Elsewhere = []Wish{{"os_detection", "true", "it asks other ports", "leave it out"}}
 	}
 	r.Discovery = s.rarely(12)
 	return r

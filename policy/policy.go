@@ -46,8 +46,8 @@ type Request struct {
 	Intrusive []string
 }
 
-// Wish is an argument of a request, what it says, and what follows from it.
-type Wish struct{ Field, Got, Why string }
+// Wish is an argument of a request, what it says, what follows from it, and what to give instead.
+type Wish struct{ Field, Got, Why, Hint string }
 
 // Limits bound one job. In an engagement they are the most that it grants; in a verdict Rate
 // and Duration are those of the job.

@@ -193,6 +193,19 @@ func readPort(text string) (uint16, bool) {
 	return uint16(n), err == nil && n > 0
 }
 
+// ParsePorts reads ports as an engagement has them.
+func ParsePorts(texts []string) (Ports, error) {
+	var f portsFile
+	for _, text := range texts {
+		var p portText
+		if fault := p.ReadScalar(text); fault != nil {
+			return Ports{}, fmt.Errorf("got %s; allowed: %s", strict.Quote(text), cmp.Or(fault.Hint, fault.Allowed))
+		}
+		f = append(f, p)
+	}
+	return f.set().ports(), nil
+}
+
 // portsFile is the ports of a target or of an exclusion, as they are written.
 type portsFile []portText
 
@@ -453,7 +466,7 @@ func (e *Engagement) grant(allowed *Verdict, r Request, want portWish, out, comm
 	}
 	if len(r.Elsewhere) > 0 {
 		w := r.Elsewhere[0]
-		return refuse(w.Field, w.Got, "engagement "+e.Name+" does not allow all ports of the targets, and "+w.Why, "leave it out, or ask the operator for an engagement without a rule for ports")
+		return refuse(w.Field, w.Got, "engagement "+e.Name+" does not allow all ports of the targets, and "+w.Why, w.Hint+", or ask the operator for an engagement without a rule for ports")
 	}
 	if r.Discovery && !ports.ICMP && len(ports.TCP) == 0 {
 		return refuse("scan_type", "", "engagement "+e.Name+" allows neither ICMP nor a TCP port at every target, so that nothing can tell whether a host is there", "scan the ports that are allowed instead")

@@ -53,7 +53,7 @@ func (r Request) pings() Request {
 }
 
 func (r Request) roams() Request {
-	r.Elsewhere = []Wish{{"os_detection", "true", "it asks ports of its own choice"}}
+	r.Elsewhere = []Wish{{"os_detection", "true", "it asks ports of its own choice", "leave it out"}}
 	return r
 }
 

@@ -857,7 +857,7 @@ func TestTheTableOfBoxes(t *testing.T) {
 			t.Fatal(faults)
 		}
 		addresses := []netip.Prefix{call.Plan().Targets[0].Prefix}
-		command, err := call.Bounded(1000, time.Hour).Command(runners.Version{Major: 7, Minor: 93}, addresses, nil)
+		command, err := call.Bounded(1000, time.Hour).Command(runners.Version{Major: 7, Minor: 93}, addresses, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

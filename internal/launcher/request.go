@@ -226,6 +226,9 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 		return refusal(v)
 	}
 	again := j.decided().Outcome == policy.Allow
+	if refused := l.holdsPorts(v); refused != nil {
+		return l.noted(j, refused)
+	}
 	if refused := l.crowded(j, v); refused != nil && !again {
 		return l.noted(j, refused)
 	}
@@ -242,6 +245,20 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 		return auditUnavailable()
 	}
 	return nil
+}
+
+// holdsPorts refuses a verdict with ports where the kernel's filter holds addresses alone.
+func (l *Launcher) holdsPorts(v policy.Verdict) *wire.Refusal {
+	if v.Ports == nil || l.net == nil {
+		return nil
+	}
+	kind, without := l.net.Filter()
+	if kind == "bpf" {
+		return nil
+	}
+	return &wire.Refusal{Code: "ports_not_enforced", Field: "targets", Rule: rule(v), Allowed: firstOf(v.Ports.Strings(), wire.MaxList),
+		Reason: "the engagement has a rule for ports of these targets, and without BPF the kernel's filter holds no ports here: " + clip(without.Error()),
+		Hint:   "scan targets of which all ports are allowed, or ask the operator to make BPF available (`secmcpd doctor`)"}
 }
 
 // crowded refuses a job beyond those that its engagement has at once. Those that were allowed
@@ -416,6 +433,8 @@ func outgrown(now, was policy.Verdict, r wire.Job) policy.Verdict {
 	switch {
 	case now.Outcome != policy.Allow:
 		return now
+	case !now.Ports.Covers(was.Ports):
+		return deny(policy.PortNotAllowed, "targets, exclude", "", "", "it no longer allows every port of the job")
 	case !covers(now.Addresses(), was.Addresses()):
 		return deny(policy.TargetOutOfScope, "targets, exclude", "", "", "it no longer allows every address of the job")
 	case r.State != wire.Running:

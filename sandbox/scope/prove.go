@@ -63,7 +63,7 @@ func (n *Net) Prove(ctx context.Context) (err error) {
 // try sends frames from a slot whose scope is one address to another one, and names those that
 // arrive, until so many have.
 func (n *Net) try(ctx context.Context, to, scope netip.Addr, eye int, by []frameBy, enough int) (arrived []string, err error) {
-	s, err := n.Slot(ctx, []netip.Prefix{netip.PrefixFrom(scope, scope.BitLen())}, 0)
+	s, err := n.Slot(ctx, All(netip.PrefixFrom(scope, scope.BitLen())), 0)
 	if err != nil {
 		return nil, err
 	}

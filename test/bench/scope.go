@@ -239,7 +239,7 @@ func (b *bench) job(w *wires) error {
 	for range rounds {
 		time.Sleep(50 * time.Millisecond) // a link is ready
 		began := time.Now()
-		s, err := w.net.Slot(context.Background(), whole, 1000)
+		s, err := w.net.Slot(context.Background(), scope.All(whole...), 1000)
 		if err != nil {
 			return err
 		}
