@@ -423,6 +423,11 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err err
 	if err := l.queue.limit(rate); err != nil {
 		return nil, err
 	}
+	if !slices.ContainsFunc(to, func(t Target) bool { return t.Ports == nil || t.Ports.ICMP }) {
+		if err := silence(l.netns, ipv6); err != nil {
+			return nil, err
+		}
+	}
 	guards := len(n.guards)
 	if err := n.forward(l.name(), allow, ipv6); err != nil {
 		return nil, fmt.Errorf("forwarding: %w", err)
@@ -461,7 +466,8 @@ func (l *link) grant(allow []Target, rate int) grant {
 	return g
 }
 
-func ranges(ports [][2]uint16) (out []portRange) {
+func ranges(ports [][2]uint16) []portRange {
+	out := []portRange{} // of a protocol without ports, too: what goes there goes to another port
 	for _, r := range ports {
 		out = append(out, portRange{r[0], r[1]})
 	}
