@@ -83,7 +83,7 @@ var answerSchema = `{"type":"object","properties":{` +
 	`"page":{"type":"object","properties":{"returned":{"type":"integer"},"total":{"type":"integer"},"continued":{"type":"boolean","description":"the first host began on the page before"},` +
 	`"continues":{"type":"boolean","description":"the last host goes on on the next page"},"ports_total":{"type":"integer"},"next_cursor":{"type":"string"}}},` +
 	`"coverage":{"type":"object","description":"what was asked for and what became of it, in addresses","properties":{"asked":{"type":"integer","description":"without those excluded"},"excluded":{"type":"integer"},` +
-	`"exclusions":{"type":"array","items":{"type":"object"}},"excluded_ports":{"type":"array","items":{"type":"string"}},"probed":{"type":"integer"},"up":{"type":"integer","description":"silent and timed out ones among them"},"down":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"not_reached":{"type":"integer"},` +
+	`"exclusions":{"type":"array","items":{"type":"object"}},"probed":{"type":"integer"},"up":{"type":"integer","description":"silent and timed out ones among them"},"down":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"not_reached":{"type":"integer"},` +
 	`"addresses":{"type":"object","description":"which they are: completed, timed_out and not_reached, each with count (of addresses), prefixes (the first) and more (not all are listed)"},` +
 	`"hosts_not_listed":{"type":"integer"},"dropped_packets":{"type":"integer"},"cut_by":{"type":"string"},"cut_from":{"type":"array","items":{"type":"string"}},"complete":{"type":"boolean"}}},` +
 	`"usage":{"type":"object"},` + scannerProperty + `,` + gapsProperty + `,` +

@@ -395,7 +395,11 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 	}
 	defer leave()
 	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
-		network, err := l.slot(ctx, l.nameServer(server), resolverRate)
+		var filter string
+		if l.net != nil {
+			filter, _ = l.net.Filter()
+		}
+		network, err := l.slot(ctx, nameServer(server, filter), resolverRate)
 		if err != nil {
 			return sandbox.Spec{}, nil, err
 		}
@@ -407,12 +411,9 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 
 // nameServer is the scope of the resolver's box: one port of one address. Where the filter holds no
 // ports it is the address.
-func (l *Launcher) nameServer(server netip.AddrPort) scope.Target {
+func nameServer(server netip.AddrPort, filter string) scope.Target {
 	t := scope.Target{Prefixes: []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())}}
-	if l.net == nil {
-		return t
-	}
-	if kind, _ := l.net.Filter(); kind == "bpf" {
+	if filter == "bpf" {
 		port := [][2]uint16{{server.Port(), server.Port()}}
 		t.Ports = &scope.Ports{TCP: port, UDP: port}
 	}

@@ -746,7 +746,7 @@ func TestTheDeadlineIsTheLeast(t *testing.T) {
 // What a running job was launched with is what it is judged by, to the moment.
 func TestAJobIsWithdrawnWhenItHasMoreThanIsAllowedNow(t *testing.T) {
 	began := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	was := policy.Verdict{Outcome: policy.Allow, Limits: policy.Limits{Rate: 1000, Duration: time.Hour},
+	was := policy.Verdict{Outcome: policy.Allow, Limits: policy.Limits{Rate: 1000, Duration: time.Hour}, Ports: &policy.Ports{TCP: [][2]uint16{{22, 80}}},
 		Targets: []policy.Judged{{Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}}}}
 	for _, c := range []struct {
 		says  string
@@ -758,6 +758,10 @@ func TestAJobIsWithdrawnWhenItHasMoreThanIsAllowedNow(t *testing.T) {
 		{"it is denied", func(v *policy.Verdict) { v.Outcome, v.Code = policy.Deny, policy.Expired }, wire.Running, policy.Expired},
 		{"fewer addresses", func(v *policy.Verdict) { v.Targets = nil }, wire.Running, policy.TargetOutOfScope},
 		{"fewer addresses, while it waits", func(v *policy.Verdict) { v.Targets = nil }, wire.Queued, policy.TargetOutOfScope},
+		{"fewer ports", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 79}}} }, wire.Running, policy.PortNotAllowed},
+		{"fewer ports, while it waits", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 79}}} }, wire.Queued, policy.PortNotAllowed},
+		{"more ports", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 81}}, ICMP: true} }, wire.Running, ""},
+		{"all ports", func(v *policy.Verdict) { v.Ports = nil }, wire.Running, ""},
 		{"a lower rate", func(v *policy.Verdict) { v.Limits.Rate = 999 }, wire.Running, policy.RateTooHigh},
 		{"a lower rate, while it waits", func(v *policy.Verdict) { v.Limits.Rate = 999 }, wire.Queued, ""},
 		{"a shorter time", func(v *policy.Verdict) { v.Limits.Duration -= time.Second }, wire.Running, policy.DurationTooLong},

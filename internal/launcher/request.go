@@ -249,11 +249,15 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 
 // holdsPorts refuses a verdict with ports where the kernel's filter holds addresses alone.
 func (l *Launcher) holdsPorts(v policy.Verdict) *wire.Refusal {
-	if v.Ports == nil || l.net == nil {
+	if l.net == nil {
 		return nil
 	}
-	kind, without := l.net.Filter()
-	if kind == "bpf" {
+	filter, without := l.net.Filter()
+	return portsHeld(v, filter, without)
+}
+
+func portsHeld(v policy.Verdict, filter string, without error) *wire.Refusal {
+	if v.Ports == nil || filter == "bpf" {
 		return nil
 	}
 	return &wire.Refusal{Code: "ports_not_enforced", Field: "targets", Rule: rule(v), Allowed: firstOf(v.Ports.Strings(), wire.MaxList),

@@ -1,9 +1,6 @@
 package e2e
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -130,20 +127,8 @@ int main(int argc, char **argv) {
 // A scanner that is an attacker's gets no packet to another port of an address that it may scan: the
 // kernel drops it, and it is counted, named and recorded.
 func TestAHostileScannerIsHeldToItsPorts(t *testing.T) {
-	dir, err := os.MkdirTemp("", "hostile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "nmap")
-	if err := os.WriteFile(path+".c", []byte(intruder), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("gcc", "-O1", "-static", "-o", path, path+".c").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 	scan := object{"targets": []string{lab.SSHAndWeb}, "ports": []any{22}, "scan_type": "syn"}
-	settings := "scanners: {nmap: " + path + "}\n"
+	settings := "scanners: {nmap: " + compiled(t, intruder) + "}\n"
 	t.Run("one port", func(t *testing.T) {
 		h := newHouse(t, lab.Options{Settings: settings, Engagements: map[string]string{"ssh": onlySSH}})
 		o := doors(t)
