@@ -133,3 +133,53 @@ func TestNoNameIsAskedForFromAScannersBox(t *testing.T) {
 		t.Errorf("its box tells it %q, %v", told, err)
 	}
 }
+
+// withHosts is the program with another hosts file for its launcher.
+func withHosts(t *testing.T, hosts string) (path string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hosts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	program, err := os.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const script = `#!/bin/sh
+case $1 in
+launcher) exec unshare -m sh -c 'mount --bind "$0/hosts" /etc/hosts && exec "$0/secmcpd" "$@"' "DIR" "$@" ;;
+esac
+exec "DIR/secmcpd" "$@"
+`
+	path = filepath.Join(dir, "script")
+	for name, text := range map[string]string{"hosts": hosts, "secmcpd": string(program), "script": strings.ReplaceAll(script, "DIR", dir)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// What the machine's hosts file says of a name counts before DNS, and is judged as DNS is.
+func TestTheHostsFileCountsBeforeDNS(t *testing.T) {
+	hosts := withHosts(t, "127.0.0.1 localhost\n"+lab.Web+" first evil.lab.internal\n"+lab.Outside+" web.lab.internal\n")
+	program := binary
+	binary = hosts
+	h := newHouse(t, lab.Options{})
+	binary = program
+	evil, web := network.Queries("evil.lab.internal"), network.Queries("web.lab.internal")
+	answer := h.call("nmap_scan", object{"targets": []string{"evil.lab.internal"}, "ports": []any{80}})
+	if answer["status"] != "completed" || ports(answer) != lab.Web+"/80/open/http" {
+		t.Errorf("%s", show(answer))
+	}
+	if refused := h.call("nmap_scan", object{"targets": []string{"web.lab.internal"}, "ports": []any{80}}); at(refused, "error", "code") != "name_outside_scope" || at(refused, "error", "got") != lab.Outside {
+		t.Errorf("%s", show(refused))
+	}
+	if network.Queries("evil.lab.internal") != evil || network.Queries("web.lab.internal") != web {
+		t.Error("the name server was asked")
+	}
+}
