@@ -66,14 +66,14 @@ func TestTheShippedEngagementShowsEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "description", "callers", "users", "groups", "targets", "within", "exclude", "hours", "days", "from", "to",
+	for _, key := range []string{"name", "description", "callers", "users", "groups", "targets", "within", "network", "ports", "icmp", "exclude", "hours", "days", "from", "to",
 		"timezone", "expires", "tools", "profiles", "limits", "addresses_per_job", "ports_per_address", "packets_per_second", "duration", "jobs", "intrusive"} {
 		if !strings.Contains(string(data), key+":") {
 			t.Errorf("the example does not show %s", key)
 		}
 	}
 	text := string(data)
-	for _, line := range []string{"  # users: [alice, 1001]", "  # - 10.0.0.1 ", "  # - 10.20.0.0/16", "# hours:", "#   days:", "#   from:", "#   to:", "#   timezone:", "# expires: 2027-03-31"} {
+	for _, line := range []string{"  # users: [alice, 1001]", "  # - 10.0.0.1 ", "  # - 10.20.0.0/16", "  # - {network: 10.0.7.0/24, ports: [9100]}", "  # - network: 100.64.8.0/24", "  #   ports: [22,", "  #   icmp: true", "# hours:", "#   days:", "#   from:", "#   to:", "#   timezone:", "# expires: 2027-03-31"} {
 		if !strings.Contains(text, "\n"+line) {
 			t.Fatalf("the example has no line %q", line)
 		}
@@ -84,10 +84,10 @@ func TestTheShippedEngagementShowsEveryKey(t *testing.T) {
 	if err := faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if len(e.exclude) != 2 || e.hours == nil || e.Expires.IsZero() || !slices.Equal(e.users, []uint32{1000, 1001}) {
+	if len(e.exclude) != 2 || len(e.partly) != 1 || e.hours == nil || e.Expires.IsZero() || !slices.Equal(e.users, []uint32{1000, 1001}) {
 		t.Errorf("not all of it was read: %s", e)
 	}
-	for _, want := range []string{"user alice (1000)", "user 1001", "10.20.0.0/16", "mon tue wed thu fri 22:00-06:00 Europe/Berlin", "2027-04-01T00:00:00+02:00"} {
+	for _, want := range []string{"user alice (1000)", "user 1001", "10.20.0.0/16", "10.0.7.0/24 ports 9100", "100.64.8.0/24 ports 22, 80, 443, 8000-8100, udp/53, icmp", "mon tue wed thu fri 22:00-06:00 Europe/Berlin", "2027-04-01T00:00:00+02:00"} {
 		if !strings.Contains(e.String(), want) {
 			t.Errorf("does not say %q:\n%s", want, e)
 		}
