@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -275,23 +276,21 @@ func newPortTable(rules []portRule) (t portTable) {
 	return t
 }
 
-// in is the parts of a span that lie in the table's, each with its ports.
-func (t portTable) in(s span) []portRule {
+// in is the parts of a span that lie in the table's, each with the ports of it.
+func (t portTable) in(s span) iter.Seq2[span, *portRule] {
 	first, _ := slices.BinarySearchFunc(t, s.from, func(r portRule, from netip.Addr) int {
 		if r.to.Less(from) {
 			return -1
 		}
 		return 1
 	})
-	var out []portRule
-	for _, r := range t[first:] {
-		if s.to.Less(r.from) {
-			break
+	return func(yield func(span, *portRule) bool) {
+		for i := first; i < len(t) && !s.to.Less(t[i].from); i++ {
+			if !yield(t[i].within(s), &t[i]) {
+				return
+			}
 		}
-		r.span = r.within(s)
-		out = append(out, r)
 	}
-	return out
 }
 
 // judged is a target under an engagement, before its ports are settled.
@@ -302,29 +301,43 @@ type judged struct {
 	excluded []Exclusion
 }
 
-// piece is addresses of a target of which all allow the same ports.
+// piece is addresses of a target that allow the same ports, by the same rules.
 type piece struct {
-	span
+	spans    []span  // sorted
 	label    string  // the rules that allow them
 	may      portSet // allowed by them; exclusions take from it
 	excluded portSet
 	by       string // the exclusions of ports
 }
 
-// pieces cuts what is left of a target, which lies in may, where the ports change.
+// pieces divides what is left of a target, which lies in may, by its ports.
 func (e *Engagement) pieces(may portTable, left []span) (out []piece) {
+	type rules struct{ may, excluded *portRule }
+	at := map[rules]int{}
+	add := func(s span, r rules) {
+		i, known := at[r]
+		if !known {
+			i = len(out)
+			at[r] = i
+			p := piece{label: r.may.label, may: r.may.ports}
+			if r.excluded != nil {
+				p.excluded, p.by = r.excluded.ports, r.excluded.label
+			}
+			out = append(out, p)
+		}
+		out[i].spans = append(out[i].spans, s)
+	}
 	for _, s := range left {
-		for _, r := range may.in(s) {
-			rest := r.span
-			for _, x := range e.excludePorts.in(r.span) {
+		for rest, r := range may.in(s) {
+			for x, excluded := range e.excludePorts.in(rest) {
 				if rest.from.Less(x.from) {
-					out = append(out, piece{span: span{rest.from, x.from.Prev()}, label: r.label, may: r.ports})
+					add(span{rest.from, x.from.Prev()}, rules{r, nil})
 				}
-				out = append(out, piece{span: x.span, label: r.label, may: r.ports, excluded: x.ports, by: x.label})
+				add(x, rules{r, excluded})
 				rest.from = x.to.Next()
 			}
 			if rest.from.IsValid() && !rest.to.Less(rest.from) {
-				out = append(out, piece{span: rest, label: r.label, may: r.ports})
+				add(rest, rules{r, nil})
 			}
 		}
 	}
@@ -426,11 +439,11 @@ func (e *Engagement) settle(t judged, want portWish, out portSet) (settled, *Ver
 	var last piece
 	for _, p := range t.pieces {
 		if want.all.and(p.excluded).equals(out) {
-			kept, j.kept = append(kept, p.span), append(j.kept, p)
+			kept, j.kept = append(kept, p.spans...), append(j.kept, p)
 			continue
 		}
 		last = p
-		for _, prefix := range prefixesOf([]span{p.span}) {
+		for _, prefix := range prefixesOf(p.spans) {
 			j.Excluded = append(j.Excluded, Exclusion{prefix, p.by})
 		}
 	}
