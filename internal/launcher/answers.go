@@ -36,8 +36,6 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 		p.Refused = refusal(v)
 	} else if missing := l.missing(); len(missing) > 0 {
 		p.Refused = unenforced(missing)
-	} else if refused := l.holdsPorts(v); refused != nil {
-		p.Refused = refused
 	} else if v.MoreNames {
 		_, p.Refused = l.resolvers()
 	}

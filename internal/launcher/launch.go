@@ -395,11 +395,7 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 	}
 	defer leave()
 	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
-		var filter string
-		if l.net != nil {
-			filter, _ = l.net.Filter()
-		}
-		network, err := l.slot(ctx, nameServer(server, filter), resolverRate)
+		network, err := l.slot(ctx, nameServer(server), resolverRate)
 		if err != nil {
 			return sandbox.Spec{}, nil, err
 		}
@@ -409,15 +405,10 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 	})
 }
 
-// nameServer is the scope of the resolver's box: one port of one address. Where the filter holds no
-// ports it is the address.
-func nameServer(server netip.AddrPort, filter string) scope.Target {
-	t := scope.Target{Prefixes: []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())}}
-	if filter == "bpf" {
-		port := [][2]uint16{{server.Port(), server.Port()}}
-		t.Ports = &scope.Ports{TCP: port, UDP: port}
-	}
-	return t
+// nameServer is the scope of the resolver's box: one port of one address.
+func nameServer(server netip.AddrPort) scope.Target {
+	port := [][2]uint16{{server.Port(), server.Port()}}
+	return scope.Target{Prefixes: []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())}, Ports: &scope.Ports{TCP: port, UDP: port}}
 }
 
 const (

@@ -226,9 +226,6 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 		return refusal(v)
 	}
 	again := j.decided().Outcome == policy.Allow
-	if refused := l.holdsPorts(v); refused != nil {
-		return l.noted(j, refused)
-	}
 	if refused := l.crowded(j, v); refused != nil && !again {
 		return l.noted(j, refused)
 	}
@@ -245,24 +242,6 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 		return auditUnavailable()
 	}
 	return nil
-}
-
-// holdsPorts refuses a verdict with ports where the kernel's filter holds addresses alone.
-func (l *Launcher) holdsPorts(v policy.Verdict) *wire.Refusal {
-	if l.net == nil {
-		return nil
-	}
-	filter, without := l.net.Filter()
-	return portsHeld(v, filter, without)
-}
-
-func portsHeld(v policy.Verdict, filter string, without error) *wire.Refusal {
-	if v.Ports == nil || filter == "bpf" {
-		return nil
-	}
-	return &wire.Refusal{Code: "ports_not_enforced", Field: "targets", Rule: rule(v), Allowed: firstOf(v.Ports.Strings(), wire.MaxList),
-		Reason: "the engagement has a rule for ports of these targets, and without BPF the kernel's filter holds no ports here: " + clip(without.Error()),
-		Hint:   "scan targets of which all ports are allowed, or ask the operator to make BPF available (`secmcpd doctor`)"}
 }
 
 // crowded refuses a job beyond those that its engagement has at once. Those that were allowed

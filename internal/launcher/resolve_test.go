@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
-	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
@@ -141,41 +140,12 @@ func TestANameIsRefusedWhereNoBoxReachesANameServer(t *testing.T) {
 	}
 }
 
-// A scan whose ports have a rule is refused where the filter holds none, before anything is kept;
-// others go on there.
-func TestARuleForPortsIsRefusedWhereTheFilterHoldsNone(t *testing.T) {
-	allow := policy.Verdict{Outcome: policy.Allow, Engagement: "lab", Rule: "targets[0] 10.0.0.0/8 ports 22"}
-	some := allow
-	some.Ports = &policy.Ports{TCP: [][2]uint16{{22, 22}}}
-	for _, c := range []struct {
-		says    string
-		filter  string
-		v       policy.Verdict
-		refused bool
-	}{
-		{"BPF holds ports", "bpf", some, false},
-		{"the table does not", "nftables", some, true},
-		{"and need not", "nftables", allow, false},
-	} {
-		r := portsHeld(c.v, c.filter, errors.New("no BPF here"))
-		if (r != nil) != c.refused {
-			t.Errorf("%s: %+v", c.says, r)
-		}
-		if r != nil && (r.Code != "ports_not_enforced" || r.Rule != "lab: targets[0] 10.0.0.0/8 ports 22" || !strings.Contains(r.Reason, "no BPF here") || r.Allowed[0] != "22" || r.Hint == "") {
-			t.Errorf("%+v", r)
-		}
-	}
-}
-
 // The resolver's box may send to one port of one server.
 func TestTheScopeOfTheResolver(t *testing.T) {
 	server := netip.MustParseAddrPort("10.77.0.53:5353")
 	port := [][2]uint16{{5353, 5353}}
 	want := scope.Target{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.77.0.53/32")}, Ports: &scope.Ports{TCP: port, UDP: port}}
-	if diff := cmp.Diff(want, nameServer(server, "bpf"), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, nameServer(server), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
-	}
-	if got := nameServer(server, "nftables"); got.Ports != nil {
-		t.Errorf("the table holds no ports: %+v", got)
 	}
 }

@@ -31,6 +31,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -353,7 +354,7 @@ type Target struct {
 	Ports    *Ports // nil: all of them, and ICMP
 }
 
-// Ports is ports of each protocol, in ranges with both ends, and whether what scans ask by ICMP may
+// Ports is ports of each protocol, in ranges with both ends, sorted and apart, and whether what scans ask by ICMP may
 // be asked. With them, only packets with whole headers pass, and no fragment.
 type Ports struct {
 	TCP, UDP, SCTP [][2]uint16
@@ -363,8 +364,18 @@ type Ports struct {
 // All is prefixes with all their ports.
 func All(prefixes ...netip.Prefix) []Target { return []Target{{Prefixes: prefixes}} }
 
-// ErrNoPorts says that the table is the filter, which holds no ports.
-var ErrNoPorts = errors.New("without BPF the filter holds addresses and no ports")
+// common is the ports of all targets; false: they are not the same.
+func common(allow []Target) (*Ports, bool) {
+	for _, t := range allow {
+		if !reflect.DeepEqual(t.Ports, allow[0].Ports) {
+			return nil, false
+		}
+	}
+	if len(allow) == 0 {
+		return nil, true
+	}
+	return allow[0].Ports, true
+}
 
 func prefixesOf(allow []Target) (out []netip.Prefix) {
 	for _, t := range allow {
@@ -392,8 +403,9 @@ func (s *Slot) isLost() bool {
 // Slot gives a scope to a link: what may be sent to, and how many packets in a second (0: as many as
 // there are). It waits no longer than ctx where every address of the range was used a moment ago.
 func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err error) {
-	if n.filter == nil && slices.ContainsFunc(to, func(t Target) bool { return t.Ports != nil }) {
-		return nil, fmt.Errorf("cannot make a slot: %w", ErrNoPorts)
+	ports, same := common(to)
+	if n.filter == nil && !same {
+		return nil, errors.New("cannot make a slot: without BPF all of its targets have the same ports")
 	}
 	allow := prefixesOf(to)
 	ipv6 := slices.ContainsFunc(allow, func(p netip.Prefix) bool { return p.Addr().Is6() })
@@ -434,7 +446,7 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err err
 	}
 	if n.filter != nil {
 		err = n.filter.give(l.outer.Attrs().Index, l.grant(to, rate))
-	} else if err = n.t.addSlot(l, allow); err == nil {
+	} else if err = n.t.addSlot(l, allow, ports); err == nil {
 		err = fence(l, allow)
 	}
 	if err != nil {
