@@ -62,6 +62,7 @@ type Record struct {
 	Reason      string        `json:"reason,omitempty"`
 	Addresses   []string      `json:"addresses,omitempty"` // that may be sent to; the first MaxList
 	Prefixes    int           `json:"prefixes,omitempty"`  // how many there are
+	Ports       []string      `json:"ports,omitempty"`     // that may be sent to at each; the first MaxList; none: all
 	Argv        []string      `json:"argv,omitempty"`      // the first MaxList words
 	Words       int           `json:"words,omitempty"`     // how many there are
 	Scanner     string        `json:"scanner,omitempty"`

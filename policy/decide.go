@@ -172,7 +172,7 @@ type attempt struct {
 // looked for: each is the first thing to change.
 var judgedInOrder = []string{
 	Expired, OutsideHours, ToolNotAllowed, ProfileNotAllowed,
-	TargetOutOfScope, NameNotAllowed, TargetNever, TargetExcluded, NameUnresolved, NameOutsideScope,
+	TargetOutOfScope, NameNotAllowed, TargetNever, TargetExcluded, NameUnresolved, NameOutsideScope, PortNotAllowed, PortExcluded,
 	TooManyAddresses, TooManyPorts, RateTooHigh, DurationTooLong, Intrusive, ApprovalUnavailable,
 }
 
@@ -188,7 +188,7 @@ func (a attempt) beyond(b attempt) bool {
 // try judges r under e.
 func (e *Engagement) try(m Machine, r Request, now time.Time, resolved bool) attempt {
 	allowed := Verdict{Outcome: Allow, Reason: "engagement " + e.Name + " allows it", Limits: e.Limits, Until: e.until(now)}
-	fits, outside := e.judgeTargets(&allowed, m, r.Targets, resolved)
+	fits, outside := e.judgeTargets(&allowed, m, r, resolved)
 	v := e.open(now)
 	if v == nil {
 		v = e.tool(r.Tool, r.Profile)
@@ -211,11 +211,14 @@ func (e *Engagement) try(m Machine, r Request, now time.Time, resolved bool) att
 
 // judgeTargets puts what became of the targets into allowed, and returns how many were allowed
 // and the denial of the next, if any.
-func (e *Engagement) judgeTargets(allowed *Verdict, m Machine, targets []Target, resolved bool) (int, *Verdict) {
+func (e *Engagement) judgeTargets(allowed *Verdict, m Machine, r Request, resolved bool) (int, *Verdict) {
+	targets := r.Targets
 	if v := countTargets(targets); v != nil {
 		return 0, v
 	}
 	var rules []string
+	var all []judged
+	want := wishOf(r)
 	seen := map[netip.Prefix]bool{}
 	for i, t := range targets {
 		// A network that is asked for again is judged once: the cost of a decision is bounded
@@ -224,16 +227,20 @@ func (e *Engagement) judgeTargets(allowed *Verdict, m Machine, targets []Target,
 			continue
 		}
 		seen[t.Prefix] = true
-		judged, by, v := e.target(m, t, resolved)
+		j, by, v := e.target(m, t, want, resolved)
 		if v != nil {
 			if v.Field == "" {
 				v.Field = strict.Index("targets", i)
 			}
 			return i, v
 		}
-		allowed.Targets = append(allowed.Targets, judged)
+		j.index = i
+		all = append(all, j)
 		allowed.MoreNames = allowed.MoreNames || t.Name != "" && !resolved
 		rules = append(rules, by...)
+	}
+	if i, v := e.judgePorts(allowed, r, all, want); v != nil {
+		return i, v
 	}
 	allowed.Rule = strings.Join(capped(distinct(rules)), ", ")
 	return len(targets), nil
@@ -311,38 +318,42 @@ func countTargets(targets []Target) *Verdict {
 }
 
 // target judges one target: what may be sent to, by which rules, or the denial.
-func (e *Engagement) target(m Machine, t Target, resolved bool) (Judged, []string, *Verdict) {
+func (e *Engagement) target(m Machine, t Target, want portWish, resolved bool) (judged, []string, *Verdict) {
 	switch {
 	case t.Name != "" && t.Prefix.IsValid(), t.Name == "" && !t.Prefix.IsValid():
 		v := deny(TargetOutOfScope, "", t.Text, "a target is either a network or a name")
 		v.Hint = "give each as a target of its own"
-		return Judged{}, nil, &v
+		return judged{}, nil, &v
 	case t.Name != "":
-		return e.name(m, t, resolved)
+		return e.name(m, t, want, resolved)
 	case t.Prefix != t.Prefix.Masked():
 		v := deny(TargetOutOfScope, "", t.Text, "the network has host bits")
 		v.Hint = "write " + t.Prefix.Masked().String()
-		return Judged{}, nil, &v
+		return judged{}, nil, &v
 	}
-	return e.network(m, t)
+	return e.network(m, t, want)
 }
 
 // network judges a network. A part outside of every rule denies it; parts that are excluded or
 // never targets are left out and listed, unless nothing remains.
-func (e *Engagement) network(m Machine, t Target) (Judged, []string, *Verdict) {
+func (e *Engagement) network(m Machine, t Target, want portWish) (judged, []string, *Verdict) {
 	asked := spanOf(t.Prefix)
 	p := e.nets.judge(asked, e.exclude, m)
 	if len(p.outside) > 0 {
-		return Judged{}, nil, e.outOfScope(m, t, p)
+		return judged{}, nil, e.outOfScope(m, t, p)
 	}
 	if len(p.left) == 0 {
-		return Judged{}, nil, nothingLeft(t, p)
+		return judged{}, nil, nothingLeft(t, p)
 	}
 	// Before prefixes are made of it: of a wide network with many holes they are many.
 	if v := e.addresses(sizeOf(p.left)); v != nil {
-		return Judged{}, nil, v
+		return judged{}, nil, v
 	}
-	return Judged{Text: t.Text, Addresses: prefixesOf(p.left), Excluded: p.taken}, p.by.labels(), nil
+	pieces := e.pieces(e.nets.ports, p.left)
+	if v := e.portsAllowed(t, want, pieces); v != nil {
+		return judged{}, nil, v
+	}
+	return judged{Target: t, pieces: pieces, excluded: p.taken}, p.by.labels(), nil
 }
 
 func (t table) labels() []string {
@@ -394,34 +405,39 @@ func nothingLeft(t Target, p parts) *Verdict {
 // name judges a name by the rules that cover it. Under one of them each answer has to lie in
 // that rule's networks and be a target; one that does not denies the name, for it is evidence
 // that the name is not what the operator thought.
-func (e *Engagement) name(m Machine, t Target, resolved bool) (Judged, []string, *Verdict) {
+func (e *Engagement) name(m Machine, t Target, want portWish, resolved bool) (judged, []string, *Verdict) {
 	if !isHostName(t.Name) {
 		v := deny(NameNotAllowed, "", t.Text, "this is no name of a host in canonical form")
 		v.Hint = "write it in lower case, without a dot at its end"
-		return Judged{}, nil, &v
+		return judged{}, nil, &v
 	}
 	var first *Verdict
 	for _, r := range e.names {
 		if !r.covers(t.Name) {
 			continue
 		}
-		if !resolved {
-			return Judged{Text: t.Text}, []string{r.label}, nil
+		j, v := judged{Target: t}, (*Verdict)(nil)
+		if resolved {
+			j, v = e.answers(m, t, r)
+		} else {
+			v = e.portsAllowed(t, want, []piece{{label: r.label, may: r.ports}})
 		}
-		judged, v := e.answers(m, t, r)
 		if v == nil {
-			return judged, []string{r.label}, nil
+			v = e.portsAllowed(t, want, j.pieces)
+		}
+		if v == nil {
+			return j, []string{r.label}, nil
 		}
 		if first == nil {
 			first = v
 		}
 	}
 	if first != nil {
-		return Judged{}, nil, first
+		return judged{}, nil, first
 	}
 	v := deny(NameNotAllowed, "", t.Text, "no rule of engagement "+e.Name+" allows asking for this name")
 	v.Rule, v.Allowed, v.Hint = "targets", capped(e.nameTexts()), "give the address if the engagement allows it"
-	return Judged{}, nil, &v
+	return judged{}, nil, &v
 }
 
 func (e *Engagement) nameTexts() []string {
@@ -432,20 +448,24 @@ func (e *Engagement) nameTexts() []string {
 	return out
 }
 
-func (e *Engagement) answers(m Machine, t Target, r nameRule) (Judged, *Verdict) {
+func (e *Engagement) answers(m Machine, t Target, r nameRule) (judged, *Verdict) {
 	if len(t.Answers) == 0 {
 		v := deny(NameUnresolved, "", t.Text, "the name has no address")
 		v.Rule, v.Hint = r.label, "give the address if the engagement allows it"
-		return Judged{}, &v
+		return judged{}, &v
 	}
 	var left []span
 	for _, a := range t.Answers {
 		if v := e.answer(m, t, r, a); v != nil {
-			return Judged{}, v
+			return judged{}, v
 		}
 		left = append(left, span{a, a})
 	}
-	return Judged{Text: t.Text, Addresses: prefixesOf(merge(left))}, nil
+	j := judged{Target: t, pieces: e.pieces(r.scope.ports, merge(left))}
+	for i := range j.pieces {
+		j.pieces[i].label = r.label
+	}
+	return j, nil
 }
 
 func (e *Engagement) answer(m Machine, t Target, r nameRule, a netip.Addr) *Verdict {

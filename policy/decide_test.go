@@ -433,7 +433,7 @@ func TestPrecheck(t *testing.T) {
 // Every row of the table is refused where no rule names it, left out of wider rules, and lifted
 // by a rule that lies in it or not at all, as the row says.
 func TestNever(t *testing.T) {
-	wide := newScope([]rule{newRule("wide", netip.MustParsePrefix("0.0.0.0/0")), newRule("wide", netip.MustParsePrefix("::/0"))})
+	wide := newScope([]portRule{newPortRule("wide", netip.MustParsePrefix("0.0.0.0/0"), allPorts, ""), newPortRule("wide", netip.MustParsePrefix("::/0"), allPorts, "")})
 	for _, row := range never {
 		if row.why == "" || row.what == "" {
 			t.Errorf("%v gives no reason", row.span)
@@ -446,7 +446,7 @@ func TestNever(t *testing.T) {
 			if _, is := neverRow(own); !is {
 				t.Errorf("%s (%s) is not told as what it is", a, row.what)
 			}
-			named := newScope([]rule{newRule("exact", netip.PrefixFrom(a, a.BitLen()))})
+			named := newScope([]portRule{newPortRule("exact", netip.PrefixFrom(a, a.BitLen()), allPorts, "")})
 			lifted := len(named.judge(own, nil, Machine{}).left) == 1
 			if want := liftable(a); lifted != want {
 				t.Errorf("%s (%s), named by a rule: lifted is %v, want %v", a, row.what, lifted, want)
@@ -475,9 +475,9 @@ func liftable(a netip.Addr) bool {
 // A rule lifts its own addresses, of the row that it lies in, and nothing of the rows inside.
 func TestLifting(t *testing.T) {
 	judge := func(asked string, rules ...string) string {
-		var list []rule
+		var list []portRule
 		for _, text := range rules {
-			list = append(list, newRule("r", netip.MustParsePrefix(text)))
+			list = append(list, newPortRule("r", netip.MustParsePrefix(text), allPorts, ""))
 		}
 		p := newScope(list).judge(spanOf(netip.MustParsePrefix(asked)), nil, machine)
 		return strings.Join(textsOf(prefixesOf(p.left)), " ")

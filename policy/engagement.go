@@ -35,8 +35,11 @@ type Engagement struct {
 	nets    scope
 	names   []nameRule
 	exclude table
-	hours   *hours
-	tools   map[string][]string // profiles, or "*" alone
+	partly  []portRule // where some ports are excluded and not all, in the order of the file
+	// excludePorts is the same by address.
+	excludePorts portTable
+	hours        *hours
+	tools        map[string][]string // profiles, or "*" alone
 }
 
 // nameRule permits asking for names. What the answers may be is its own scope: a name is
@@ -44,6 +47,7 @@ type Engagement struct {
 type nameRule struct {
 	name  string // host.example or, for all below it, .example
 	label string
+	ports portSet
 	scope scope
 }
 
@@ -67,6 +71,8 @@ const (
 	// maxRules bounds the targets, the prefixes of names and the exclusions of one engagement,
 	// each.
 	maxRules = 8192
+	// maxPortRanges bounds the ports of one target or exclusion, in ranges.
+	maxPortRanges = 100
 	// maxAddresses bounds addresses_per_job: four networks as large as 10.0.0.0/8.
 	maxAddresses = 1 << 26
 	// maxPorts is all ports of TCP, UDP and SCTP.
@@ -88,7 +94,7 @@ type engagementFile struct {
 	// Targets is what may be scanned: networks and addresses, and names.
 	Targets []targetFile `yaml:"targets"`
 	// Exclude is what may not, whatever targets says.
-	Exclude []ruleText `yaml:"exclude"`
+	Exclude []excludeFile `yaml:"exclude"`
 	// Hours is when; without it, at any hour.
 	Hours *hoursFile `yaml:"hours"`
 	// Expires is the end: a moment (RFC 3339) or the last day, in the time zone of hours or
@@ -107,12 +113,23 @@ type callersFile struct {
 	Groups []principal `yaml:"groups"`
 }
 
-// targetFile is a network or an address, or a mapping with a name and what its addresses must
-// lie within.
+// targetFile is a network or an address, or a mapping: of that with what may be sent there, or of
+// a name with what its addresses must lie within.
 type targetFile struct {
-	Name   hostName   `yaml:"name"`
-	Within []ruleText `yaml:"within"`
-	prefix netip.Prefix
+	Network ruleText   `yaml:"network"`
+	Name    hostName   `yaml:"name"`
+	Within  []ruleText `yaml:"within"`
+	// Ports is which; without it, all.
+	Ports portsFile `yaml:"ports"`
+	// ICMP says whether hosts may be asked by ICMP: as without ports, and not as with them, if it
+	// is not said.
+	ICMP *bool `yaml:"icmp"`
+}
+
+// excludeFile is a network or an address, or a mapping of that with the ports that are excluded.
+type excludeFile struct {
+	Network ruleText  `yaml:"network"`
+	Ports   portsFile `yaml:"ports"`
 }
 
 type toolFile struct {
@@ -172,7 +189,7 @@ func (c *compiler) engagement(file string, f engagementFile) Engagement {
 	c.nameAndDescription(file, f)
 	c.callers(&e, f.Callers)
 	c.targets(&e, f.Targets)
-	e.exclude = newTable(c.rules("exclude", f.Exclude))
+	c.exclude(&e, f.Exclude)
 	e.hours = c.readHours(f.Hours)
 	e.Expires = f.Expires.end(e.hours)
 	e.tools = c.tools(f.Tools)
@@ -234,16 +251,21 @@ func (c *compiler) principal(e *Engagement, path, kind string, p principal, look
 func (c *compiler) targets(e *Engagement, targets []targetFile) {
 	c.missing("targets", len(targets) == 0, "networks, addresses, or names with what they must lie within")
 	c.bound("targets", len(targets))
-	var nets []rule
+	var nets []portRule
 	within := 0
 	for i, t := range targets {
 		at := strict.Index("targets", i)
 		switch {
-		case c.Bad(at):
-		case t.prefix.IsValid():
-			c.reachable(at, t.prefix)
-			nets = append(nets, newRule(at, t.prefix))
-			e.targets = append(e.targets, textOf(t.prefix))
+		case c.Bad(at), c.Bad(at + ".network"):
+		case t.Network.prefix.IsValid():
+			prefix := t.Network.prefix
+			c.reachable(at, prefix)
+			if t.Name != "" || t.Within != nil {
+				c.wrong(at, "a network and a name", "one of them", "give each as a target of its own")
+			}
+			ports, text := c.ports(at, t)
+			nets = append(nets, newPortRule(at, prefix, ports, text))
+			e.targets = append(e.targets, textOf(prefix)+text)
 		default:
 			within += len(t.Within)
 			c.nameRule(e, at, t)
@@ -256,28 +278,72 @@ func (c *compiler) targets(e *Engagement, targets []targetFile) {
 func (c *compiler) nameRule(e *Engagement, at string, t targetFile) {
 	c.missing(at+".name", t.Name == "", hostForm)
 	c.missing(at+".within", len(t.Within) == 0, "the networks that every address of the name must lie within")
-	rules := c.rules(at+".within", t.Within)
+	c.bound(at+".within", len(t.Within))
+	ports, text := c.ports(at, t)
+	var rules []portRule
 	var texts []string
 	for i, r := range t.Within {
 		if r.prefix.IsValid() {
-			c.reachable(strict.Index(at+".within", i), r.prefix)
+			path := strict.Index(at+".within", i)
+			c.reachable(path, r.prefix)
+			rules = append(rules, newPortRule(path, r.prefix, ports, ""))
 			texts = append(texts, textOf(r.prefix))
 		}
 	}
-	e.names = append(e.names, nameRule{string(t.Name), at + " " + string(t.Name), newScope(rules)})
-	e.targets = append(e.targets, string(t.Name)+" within "+strings.Join(texts, ", "))
+	e.names = append(e.names, nameRule{string(t.Name), at + " " + string(t.Name) + text, ports, newScope(rules)})
+	e.targets = append(e.targets, string(t.Name)+" within "+strings.Join(texts, ", ")+text)
 }
 
-// rules leaves out what had a fault; the engagement is not used then.
-func (c *compiler) rules(path string, texts []ruleText) []rule {
-	c.bound(path, len(texts))
-	rules := make([]rule, 0, len(texts))
-	for i, t := range texts {
-		if t.prefix.IsValid() {
-			rules = append(rules, newRule(strict.Index(path, i), t.prefix))
+// ports is what a target allows, and how that is said after it.
+func (c *compiler) ports(at string, t targetFile) (portSet, string) {
+	set, text := allPorts, ""
+	if t.Ports != nil {
+		set = c.portSet(at+".ports", t.Ports)
+		text = " ports " + set.ports().String()
+	}
+	if t.ICMP != nil && *t.ICMP {
+		set[icmp] = icmpAsked
+		if t.Ports != nil {
+			text = " ports " + set.ports().String()
+		}
+	} else if t.ICMP != nil {
+		set[icmp] = nil
+		if t.Ports == nil {
+			text = " without icmp"
 		}
 	}
-	return rules
+	if set.isNone() && !c.Bad(at+".ports") {
+		c.wrong(at+".ports", "nothing", "ports, or icmp: true beside an empty list", "")
+	}
+	return set, text
+}
+
+func (c *compiler) portSet(path string, ports portsFile) portSet {
+	if len(ports) > maxPortRanges {
+		c.wrong(path, strconv.Itoa(len(ports))+" entries", fmt.Sprintf("at most %d", maxPortRanges), "use larger ranges")
+		ports = ports[:maxPortRanges]
+	}
+	return ports.set()
+}
+
+// exclude leaves out what had a fault; the engagement is not used then.
+func (c *compiler) exclude(e *Engagement, rules []excludeFile) {
+	c.bound("exclude", len(rules))
+	var whole []rule
+	for i, r := range rules {
+		at := strict.Index("exclude", i)
+		c.missing(at+".network", !r.Network.prefix.IsValid() && !c.Bad(at), "the network or address of which ports are excluded")
+		switch {
+		case !r.Network.prefix.IsValid():
+		case r.Ports == nil:
+			whole = append(whole, newRule(at, r.Network.prefix))
+		default:
+			c.missing(at+".ports", len(r.Ports) == 0, "ports; without the key, the whole of it is excluded")
+			set := c.portSet(at+".ports", r.Ports)
+			e.partly = append(e.partly, newPortRule(at, r.Network.prefix, set, " ports "+set.ports().String()))
+		}
+	}
+	e.exclude, e.excludePorts = newTable(whole), newPortTable(e.partly)
 }
 
 func (c *compiler) bound(path string, n int) {
@@ -378,11 +444,16 @@ func (e Engagement) Names(c Caller) bool {
 // Targets is the targets as people write them.
 func (e Engagement) Targets() []string { return slices.Clone(e.targets) }
 
-// Excluded is what is excluded, as people write it, sorted; what lies in another is left out.
+// Excluded is what is excluded, as people write it: what is so with all its ports, sorted, where
+// what lies in another is left out, and then that of which ports are.
 func (e Engagement) Excluded() []string {
 	var out []string
 	for _, r := range e.exclude {
 		out = append(out, textsOf(prefixesOf([]span{r.span}))...)
+	}
+	for _, r := range e.partly {
+		_, text, _ := strings.Cut(r.label, " ") // behind its place in the file
+		out = append(out, text)
 	}
 	return out
 }

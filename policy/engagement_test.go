@@ -66,14 +66,14 @@ func TestTheShippedEngagementShowsEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "description", "callers", "users", "groups", "targets", "within", "exclude", "hours", "days", "from", "to",
+	for _, key := range []string{"name", "description", "callers", "users", "groups", "targets", "within", "network", "ports", "icmp", "exclude", "hours", "days", "from", "to",
 		"timezone", "expires", "tools", "profiles", "limits", "addresses_per_job", "ports_per_address", "packets_per_second", "duration", "jobs", "intrusive"} {
 		if !strings.Contains(string(data), key+":") {
 			t.Errorf("the example does not show %s", key)
 		}
 	}
 	text := string(data)
-	for _, line := range []string{"  # users: [alice, 1001]", "  # - 10.0.0.1 ", "  # - 10.20.0.0/16", "# hours:", "#   days:", "#   from:", "#   to:", "#   timezone:", "# expires: 2027-03-31"} {
+	for _, line := range []string{"  # users: [alice, 1001]", "  # - 10.0.0.1 ", "  # - 10.20.0.0/16", "  # - {network: 10.0.7.0/24, ports: [9100]}", "  # - network: 100.64.8.0/24", "  #   ports: [22,", "  #   icmp: true", "# hours:", "#   days:", "#   from:", "#   to:", "#   timezone:", "# expires: 2027-03-31"} {
 		if !strings.Contains(text, "\n"+line) {
 			t.Fatalf("the example has no line %q", line)
 		}
@@ -84,10 +84,10 @@ func TestTheShippedEngagementShowsEveryKey(t *testing.T) {
 	if err := faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if len(e.exclude) != 2 || e.hours == nil || e.Expires.IsZero() || !slices.Equal(e.users, []uint32{1000, 1001}) {
+	if len(e.exclude) != 2 || len(e.partly) != 1 || e.hours == nil || e.Expires.IsZero() || !slices.Equal(e.users, []uint32{1000, 1001}) {
 		t.Errorf("not all of it was read: %s", e)
 	}
-	for _, want := range []string{"user alice (1000)", "user 1001", "10.20.0.0/16", "mon tue wed thu fri 22:00-06:00 Europe/Berlin", "2027-04-01T00:00:00+02:00"} {
+	for _, want := range []string{"user alice (1000)", "user 1001", "10.20.0.0/16", "10.0.7.0/24 ports 9100", "100.64.8.0/24 ports 22, 80, 443, 8000-8100, udp/53, icmp", "mon tue wed thu fri 22:00-06:00 Europe/Berlin", "2027-04-01T00:00:00+02:00"} {
 		if !strings.Contains(e.String(), want) {
 			t.Errorf("does not say %q:\n%s", want, e)
 		}
@@ -139,6 +139,25 @@ func TestEngagementFaults(t *testing.T) {
 		{"a name that is none", "1000", `"a b"`, "callers.users[0]: got \"a b\"; allowed: a name or a number"},
 		{"no targets", "[10.0.0.0/8]", "[]", "x.yaml:3: targets: got nothing"},
 		{"host bits", "10.0.0.0/8", "10.1.0.0/8", `targets[0]: got "10.1.0.0/8"; allowed: a network without host bits; write 10.0.0.0/8`},
+		{"a network with nothing said of it", "[10.0.0.0/8]", "[{ports: [22]}]", `targets[0].name: got nothing`},
+		{"a network and a name", "[10.0.0.0/8]", "[{network: 10.0.0.0/8, name: .lab, ports: [22]}]", `targets[0]: got a network and a name; allowed: one of them`},
+		{"a network and its prefixes", "[10.0.0.0/8]", "[{network: 10.0.0.0/8, within: [10.0.0.0/9]}]", `targets[0]: got a network and a name`},
+		{"host bits in a mapping", "[10.0.0.0/8]", "[{network: 10.0.0.1/8}]", `targets[0].network: got "10.0.0.1/8"; allowed: a network without host bits`},
+		{"no port", "[10.0.0.0/8]", "[{network: 10.0.0.0/8, ports: []}]", `targets[0].ports: got nothing; allowed: ports, or icmp: true beside an empty list`},
+		{"port 0", "[10.0.0.0/8]", "[{network: 10.0.0.0/8, ports: [22, 0]}]", `targets[0].ports[1]: got "0"; allowed: a port or a range`},
+		{"a port too large", "[10.0.0.0/8]", "[{network: 10.0.0.0/8, ports: [65536]}]", `targets[0].ports[0]: got "65536"`},
+		{"an octal port", "[10.0.0.0/8]", "[{network: 10.0.0.0/8, ports: [022]}]", `targets[0].ports[0]: got "022"`},
+		{"a range backwards", "[10.0.0.0/8]", "[{network: 10.0.0.0/8, ports: [100-22]}]", `the smaller number comes first: 22-100`},
+		{"a list in a string", "[10.0.0.0/8]", `[{network: 10.0.0.0/8, ports: ["22,80"]}]`, `give each as an element of its own`},
+		{"a name of a service", "[10.0.0.0/8]", "[{network: 10.0.0.0/8, ports: [ssh]}]", `targets[0].ports[0]: got "ssh"`},
+		{"TCP said twice", "[10.0.0.0/8]", "[{network: 10.0.0.0/8, ports: [tcp/22]}]", `targets[0].ports[0]: got "tcp/22"; allowed: a port or a range of ports from 1 to 65535, such as 22 or 8000-8100 (TCP), udp/53, sctp/2905; write 22`},
+		{"the spelling of the scanner", "[10.0.0.0/8]", `[{network: 10.0.0.0/8, ports: ["U:53"]}]`, `targets[0].ports[0]: got "U:53"`},
+		{"ICMP among ports", "[10.0.0.0/8]", "[{network: 10.0.0.0/8, ports: [icmp]}]", `write icmp: true beside ports`},
+		{"ports of a name that are none", "[10.0.0.0/8]", "[{name: .lab, within: [10.0.0.0/8], ports: [x]}]", `targets[0].ports[0]: got "x"`},
+		{"an exclusion of the ports of nothing", "targets:", "exclude: [{ports: [22]}]\ntargets:", `exclude[0].network: got nothing`},
+		{"an exclusion of no port", "targets:", "exclude: [{network: 10.0.0.1, ports: []}]\ntargets:", `exclude[0].ports: got nothing; allowed: ports; without the key, the whole of it is excluded`},
+		{"a port in an exclusion that is none", "targets:", "exclude: [{network: 10.0.0.1, ports: [udp/0]}]\ntargets:", `exclude[0].ports[0]: got "udp/0"`},
+		{"ICMP of an exclusion", "targets:", "exclude: [{network: 10.0.0.1, icmp: true}]\ntargets:", `exclude[0].icmp: got an unknown key "icmp"; allowed: network, ports`},
 		{"octal", "10.0.0.0/8", "010.0.0.0/8", `targets[0]: got "010.0.0.0/8"; allowed: a network`},
 		{"a short form", "10.0.0.0/8", "10/8", `targets[0]: got "10/8"`},
 		{"a short address", "10.0.0.0/8", `"10.1"`, `targets[0]: got "10.1"`},

@@ -96,13 +96,13 @@ func (s *source) engagement(t *testing.T, name string) Engagement {
 	var text strings.Builder
 	fmt.Fprintf(&text, "name: %s\ncallers: {users: [%d]}\ntargets:\n", name, caller)
 	for range 1 + s.choose(5) {
-		fmt.Fprintf(&text, "  - %q\n", s.reachable())
+		fmt.Fprintf(&text, "  - {network: %q%s}\n", s.reachable(), s.ports(3))
 	}
 	for _, p := range s.pool[:min(len(s.pool), s.choose(5))] {
-		fmt.Fprintf(&text, "  - %q\n", p)
+		fmt.Fprintf(&text, "  - {network: %q%s}\n", p, s.ports(3))
 	}
 	for range s.choose(4) {
-		fmt.Fprintf(&text, "  - {name: %s, within: [%q, %q]}\n", pick(s, hostRules), s.reachable(), s.reachable())
+		fmt.Fprintf(&text, "  - {name: %s, within: [%q, %q]%s}\n", pick(s, hostRules), s.reachable(), s.reachable(), s.ports(5))
 	}
 	text.WriteString("exclude:\n  - 10.0.0.7\n")
 	for _, p := range s.prefixes(5) {
@@ -111,6 +111,15 @@ func (s *source) engagement(t *testing.T, name string) Engagement {
 		}
 		if !p.Addr().Is4In6() {
 			fmt.Fprintf(&text, "  - %q\n", p)
+		}
+	}
+	for range s.choose(3) {
+		p := s.reachable()
+		if len(s.pool) > 1 {
+			p = netip.PrefixFrom(s.prefix().Addr(), p.Addr().BitLen()-s.choose(9)).Masked()
+		}
+		if ports := s.portSet(); !p.Addr().Is4In6() && p.IsValid() {
+			fmt.Fprintf(&text, "  - {network: %q, ports: [%s]}\n", p, words(ports))
 		}
 	}
 	fmt.Fprintf(&text, "tools: {nmap_scan: {profiles: [%s]}}\nintrusive: %s\n", pick(s, []string{"quick", `"*"`, "quick, slow", "quick", `"*"`, "slow"}), pick(s, []string{"deny", "approve", "allow"}))
@@ -127,6 +136,23 @@ func (s *source) engagement(t *testing.T, name string) Engagement {
 		t.Fatalf("%v in\n%s", err, text.String())
 	}
 	return e
+}
+
+// ports is what a rule says of them, with nothing for all in most cases.
+func (s *source) ports(n int) string {
+	if !s.rarely(n) {
+		return ""
+	}
+	set := s.portSet()
+	for range s.choose(4) { // more than one is asked for
+		set = set.with(portSet{tcp: [][2]uint16{{1, 12}}})
+	}
+	return fmt.Sprintf(", ports: [%s], icmp: %v", words(set), len(set[icmp]) > 0)
+}
+
+func words(set portSet) string {
+	set[icmp] = nil
+	return strings.Join(set.ports().Strings(), ", ")
 }
 
 func (s *source) machine() Machine {
@@ -159,7 +185,21 @@ func (s *source) request() Request {
 	if s.rarely(6) {
 		r.Intrusive = []string{"scripts"}
 	}
+	for range s.choose(5) / 2 {
+		s.askPort(&r)
+	}
+	if s.rarely(12) {
+		r.Elsewhere = []Wish{{"os_detection", "true", "it asks other ports", "leave it out"}}
+	}
+	r.Discovery = s.rarely(12)
 	return r
+}
+
+// askPort asks for a range more.
+func (s *source) askPort(r *Request) {
+	first := uint16(1 + s.choose(12))
+	to := pick(s, []*[][2]uint16{&r.Asked.TCP, &r.Asked.TCP, &r.Asked.TCP, &r.Asked.UDP, &r.Asked.SCTP})
+	*to = append(slices.Clone(*to), [2]uint16{first, first + uint16(s.choose(4))})
 }
 
 // TestTheFuzzerTriesBothHalves: a fuzzer whose requests are all denied, or denied for one
@@ -177,7 +217,7 @@ func TestTheFuzzerTriesBothHalves(t *testing.T) {
 		t.Errorf("%d of %d are allowed", seen[""], tries)
 	}
 	for _, code := range []string{Expired, OutsideHours, ProfileNotAllowed, TargetOutOfScope, TargetNever, TargetExcluded, NameNotAllowed,
-		NameOutsideScope, NameUnresolved, TooManyAddresses, TooManyPorts, RateTooHigh, DurationTooLong, Intrusive, ApprovalUnavailable, NoEngagement, NotACaller} {
+		NameOutsideScope, PortNotAllowed, PortExcluded, NameUnresolved, TooManyAddresses, TooManyPorts, RateTooHigh, DurationTooLong, Intrusive, ApprovalUnavailable, NoEngagement, NotACaller} {
 		if seen[code] == 0 {
 			t.Errorf("none of %d is denied for %s", tries, code)
 		}
@@ -185,7 +225,7 @@ func TestTheFuzzerTriesBothHalves(t *testing.T) {
 }
 
 func randomBytes(chance *rand.Rand) []byte {
-	b := make([]byte, 240)
+	b := make([]byte, 480)
 	for i := range b {
 		b[i] = byte(chance.Uint32())
 	}
@@ -257,17 +297,24 @@ func agrees(t *testing.T, p *Policy, c Caller, r Request, v Verdict) {
 				if why := slowly(e, p.Machine, a, asked.Name != ""); why != "" {
 					t.Errorf("%s is allowed: %s", a, why)
 				}
+				portsAgree(t, e, asked.Name, a, r, v)
 				one := r
 				one.Engagement = v.Engagement
 				one.Targets = []Target{{Text: "p", Prefix: netip.PrefixFrom(a, a.BitLen())}}
-				if single := Decide(p, c, one, monday); asked.Name == "" && single.Outcome != Allow {
+				if single := Decide(p, c, one, monday); asked.Name == "" && len(v.PortRules) == 0 && single.Outcome != Allow {
 					t.Errorf("%s is allowed in %s, and not alone:\n%s", a, net, single)
+				}
+				for _, port := range portsOf(v) {
+					one.Asked = port.ports()
+					if single := Decide(p, c, one, monday); asked.Name == "" && len(r.Elsewhere) == 0 && !r.Discovery && single.Outcome != Allow {
+						t.Errorf("%s, port %s is allowed in %s, and not alone:\n%s", a, one.Asked, net, single)
+					}
 				}
 			}
 		}
 		for i, out := range target.Excluded {
 			for _, a := range sample(out.Prefix) {
-				if slowly(e, p.Machine, a, false) == "" {
+				if slowly(e, p.Machine, a, false) == "" && !portIsExcluded(e, a, r.Asked) {
 					t.Errorf("%s is left out, by %s, without need", a, out.Rule)
 				}
 			}
@@ -344,7 +391,7 @@ func slowly(e *Engagement, m Machine, a netip.Addr, fromName bool) string {
 	holds := func(s span) bool {
 		return a.BitLen() == s.from.BitLen() && a.Compare(s.from) >= 0 && a.Compare(s.to) <= 0
 	}
-	lists := [][]rule{e.nets.rules}
+	lists := [][]portRule{e.nets.rules}
 	if fromName {
 		lists = nil
 		for _, n := range e.names {
@@ -361,12 +408,12 @@ func slowly(e *Engagement, m Machine, a netip.Addr, fromName bool) string {
 	}
 	why := "no rule holds it"
 	for _, rules := range lists {
-		mine := slices.DeleteFunc(slices.Clone(rules), func(r rule) bool { return !holds(r.span) })
+		mine := slices.DeleteFunc(slices.Clone(rules), func(r portRule) bool { return !holds(r.span) })
 		if len(mine) == 0 {
 			continue
 		}
 		inside := func(whole span) bool {
-			return slices.ContainsFunc(mine, func(r rule) bool {
+			return slices.ContainsFunc(mine, func(r portRule) bool {
 				return r.from.BitLen() == whole.from.BitLen() && r.from.Compare(whole.from) >= 0 && r.to.Compare(whole.to) <= 0
 			})
 		}
@@ -388,6 +435,66 @@ func slowly(e *Engagement, m Machine, a netip.Addr, fromName bool) string {
 	return why
 }
 
+// eachPort is those that are tried: each of the few that rules name, and one that none does.
+func eachPort() (out []portSet) {
+	for _, protocol := range []int{tcp, udp, sctp} {
+		for port := uint16(1); port <= 25; port++ {
+			var one portSet
+			one[protocol] = [][2]uint16{{port, port}}
+			out = append(out, one)
+		}
+	}
+	return append(out, portSet{icmp: icmpAsked})
+}
+
+// portsOf is some that the verdict allows.
+func portsOf(v Verdict) (out []portSet) {
+	for i, one := range eachPort() {
+		if i%7 == 0 && len(one[icmp]) == 0 && v.Ports.Covers(new(one.ports())) {
+			out = append(out, one)
+		}
+	}
+	return out
+}
+
+func excludedPort(e *Engagement, a netip.Addr, one portSet) bool {
+	return slices.ContainsFunc(e.partly, func(r portRule) bool { return (span{a, a}).isIn(r.span) && !r.ports.and(one).isNone() })
+}
+
+func portIsExcluded(e *Engagement, a netip.Addr, asked Ports) bool {
+	return slices.ContainsFunc(eachPort(), func(one portSet) bool {
+		return !one.and(setOf(asked)).isNone() && excludedPort(e, a, one)
+	})
+}
+
+// portsAgree holds the ports of a verdict at one of its addresses to the words of the documentation.
+func portsAgree(t *testing.T, e *Engagement, name string, a netip.Addr, r Request, v Verdict) {
+	t.Helper()
+	rules := e.nets.rules
+	if name != "" {
+		rules = nil
+		for _, n := range e.names {
+			if n.covers(name) {
+				rules = append(rules, n.scope.rules...)
+			}
+		}
+	}
+	out := setOf(v.WithoutPorts)
+	for _, one := range eachPort() {
+		granted := v.Ports.Covers(new(one.ports()))
+		may := !excludedPort(e, a, one) && slices.ContainsFunc(rules, func(r portRule) bool { return (span{a, a}).isIn(r.span) && !r.ports.and(one).isNone() })
+		asked := !one.and(setOf(r.Asked)).isNone()
+		switch {
+		case granted && !may:
+			t.Errorf("%s: port %s is allowed, and should not be\n%s\n%s", a, one.ports(), v, e)
+		case asked && !granted && one.and(out).isNone():
+			t.Errorf("%s: port %s is neither allowed nor left out\n%s", a, one.ports(), v)
+		case !one.and(out).isNone() && (granted || !asked || !excludedPort(e, a, one)):
+			t.Errorf("%s: port %s is left out without need\n%s", a, one.ports(), v)
+		}
+	}
+}
+
 // staysDenied asks for more of everything.
 func staysDenied(t *testing.T, p *Policy, c Caller, r Request, before Verdict, s *source) {
 	wider := r
@@ -407,6 +514,9 @@ func staysDenied(t *testing.T, p *Policy, c Caller, r Request, before Verdict, s
 	}
 	if s.rarely(8) {
 		wider.Ports, wider.Rate, wider.Duration = math.MaxInt, math.MaxInt, math.MaxInt64
+	}
+	for range s.choose(3) {
+		s.askPort(&wider)
 	}
 	if v := Decide(p, c, wider, monday); v.Outcome != Deny {
 		t.Errorf("denied:\n%s\nand, with more asked for, allowed:\n%s", before, v)

@@ -33,9 +33,21 @@ type Request struct {
 	Ports      int           // for each address
 	Rate       int           // packets a second; 0 for the engagement's
 	Duration   time.Duration // 0 for the engagement's
+	// Asked is the ports themselves, each element judged by itself, and PortsField the argument
+	// that asks for them. Of a scanner that chooses its ports itself it is all that it may choose.
+	Asked      Ports
+	PortsField string
+	// Elsewhere is what makes a scan send to other ports than those: it needs all there are.
+	Elsewhere []Wish
+	// Discovery says that the scan asks no ports, only whether hosts are there: by ICMP, or at any
+	// port of TCP.
+	Discovery bool
 	// Intrusive says why the scan is more than a look; empty when it is not.
 	Intrusive []string
 }
+
+// Wish is an argument of a request, what it says, what follows from it, and what to give instead.
+type Wish struct{ Field, Got, Why, Hint string }
 
 // Limits bound one job. In an engagement they are the most that it grants; in a verdict Rate
 // and Duration are those of the job.
@@ -71,6 +83,8 @@ const (
 	TargetExcluded      = "target_excluded"
 	TargetNever         = "target_never"
 	NameNotAllowed      = "name_not_allowed"
+	PortNotAllowed      = "port_not_allowed"
+	PortExcluded        = "port_excluded"
 	NameUnresolved      = "name_unresolved"
 	NameOutsideScope    = "name_outside_scope"
 	TooManyAddresses    = "too_many_addresses"
@@ -95,7 +109,15 @@ type Verdict struct {
 	Allowed          []string
 	Reason, Hint     string
 	Targets          []Judged
-	Limits           Limits
+	// Ports is what may be sent to at every one of the addresses; nil for all ports, and ICMP. A
+	// scanner has one list of ports for all its targets, so what not every address allows is not
+	// in it.
+	Ports *Ports
+	// WithoutPorts is the ports that were asked for and are left out everywhere, and PortRules the
+	// exclusions that say so.
+	WithoutPorts Ports
+	PortRules    []string
+	Limits       Limits
 	// Until is when the hours or the engagement end, whichever is first; zero for neither.
 	Until time.Time
 	// MoreNames says that names have yet to be asked for: the verdict is [Precheck]'s, and

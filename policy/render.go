@@ -115,9 +115,15 @@ func (v Verdict) grant(p *page) {
 	spans := v.spans()
 	p.facts("may send to", textsOf(prefixesOf(spans)))
 	p.fact("", "%s in all", plural(int(sizeOf(spans)), "address", "addresses"))
+	if v.Ports != nil {
+		p.facts("ports", v.Ports.Strings())
+	}
 	var out []string
 	for _, e := range v.Excluded() {
 		out = append(out, textOf(e.Prefix)+" by "+e.Rule)
+	}
+	for _, port := range v.WithoutPorts.Strings() {
+		out = append(out, "port "+port+" by "+strings.Join(v.PortRules, ", "))
 	}
 	p.facts("leaves out", out)
 	if v.MoreNames {

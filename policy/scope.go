@@ -66,13 +66,19 @@ func (t table) spans() []span {
 // scope is what one list of prefixes allows: the targets of an engagement, or what a name's
 // answers must lie within.
 type scope struct {
-	rules  []rule // all, in the order of the file
+	rules  []portRule // all, in the order of the file
 	inside table
-	never  []rule // what the table of reserved ranges takes out of inside
+	ports  portTable // of inside, all of it
+	never  []rule    // what the table of reserved ranges takes out of inside
 }
 
-func newScope(rules []rule) scope {
-	s := scope{rules: rules, inside: newTable(rules)}
+func newScope(rules []portRule) scope {
+	s := scope{rules: rules, ports: newPortTable(rules)}
+	var plain []rule
+	for _, r := range rules {
+		plain = append(plain, r.rule)
+	}
+	s.inside = newTable(plain)
 	for _, row := range never {
 		holes := []span{row.span}
 		if row.lifts {

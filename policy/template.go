@@ -23,6 +23,8 @@ targets:
   - 192.0.2.0/24
   # - name: .example.internal
   #   within: [192.0.2.0/24]
+  # - network: 192.0.2.128/25
+  #   ports: [22, 443, 8000-8100, udp/53]
 
 exclude: []
 

@@ -49,10 +49,16 @@ func orNetwork(f *strict.Fault) *strict.Fault {
 
 // ReadScalar reads a target that is a network or an address.
 func (t *targetFile) ReadScalar(text string) (f *strict.Fault) {
-	t.prefix, f = readNetwork(text)
+	t.Network.prefix, f = readNetwork(text)
 	if f != nil && f.Hint == "" && isHostName(strings.TrimPrefix(text, ".")) {
 		f.Hint = "write a name as {name: " + text + ", within: [192.168.1.0/24]}"
 	}
+	return f
+}
+
+// ReadScalar reads an exclusion of all ports.
+func (e *excludeFile) ReadScalar(text string) (f *strict.Fault) {
+	e.Network.prefix, f = readNetwork(text)
 	return f
 }
 

@@ -54,7 +54,7 @@ func checkCommand(t *testing.T, call Call) {
 			judged = append(judged, target.Prefix)
 		}
 	}
-	command, err := call.Command(tested, judged, nil)
+	command, err := call.Command(tested, judged, nil, nil)
 	if err != nil {
 		if countAddresses(judged) > MaxAddresses {
 			return

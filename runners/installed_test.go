@@ -28,7 +28,7 @@ func TestInstalledNmapTakesTheCommands(t *testing.T) {
 		{"polite, IPv6", `{"targets":["::1"],"ports":[1],"timing":"polite"}`, "::1/128"},
 	} {
 		t.Run(row.why, func(t *testing.T) {
-			command, err := mustRead(t, row.arguments).Command(version, []netip.Prefix{netip.MustParsePrefix(row.address)}, nil)
+			command, err := mustRead(t, row.arguments).Command(version, []netip.Prefix{netip.MustParsePrefix(row.address)}, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -43,6 +43,29 @@ func TestInstalledNmapTakesTheCommands(t *testing.T) {
 				t.Errorf("%v: %s\n%s\n%s", err, command.Argv, out, problems.String())
 			}
 		})
+	}
+}
+
+// The options of a scan that is kept to some ports are options of the installed nmap.
+func TestInstalledNmapTakesAReach(t *testing.T) {
+	for _, row := range []struct {
+		why, arguments string
+		reach          Reach
+	}{
+		{"ports", `{"targets":["127.0.0.1"],"ports":["1-3"],"skip_discovery":false}`, Reach{TCP: [][2]uint16{{1, 1}, {3, 3}}, ICMP: true}},
+		{"top ports", `{"targets":["127.0.0.1"],"top_ports":10,"skip_discovery":false}`, Reach{TCP: [][2]uint16{{1, 21}, {24, 65535}}}},
+	} {
+		command, err := mustRead(t, row.arguments).Command(installedVersion(t), prefixes("127.0.0.1/32"), nil, &row.reach)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := exec.CommandContext(t.Context(), command.Argv[0], command.Argv[1:]...)
+		run.Env, run.Dir = []string{"PATH=/usr/bin:/bin"}, t.TempDir()
+		var problems bytes.Buffer
+		run.Stderr = &problems
+		if out, err := run.Output(); err != nil || !bytes.Contains(out, []byte(`exit="success"`)) || problems.Len() > 0 || bytes.Contains(out, []byte(`portid="22"`)) {
+			t.Errorf("%s: %v: %s\n%s\n%s", row.why, err, command.Argv, out, problems.String())
+		}
 	}
 }
 

@@ -136,6 +136,14 @@ func (n *Nmap) plan() Plan {
 	p := Plan{
 		Profile: n.Profile, IPv6: n.IPVersion == 6, Raw: n.raw(), Intrusive: n.intrusive(), Ports: n.portCount(),
 		Rate: n.Rate, Limit: time.Duration(n.Limit) * time.Second, Engagement: n.Engagement,
+		PortsField: "ports", Elsewhere: n.elsewhere(), Discovery: n.ScanType == "ping",
+	}
+	asked := n.Ports
+	if n.TopPorts > 0 {
+		p.PortsField, asked = "top_ports", []Ports{{1, maxPort}}
+	}
+	for _, r := range asked {
+		*n.scanned(&p.Asked) = append(*n.scanned(&p.Asked), [2]uint16{r.First, r.Last})
 	}
 	for i, text := range n.Targets {
 		if target, fault := readTarget(element("targets", i), text); fault == nil {
@@ -143,6 +151,31 @@ func (n *Nmap) plan() Plan {
 		}
 	}
 	return p
+}
+
+// scanned is the part of a reach that is the scan's own protocol.
+func (n *Nmap) scanned(r *Reach) *[][2]uint16 {
+	if n.ScanType == "udp" {
+		return &r.UDP
+	}
+	return &r.TCP
+}
+
+// elsewhere is what makes the scan send to other ports than those that are asked for.
+func (n *Nmap) elsewhere() (out []Wish) {
+	if n.OSDetection {
+		out = append(out, Wish{"os_detection", "true", "it sends to ports of TCP and UDP that nmap chooses, and ICMP", "leave it out"})
+	}
+	var roam []string
+	for _, name := range n.tableScripts() {
+		if slices.Contains(roaming, name) {
+			roam = append(roam, name)
+		}
+	}
+	if len(roam) > 0 {
+		out = append(out, Wish{"scripts", strings.Join(roam, ", "), "these scripts send to other ports than the ones that are scanned", "give scripts without them"})
+	}
+	return out
 }
 
 // intrusive lists what an engagement must expressly allow.

@@ -30,15 +30,19 @@ func knownNmap(v Version) bool {
 
 // command builds nmap's command line. Nothing in it is a caller's text: words come from the tables of this package,
 // numbers from integers, operands from the judged addresses.
-func (n *Nmap) command(v Version, addresses, excluded []netip.Prefix) (Command, error) {
+func (n *Nmap) command(v Version, addresses, excluded []netip.Prefix, reach *Reach) (Command, error) {
 	if !knownNmap(v) {
 		return Command{}, fmt.Errorf("cannot build a command for nmap %s: known are %s and later of that line", v, oldestNmap)
 	}
 	if err := n.checkAddresses(addresses, excluded); err != nil {
 		return Command{}, fmt.Errorf("cannot build a command for nmap: %w", err)
 	}
+	n, ports, err := n.within(reach)
+	if err != nil {
+		return Command{}, fmt.Errorf("cannot build a command for nmap: %w", err)
+	}
 	count := countAddresses(addresses)
-	argv := append(n.options(count), "--")
+	argv := append(append(n.options(count), ports...), "--")
 	for _, p := range addresses {
 		argv = append(argv, operand(p))
 	}
@@ -50,6 +54,100 @@ func (n *Nmap) command(v Version, addresses, excluded []netip.Prefix) (Command, 
 		box = "nmap-raw"
 	}
 	return Command{Scanner: "nmap", Argv: argv, Box: box, Raw: n.raw(), Rate: n.rate(), Packets: n.packets(count), Time: n.duration(count)}, nil
+}
+
+// within is the scan without the ports that lie beyond its reach, and the options that keep it there.
+func (n *Nmap) within(reach *Reach) (*Nmap, []string, error) {
+	if reach == nil {
+		return n, nil, nil
+	}
+	if wishes := n.elsewhere(); len(wishes) > 0 {
+		return nil, nil, fmt.Errorf("%s: %s", wishes[0].Field, wishes[0].Why)
+	}
+	w := *n
+	var options []string
+	own := *n.scanned(reach)
+	if w.Ports = common(n.Ports, own); len(n.Ports) > 0 && len(w.Ports) == 0 {
+		return nil, nil, errors.New("none of the ports may be sent to")
+	}
+	if out := outside(own); n.TopPorts > 0 && len(out) > 0 {
+		if out[0] == (Ports{1, maxPort}) {
+			return nil, nil, errors.New("no port may be sent to")
+		}
+		options = append(options, "--exclude-ports", portList(out))
+	}
+	if n.SkipDiscovery {
+		return &w, options, nil
+	}
+	probes := w.probes(reach)
+	if len(probes) > 0 {
+		return &w, append(options, probes...), nil
+	}
+	if n.ScanType == "ping" {
+		return nil, nil, errors.New("neither ICMP nor a port of TCP may be asked whether hosts are there")
+	}
+	w.SkipDiscovery = true
+	return &w, options, nil
+}
+
+// usualPorts are those of TCP at which a host most often says that it is there.
+var usualPorts = []Ports{{443, 443}, {80, 80}, {22, 22}}
+
+// probes are the options of a discovery within reach, in place of nmap's own choice: an echo and a
+// timestamp (IPv4) where ICMP may be asked, and connections to usual ports, or else to some of those
+// that are scanned, or else to some that may be. Without any it has none.
+func (n *Nmap) probes(reach *Reach) (options []string) {
+	if reach.ICMP && n.raw() {
+		if options = append(options, "-PE"); n.IPVersion == 4 {
+			options = append(options, "-PP")
+		}
+	}
+	ports := common(usualPorts, reach.TCP)
+	if len(ports) == 0 && n.ScanType != "udp" {
+		ports = firstPorts(n.Ports)
+	}
+	if len(ports) == 0 {
+		ports = firstPorts(common([]Ports{{1, maxPort}}, reach.TCP))
+	}
+	if len(ports) > 0 {
+		options = append(options, "-PS"+portList(ports))
+	}
+	return options
+}
+
+// firstPorts is the first ports of the first few ranges.
+func firstPorts(ranges []Ports) (out []Ports) {
+	for _, r := range ranges[:min(len(ranges), len(usualPorts))] {
+		out = append(out, Ports{r.First, r.First})
+	}
+	return out
+}
+
+// common is what of ranges lies in a reach, in the order of ranges.
+func common(ranges []Ports, reach [][2]uint16) (out []Ports) {
+	for _, r := range ranges {
+		for _, in := range reach {
+			if first, last := max(r.First, in[0]), min(r.Last, in[1]); first <= last {
+				out = append(out, Ports{first, last})
+			}
+		}
+	}
+	return out
+}
+
+// outside is the ports beyond a reach.
+func outside(reach [][2]uint16) (out []Ports) {
+	from := 1
+	for _, in := range reach {
+		if from < int(in[0]) {
+			out = append(out, Ports{uint16(from), in[0] - 1})
+		}
+		from = int(in[1]) + 1
+	}
+	if from <= maxPort {
+		out = append(out, Ports{uint16(from), maxPort})
+	}
+	return out
 }
 
 func (n *Nmap) options(addresses int64) []string {

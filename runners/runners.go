@@ -38,10 +38,24 @@ type Plan struct {
 	Raw        bool     // needs raw sockets
 	Intrusive  []string // reasons; empty when the call is an ordinary one
 	Ports      int      // per address
+	Asked      Reach    // the ports; of top_ports, all that they can be
+	PortsField string   // the argument that asks for them
+	Elsewhere  []Wish   // what makes the scan send to other ports than those
+	Discovery  bool     // it asks no ports, only whether hosts are there
 	Rate       int      // packets per second; 0 leaves it to the engagement
 	Limit      time.Duration
 	Engagement string
 }
+
+// Reach is what may be sent to at every address of a scan: the ports of each protocol, in ranges with
+// both ends, sorted and apart, and whether ICMP may be asked.
+type Reach struct {
+	TCP, UDP, SCTP [][2]uint16
+	ICMP           bool
+}
+
+// Wish is an argument, what it says, what follows from it, and what to give instead.
+type Wish struct{ Field, Got, Why, Hint string }
 
 // Target is one target as asked: a prefix (an address is a prefix of full length) or else a name.
 type Target struct {
@@ -121,12 +135,13 @@ func (c Call) Bounded(rate int, limit time.Duration) Call {
 }
 
 // Command builds the command line for the addresses that were judged. excluded is given only to be checked against:
-// an address in both is an error, never a quiet gap in what is scanned.
-func (c Call) Command(v Version, addresses, excluded []netip.Prefix) (Command, error) {
+// an address in both is an error, never a quiet gap in what is scanned. Nothing of what is run sends beyond reach; nil
+// is everything.
+func (c Call) Command(v Version, addresses, excluded []netip.Prefix, reach *Reach) (Command, error) {
 	if faults := Validate(c); len(faults) > 0 {
 		return Command{}, fmt.Errorf("cannot build a command: %w", faults[0])
 	}
-	return c.Nmap.command(v, addresses, excluded)
+	return c.Nmap.command(v, addresses, excluded, reach)
 }
 
 // Version is the version of a scanner, as far as command lines depend on it.

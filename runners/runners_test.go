@@ -337,7 +337,7 @@ func TestValidateRefusesWhatReadCannotMake(t *testing.T) {
 			if !slices.ContainsFunc(faults, func(f Fault) bool { return f.Field == row.field }) {
 				t.Errorf("no fault on %s: %v", row.field, faults)
 			}
-			if _, err := call.Command(tested, prefixes("10.0.0.5/32"), nil); err == nil {
+			if _, err := call.Command(tested, prefixes("10.0.0.5/32"), nil, nil); err == nil {
 				t.Error("a command was built")
 			}
 		})
@@ -358,9 +358,89 @@ func TestPlan(t *testing.T) {
 			{Text: "host.lab.internal", Name: "host.lab.internal"},
 		},
 		Profile: "quick", Ports: 11, Rate: 50, Limit: time.Minute, Engagement: "lab",
+		PortsField: "ports", Asked: Reach{TCP: [][2]uint16{{1, 10}, {80, 80}}},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestWhatAPlanSaysOfPorts(t *testing.T) {
+	for _, row := range []struct{ why, arguments, want string }{
+		{"ports of TCP", `{"targets":["10.0.0.1"],"ports":[22,"80-90"]}`, `{[[22 22] [80 90]] [] [] false} ports [] false`},
+		{"ports of UDP", `{"targets":["10.0.0.1"],"scan_type":"udp","ports":[53]}`, `{[] [[53 53]] [] false} ports [] false`},
+		{"top ports can be any", `{"targets":["10.0.0.1"],"scan_type":"syn","top_ports":5}`, `{[[1 65535]] [] [] false} top_ports [] false`},
+		{"discovery asks for none", `{"targets":["10.0.0.1"],"profile":"discovery"}`, `{[] [] [] false} ports [] true`},
+		{"scripts that stay", `{"targets":["10.0.0.1"],"ports":[22],"scripts":["ssh-hostkey","http-title"]}`, `{[[22 22]] [] [] false} ports [] false`},
+		{"scripts that do not", `{"targets":["10.0.0.1"],"ports":[22],"scripts":["smb2-time","nbstat","http-title"]}`,
+			`{[[22 22]] [] [] false} ports [{scripts nbstat, smb2-time these scripts send to other ports than the ones that are scanned give scripts without them}] false`},
+		{"the operating system", `{"targets":["10.0.0.1"],"ports":[22],"os_detection":true}`,
+			`{[[22 22]] [] [] false} ports [{os_detection true it sends to ports of TCP and UDP that nmap chooses, and ICMP leave it out}] false`},
+	} {
+		p := mustRead(t, row.arguments).Plan()
+		if got := fmt.Sprint(p.Asked, " ", p.PortsField, " ", p.Elsewhere, " ", p.Discovery); got != row.want {
+			t.Errorf("%s: %s", row.why, got)
+		}
+	}
+}
+
+// Under a rule for ports nothing in a command leads elsewhere: not the discovery, not what nmap would
+// choose itself.
+func TestCommandWithinAReach(t *testing.T) {
+	const (
+		net   = `{"targets":["10.0.0.0/24"],`
+		ping  = `{"targets":["10.0.0.0/24"],"profile":"discovery"}`
+		ping6 = `{"targets":["fd00::/120"],"profile":"discovery"}`
+	)
+	port := func(ports ...uint16) (out [][2]uint16) {
+		for _, p := range ports {
+			out = append(out, [2]uint16{p, p})
+		}
+		return out
+	}
+	for _, row := range []struct {
+		why, arguments string
+		reach          Reach
+		want           string // of the command line from the scan type on
+	}{
+		{"a port that is no usual one", net + `"ports":[8443]}`, Reach{TCP: port(8443)}, "-sT -p 8443 -PS8443"},
+		{"usual ports before those that are scanned", net + `"ports":[8443]}`, Reach{TCP: port(22, 80, 8443)}, "-sT -p 8443 -PS80,22"},
+		{"ports left out", net + `"ports":["8000-9200"]}`, Reach{TCP: [][2]uint16{{1, 9099}, {9101, 65535}}}, "-sT -p 8000-9099,9101-9200 -PS443,80,22"},
+		{"ICMP needs a raw socket", net + `"ports":[22]}`, Reach{TCP: port(22), ICMP: true}, "-sT -p 22 -PS22"},
+		{"and is asked with one", net + `"ports":[22],"scan_type":"syn"}`, Reach{TCP: port(22), ICMP: true}, "-sS -p 22 -PE -PP -PS22"},
+		{"UDP alone finds no host first", net + `"ports":[53],"scan_type":"udp"}`, Reach{UDP: port(53)}, "-sU -Pn -p 53"},
+		{"UDP with TCP beside it", net + `"ports":[53],"scan_type":"udp"}`, Reach{UDP: port(53), TCP: port(8443, 8444, 8446, 8448)}, "-sU -p 53 -PS8443,8444,8446"},
+		{"without a search for hosts", `{"targets":["10.0.0.1"],"ports":[22]}`, Reach{TCP: port(22)}, "-sT -Pn -p 22"},
+		{"top ports but some", net + `"top_ports":10}`, Reach{TCP: [][2]uint16{{1, 9099}, {9101, 65535}}, ICMP: true}, "-sT --top-ports 10 --exclude-ports 9100 -PS443,80,22"},
+		{"top ports without ICMP", net + `"top_ports":10,"scan_type":"syn"}`, Reach{TCP: [][2]uint16{{1, 65535}}}, "-sS --top-ports 10 -PS443,80,22"},
+		{"services", net + `"ports":[22],"profile":"version"}`, Reach{TCP: port(22)}, "-sT -p 22 -sV --version-intensity 5 -PS22"},
+		{"scripts that stay", net + `"ports":[443],"scripts":["ssl-cert"]}`, Reach{TCP: port(443)}, "-sT -p 443 --script ssl-cert -PS443"},
+		{"hosts, by everything", ping, Reach{TCP: port(22, 443), ICMP: true}, "-sn -PE -PP -PS443,22"},
+		{"hosts, by ICMP", ping, Reach{ICMP: true}, "-sn -PE -PP"},
+		{"hosts, by TCP", ping, Reach{TCP: [][2]uint16{{8000, 8100}}}, "-sn -PS8000"},
+		{"hosts of IPv6", ping6, Reach{TCP: port(80), ICMP: true}, "-sn -6 -PE -PS80"},
+		{"hosts, by nothing", ping, Reach{UDP: port(53)}, "refused"},
+		{"no port", net + `"ports":[22]}`, Reach{TCP: port(23)}, "refused"},
+		{"no port of its protocol", net + `"ports":[53],"scan_type":"udp"}`, Reach{TCP: port(53)}, "refused"},
+		{"no top port", net + `"top_ports":10}`, Reach{UDP: port(53)}, "refused"},
+		{"the operating system", net + `"ports":[22],"os_detection":true}`, Reach{TCP: port(22), ICMP: true}, "refused"},
+		{"scripts that roam", net + `"ports":[445],"scripts":["smb-os-discovery"]}`, Reach{TCP: port(445)}, "refused"},
+	} {
+		to := prefixes("10.0.0.0/25")
+		if strings.Contains(row.arguments, "fd00") {
+			to = prefixes("fd00::/121")
+		}
+		got := "refused"
+		if command, err := mustRead(t, row.arguments).Command(tested, to, nil, &row.reach); err == nil {
+			line := strings.Join(command.Argv, " ")
+			got = strings.TrimSuffix(line[strings.Index(line, " -s")+1:], " -- "+operand(to[0]))
+		}
+		if i := strings.Index(got, "-sT"); i > 0 {
+			got = got[i:]
+		}
+		if got != row.want {
+			t.Errorf("%s:\n got %s\nwant %s", row.why, got, row.want)
+		}
 	}
 }
 
@@ -408,7 +488,7 @@ func TestCommand(t *testing.T) {
 		{`{"targets":["10.0.0.5"],"scan_type":"udp","top_ports":20,"timing":"polite"}`, prefixes("10.0.0.5/32")},
 		{`{"targets":["10.0.0.0/16"],"scripts":["ssl-heartbleed","ssl-cert"],"ports":[443]}`, prefixes("10.0.0.0/16")},
 	} {
-		command, err := mustRead(t, row.arguments).Command(tested, row.addresses, prefixes("192.168.7.0/24"))
+		command, err := mustRead(t, row.arguments).Command(tested, row.addresses, prefixes("192.168.7.0/24"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -441,7 +521,7 @@ func TestCommandRefuses(t *testing.T) {
 		{"an nmap nobody has looked at", Version{8, 0}, prefixes("10.0.0.5/32"), nil},
 	} {
 		t.Run(row.why, func(t *testing.T) {
-			if c, err := mustRead(t, `{"targets":["10.0.0.5"]}`).Command(row.version, row.addresses, row.excluded); err == nil {
+			if c, err := mustRead(t, `{"targets":["10.0.0.5"]}`).Command(row.version, row.addresses, row.excluded, nil); err == nil {
 				t.Errorf("got %q", c.Argv)
 			}
 		})
@@ -573,6 +653,8 @@ func TestScriptsAreWhatTheTableSays(t *testing.T) {
 	installed := installedScripts(t)
 	forbidden := []string{"external", "broadcast", "dos", "exploit", "brute", "malware", "fuzzer"}
 	acts := regexp.MustCompile(`io\.open|os\.(execute|remove|rename)|target\.add|prerule *=`)
+	// Rules for hosts, and libraries that look elsewhere for the port of a service or for its data.
+	elsewhere := regexp.MustCompile(`(?m)hostrule|require *\(?"(rpc|mssql|smb|netbios)"|(?i:pasv)|redirect_ok *= *function`)
 	if !slices.IsSortedFunc(scripts, func(a, b script) int { return strings.Compare(a.name, b.name) }) {
 		t.Error("the table is not sorted")
 	}
@@ -597,6 +679,9 @@ func TestScriptsAreWhatTheTableSays(t *testing.T) {
 			t.Errorf("%s: no reason", s.name)
 		}
 		source, err := os.ReadFile(nmapData + "/scripts/" + s.name + ".nse")
+		if forHosts := elsewhere.Match(source); forHosts && !slices.Contains(roaming, s.name) && s.name != "address-info" { // which sends nothing
+			t.Errorf("%s: sends to ports that are not scanned, and the table does not say so", s.name)
+		}
 		if err != nil {
 			t.Error(err)
 		}

@@ -114,6 +114,13 @@ var scripts = []script{
 	{"xmpp-info", false, true, "opens a stream and reads its features"},
 }
 
+// roaming are the scripts that send to other ports than the one that was scanned: they run for a host
+// and not for a port of it, or go where a service sends them.
+var roaming = []string{
+	"ftp-anon", "http-security-headers", "ms-sql-ntlm-info", "nbstat", "nfs-showmount", "rpcinfo", "smb-enum-domains", "smb-enum-shares", "smb-enum-users",
+	"smb-os-discovery", "smb-protocols", "smb-security-mode", "smb-vuln-ms17-010", "smb2-capabilities", "smb2-security-mode", "smb2-time",
+}
+
 func scriptNamed(name string) (script, bool) {
 	for _, s := range scripts {
 		if s.name == name {

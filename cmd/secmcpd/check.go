@@ -140,6 +140,7 @@ func engagementsList(s *surroundings) *cobra.Command {
 func engagementsTest(s *surroundings) *cobra.Command {
 	var uid, gid uint32
 	var groups []uint
+	var ports []string
 	var tool, profile, at, engagement string
 	var intrusive bool
 	c := &cobra.Command{
@@ -176,6 +177,9 @@ func engagementsTest(s *surroundings) *cobra.Command {
 				fmt.Fprintln(s.stderr, "secmcpd: "+note)
 			}
 			request := policy.Request{Tool: tool, Profile: profile, Engagement: engagement, Ports: 1}
+			if request.Asked, err = policy.ParsePorts(ports); err != nil {
+				return usage(c, fmt.Errorf("--ports: %w", err))
+			}
 			if intrusive {
 				request.Intrusive = []string{"--intrusive"}
 			}
@@ -196,6 +200,7 @@ func engagementsTest(s *surroundings) *cobra.Command {
 	f.UintSliceVar(&groups, "groups", nil, "the caller's supplementary gids, instead of its user's")
 	f.StringVar(&tool, "tool", "nmap_scan", "the tool")
 	f.StringVar(&profile, "profile", "standard", "the profile")
+	f.StringSliceVar(&ports, "ports", nil, "of these ports: 22,8000-8100,udp/53")
 	f.StringVar(&engagement, "engagement", "", "under this engagement only")
 	f.StringVar(&at, "at", "", "at this time (RFC 3339) instead of now")
 	f.BoolVar(&intrusive, "intrusive", false, "as an intrusive scan")

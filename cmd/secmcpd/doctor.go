@@ -431,11 +431,15 @@ func lookResolvers(s settings) finding {
 	if err == nil && len(resolvers) == 0 {
 		resolvers, err = launcher.Resolvers()
 	}
+	return resolversFinding(resolvers, err)
+}
+
+func resolversFinding(resolvers []netip.AddrPort, err error) finding {
+	if errors.Is(err, launcher.ErrLoopback) {
+		return fault(err.Error(), "targets by name are refused; addresses work", "set resolvers in secmcpd.yaml to the servers that the one on loopback asks")
+	}
 	if err != nil {
 		return warning(err.Error(), "targets by name are refused; addresses work", "set resolvers in secmcpd.yaml")
-	}
-	if i := slices.IndexFunc(resolvers, func(a netip.AddrPort) bool { return a.Addr().IsLoopback() }); i >= 0 {
-		return fault(resolvers[i].String()+" is on loopback", "a box has a loopback of its own: names cannot be resolved", "set resolvers to the servers behind it")
 	}
 	return ok("%s", fmt.Sprint(resolvers))
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/secmcpd/secmcpd/internal/launcher"
 	"github.com/secmcpd/secmcpd/sandbox"
 )
 
@@ -53,5 +55,18 @@ func TestWhatIsAcceptedIsNoFault(t *testing.T) {
 		if got.Status != row.status || exit.code != row.exit {
 			t.Errorf("%s: %s, exit status %d, want %s, %d", row.why, got.Status, exit.code, row.status, row.exit)
 		}
+	}
+}
+
+// A machine whose only name server is on loopback has a fault, and the key that mends it.
+func TestANameServerOnLoopbackIsAFault(t *testing.T) {
+	if f := resolversFinding(nil, launcher.ErrLoopback); f.Status != statusFault || !strings.Contains(f.Found, "loopback") || !strings.Contains(f.Mend, "set resolvers in secmcpd.yaml") {
+		t.Errorf("%+v", f)
+	}
+	if f := resolversFinding(nil, errors.New("none")); f.Status != statusWarning || !strings.Contains(f.Mend, "resolvers") {
+		t.Errorf("without any: %+v", f)
+	}
+	if f := resolversFinding([]netip.AddrPort{netip.MustParseAddrPort("10.0.0.53:53")}, nil); f.Status != statusOK || !strings.Contains(f.Found, "10.0.0.53:53") {
+		t.Errorf("with one: %+v", f)
 	}
 }

@@ -16,20 +16,23 @@ type coverage struct {
 	Asked      uint64           `json:"asked"`      // addresses that the verdict allowed
 	Excluded   uint64           `json:"excluded"`   // asked for and left out
 	Exclusions []wire.Exclusion `json:"exclusions"` // the first of them, with the rule
-	Probed     int              `json:"probed"`     // up, down or given up
-	Up         int              `json:"up"`
-	Down       int              `json:"down"`
-	Silent     int              `json:"silent"`    // up by assumption alone: discovery was skipped and nothing answered
-	TimedOut   int              `json:"timed_out"` // given up after host_timeout
-	NotReached uint64           `json:"not_reached"`
-	Addresses  addresses        `json:"addresses"`
-	Dropped    uint64           `json:"dropped_packets"`             // off scope, or of a form that does not pass, by the kernel
-	OverRate   uint64           `json:"over_rate_packets,omitempty"` // dropped because they were more than the rate: the scanner took them for sent
-	OffScope   []wire.OffScope  `json:"off_scope,omitempty"`         // the first destinations off scope
-	CutBy      string           `json:"cut_by,omitempty"`            // the limit or event that ended the scan early
-	CutFrom    []string         `json:"cut_from,omitempty"`          // parts of the report that exceeded a bound
-	NotListed  int              `json:"hosts_not_listed,omitempty"`  // up, and beyond the bound of hosts
-	Complete   bool             `json:"complete"`
+	// ExcludedPorts were asked for and left out at every address, by PortsRule.
+	ExcludedPorts []string        `json:"excluded_ports,omitempty"`
+	PortsRule     string          `json:"excluded_ports_rule,omitempty"`
+	Probed        int             `json:"probed"` // up, down or given up
+	Up            int             `json:"up"`
+	Down          int             `json:"down"`
+	Silent        int             `json:"silent"`    // up by assumption alone: discovery was skipped and nothing answered
+	TimedOut      int             `json:"timed_out"` // given up after host_timeout
+	NotReached    uint64          `json:"not_reached"`
+	Addresses     addresses       `json:"addresses"`
+	Dropped       uint64          `json:"dropped_packets"`             // off scope, or of a form that does not pass, by the kernel
+	OverRate      uint64          `json:"over_rate_packets,omitempty"` // dropped because they were more than the rate: the scanner took them for sent
+	OffScope      []wire.OffScope `json:"off_scope,omitempty"`         // the first destinations off scope
+	CutBy         string          `json:"cut_by,omitempty"`            // the limit or event that ended the scan early
+	CutFrom       []string        `json:"cut_from,omitempty"`          // parts of the report that exceeded a bound
+	NotListed     int             `json:"hosts_not_listed,omitempty"`  // up, and beyond the bound of hosts
+	Complete      bool            `json:"complete"`
 }
 
 // addresses says which they are.
@@ -53,7 +56,7 @@ const maxPrefixes = 64
 func cover(record wire.Job, r report.Report) *coverage {
 	v, c := record.Verdict, r.Coverage
 	out := &coverage{Asked: v.AddressCount, Excluded: v.ExcludedCount, Exclusions: slices.Clone(v.Excluded),
-		Up: c.Up, Down: c.Down, Silent: c.Silent, TimedOut: c.TimedOut, Probed: c.Up + c.Down, CutFrom: r.Cut, NotListed: c.NotKept}
+		ExcludedPorts: v.ExcludedPorts, PortsRule: v.ExcludedPortsRule, Up: c.Up, Down: c.Down, Silent: c.Silent, TimedOut: c.TimedOut, Probed: c.Up + c.Down, CutFrom: r.Cut, NotListed: c.NotKept}
 	if out.Exclusions == nil {
 		out.Exclusions = []wire.Exclusion{}
 	}

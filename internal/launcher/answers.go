@@ -37,6 +37,8 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 		p.Refused = refusal(v)
 	} else if missing := l.missing(); len(missing) > 0 {
 		p.Refused = unenforced(missing)
+	} else if v.MoreNames {
+		_, p.Refused = l.resolvers()
 	}
 	tool, err := l.scanners.get(ctx, scannerOf(call.Tool))
 	if err != nil {
@@ -185,7 +187,7 @@ func (j *job) entry(event observability.Event) observability.Record {
 		e.TargetCount, e.Engagement = len(e.Targets), j.plan.Engagement
 		return e
 	case observability.Decided, observability.Launched:
-		e.Addresses, e.Prefixes = r.Verdict.Addresses, len(j.verdict.Addresses())
+		e.Addresses, e.Prefixes, e.Ports = r.Verdict.Addresses, len(j.verdict.Addresses()), r.Verdict.Ports
 	}
 	if event == observability.Launched {
 		var addresses []string

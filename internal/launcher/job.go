@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,7 +65,10 @@ func (j *job) snapshot() wire.Job {
 // asked translates what the runner read into what policy judges.
 func asked(p runners.Plan, tool string) policy.Request {
 	r := policy.Request{Tool: tool, Profile: p.Profile, Engagement: p.Engagement, Ports: p.Ports, Rate: p.Rate,
-		Duration: p.Limit, Intrusive: p.Intrusive}
+		Duration: p.Limit, Intrusive: p.Intrusive, Asked: policy.Ports(p.Asked), PortsField: p.PortsField, Discovery: p.Discovery}
+	for _, w := range p.Elsewhere {
+		r.Elsewhere = append(r.Elsewhere, policy.Wish(w))
+	}
 	for _, t := range p.Targets {
 		r.Targets = append(r.Targets, policy.Target{Text: t.Text, Prefix: t.Prefix, Name: t.Name})
 	}
@@ -142,6 +146,12 @@ func onWire(v policy.Verdict) wire.Verdict {
 		if len(out.Addresses) < wire.MaxList {
 			out.Addresses = append(out.Addresses, p.String())
 		}
+	}
+	if v.Ports != nil {
+		ports, without := v.Ports.Strings(), v.WithoutPorts.Strings()
+		out.Ports, out.PortsCount = firstOf(ports, wire.MaxList), len(ports)
+		out.ExcludedPorts, out.ExcludedPortsCount = firstOf(without, wire.MaxList), len(without)
+		out.ExcludedPortsRule = clip(strings.Join(v.PortRules, ", "))
 	}
 	for _, e := range v.Excluded() {
 		out.ExcludedCount += count(e.Prefix)

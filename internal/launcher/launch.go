@@ -44,7 +44,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 		return l.failed("command", err)
 	}
 
-	network, err := l.slot(ctx, v.Addresses(), command.Rate)
+	network, err := l.slot(ctx, target(v), command.Rate)
 	if o, over := ended(ctx); over && err != nil {
 		return o
 	}
@@ -75,7 +75,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 // what its launch runs.
 func (l *Launcher) commandFor(call runners.Call, tool *scanner, v policy.Verdict, wall time.Duration) (runners.Command, *wire.Network, error) {
 	build := func(rate int) (runners.Command, error) {
-		return call.Bounded(rate, wall).Command(tool.version, v.Addresses(), excluded(v))
+		return call.Bounded(rate, wall).Command(tool.version, v.Addresses(), excluded(v), (*runners.Reach)(v.Ports))
 	}
 	command, err := build(v.Limits.Rate)
 	way := l.network()
@@ -117,11 +117,16 @@ func deadline(v policy.Verdict, asked time.Duration, now time.Time) (time.Durati
 
 // slot joins a box to the network behind the kernel's filter. nil, nil: this launcher runs
 // without it, which Accept allowed.
-func (l *Launcher) slot(ctx context.Context, allow []netip.Prefix, rate int) (*scope.Slot, error) {
+func (l *Launcher) slot(ctx context.Context, allow scope.Target, rate int) (*scope.Slot, error) {
 	if l.net == nil {
 		return nil, nil
 	}
-	return l.net.Slot(ctx, allow, rate)
+	return l.net.Slot(ctx, []scope.Target{allow}, rate)
+}
+
+// target is what a verdict allows, in the terms of the kernel's filter.
+func target(v policy.Verdict) scope.Target {
+	return scope.Target{Prefixes: v.Addresses(), Ports: (*scope.Ports)(v.Ports)}
 }
 
 // whileFiltered ends ctx when the filter is no longer in force for a slot.
@@ -412,7 +417,7 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 	}
 	defer leave()
 	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
-		network, err := l.slot(ctx, []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())}, resolverRate)
+		network, err := l.slot(ctx, nameServer(server), resolverRate)
 		if err != nil {
 			return sandbox.Spec{}, nil, err
 		}
@@ -420,6 +425,12 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 		// A loss of the filter meanwhile takes its link down, and it ends by its own time.
 		return boxForResolver(exe, argv, hostsFile(), in, l.cfg.Limits), func() { l.leave(network) }, nil
 	})
+}
+
+// nameServer is the scope of the resolver's box: one port of one address.
+func nameServer(server netip.AddrPort) scope.Target {
+	port := [][2]uint16{{server.Port(), server.Port()}}
+	return scope.Target{Prefixes: []netip.Prefix{netip.PrefixFrom(server.Addr(), server.Addr().BitLen())}, Ports: &scope.Ports{TCP: port, UDP: port}}
 }
 
 const (

@@ -107,9 +107,10 @@ type Launcher struct {
 	net       *scope.Net // nil: netGap says why
 	netGap    *wire.Gap
 	scanners  scanners
-	starts    *allowance // scans asked for
-	looks     *allowance // previews and capabilities
-	names     *allowance // names to be resolved
+	servers   func() ([]netip.AddrPort, error) // of names, where the configuration has none
+	starts    *allowance                       // scans asked for
+	looks     *allowance                       // previews and capabilities
+	names     *allowance                       // names to be resolved
 	unheard   unheard
 	hangups   *hangups
 	wanted    chan struct{} // a front is needed
@@ -197,7 +198,7 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(), print: "never read"},
 		gate:    policy.NewGate(cfg.Slots, cfg.Queue),
 		clients: map[uint64]*client{}, jobs: map[string]*job{}, requests: map[uint32]int{},
-		wanted: make(chan struct{}, 1), resolving: policy.NewGate(1, maxRecords)}
+		servers: Resolvers, wanted: make(chan struct{}, 1), resolving: policy.NewGate(1, maxRecords)}
 	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
 	l.scanners = scanners{turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, version: l.runVersion}
 	defer func() {

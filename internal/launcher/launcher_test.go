@@ -752,7 +752,7 @@ func TestTheDeadlineIsTheLeast(t *testing.T) {
 // What a running job was launched with is what it is judged by, to the moment.
 func TestAJobIsWithdrawnWhenItHasMoreThanIsAllowedNow(t *testing.T) {
 	began := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	was := policy.Verdict{Outcome: policy.Allow, Limits: policy.Limits{Rate: 1000, Duration: time.Hour},
+	was := policy.Verdict{Outcome: policy.Allow, Limits: policy.Limits{Rate: 1000, Duration: time.Hour}, Ports: &policy.Ports{TCP: [][2]uint16{{22, 80}}},
 		Targets: []policy.Judged{{Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}}}}
 	for _, c := range []struct {
 		says  string
@@ -764,6 +764,10 @@ func TestAJobIsWithdrawnWhenItHasMoreThanIsAllowedNow(t *testing.T) {
 		{"it is denied", func(v *policy.Verdict) { v.Outcome, v.Code = policy.Deny, policy.Expired }, wire.Running, policy.Expired},
 		{"fewer addresses", func(v *policy.Verdict) { v.Targets = nil }, wire.Running, policy.TargetOutOfScope},
 		{"fewer addresses, while it waits", func(v *policy.Verdict) { v.Targets = nil }, wire.Queued, policy.TargetOutOfScope},
+		{"fewer ports", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 79}}} }, wire.Running, policy.PortNotAllowed},
+		{"fewer ports, while it waits", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 79}}} }, wire.Queued, policy.PortNotAllowed},
+		{"more ports", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 81}}, ICMP: true} }, wire.Running, ""},
+		{"all ports", func(v *policy.Verdict) { v.Ports = nil }, wire.Running, ""},
 		{"a lower rate", func(v *policy.Verdict) { v.Limits.Rate = 999 }, wire.Running, policy.RateTooHigh},
 		{"a lower rate, while it waits", func(v *policy.Verdict) { v.Limits.Rate = 999 }, wire.Queued, ""},
 		{"a shorter time", func(v *policy.Verdict) { v.Limits.Duration -= time.Second }, wire.Running, policy.DurationTooLong},
@@ -863,7 +867,7 @@ func TestTheTableOfBoxes(t *testing.T) {
 			t.Fatal(faults)
 		}
 		addresses := []netip.Prefix{call.Plan().Targets[0].Prefix}
-		command, err := call.Bounded(1000, time.Hour).Command(runners.Version{Major: 7, Minor: 93}, addresses, nil)
+		command, err := call.Bounded(1000, time.Hour).Command(runners.Version{Major: 7, Minor: 93}, addresses, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

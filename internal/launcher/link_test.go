@@ -88,6 +88,11 @@ func TestTheLargestRecordFitsAMessage(t *testing.T) {
 		target.Excluded = append(target.Excluded, policy.Exclusion{Prefix: p, Rule: long})
 	}
 	v.Targets = append(v.Targets, target)
+	v.Ports = &policy.Ports{ICMP: true}
+	for i := range uint16(300) {
+		v.Ports.SCTP = append(v.Ports.SCTP, [2]uint16{50000 + 3*i, 50001 + 3*i})
+	}
+	v.WithoutPorts, v.PortRules = *v.Ports, slices.Repeat([]string{long}, 300)
 	var gaps []sandbox.Gap
 	for _, layer := range slices.Concat(sandbox.Layers, wire.RoomLayers) {
 		gaps = append(gaps, sandbox.Gap{Layer: layer, Why: long, Follows: long})

@@ -136,6 +136,11 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 		l.note(j.refusedBy(r))
 		return r
 	}
+	if len(names(j.asks())) > 0 {
+		if _, refused := l.resolvers(); refused != nil {
+			return l.noted(j, refused)
+		}
+	}
 	if _, err := l.scanners.get(ctx, scannerOf(j.call.Tool)); err != nil {
 		if _, over := ended(ctx); !over { // else run says how it ended
 			return l.noted(j, noScanner(j.call.Tool, err))
@@ -186,7 +191,11 @@ func (l *Launcher) resolved(ctx context.Context, j *job, ask []string) *wire.Ref
 		return l.noted(j, &wire.Refusal{Code: policy.RateTooHigh, Field: "targets", Reason: "too many names in a short time",
 			Hint: "wait a minute, or give addresses", Retryable: true})
 	}
-	a, err := l.resolve(ctx, j.caller.UID, ask, j.plan.IPv6)
+	servers, refused := l.resolvers()
+	if refused != nil {
+		return l.noted(j, refused)
+	}
+	a, err := l.resolve(ctx, j.caller.UID, servers, ask, j.plan.IPv6)
 	if _, over := ended(ctx); over {
 		return nil // that it has no answers is then no denial; run says how it ended
 	}
@@ -407,6 +416,8 @@ func outgrown(now, was policy.Verdict, r wire.Job) policy.Verdict {
 	switch {
 	case now.Outcome != policy.Allow:
 		return now
+	case !now.Ports.Covers(was.Ports):
+		return deny(policy.PortNotAllowed, "targets, exclude", "", "", "it no longer allows every port of the job")
 	case !covers(now.Addresses(), was.Addresses()):
 		return deny(policy.TargetOutOfScope, "targets, exclude", "", "", "it no longer allows every address of the job")
 	case r.State != wire.Running:

@@ -184,10 +184,18 @@ type Verdict struct {
 	AddressCount  uint64      `cbor:"address_count" json:"address_count"`
 	Excluded      []Exclusion `cbor:"excluded,omitempty" json:"excluded,omitempty"`
 	ExcludedCount uint64      `cbor:"excluded_count" json:"excluded_count"` // addresses asked for and left out
-	Unresolved    []string    `cbor:"unresolved,omitempty" json:"unresolved,omitempty"`
-	Rate          int         `cbor:"rate,omitempty" json:"rate,omitempty"`       // packets per second
-	LimitS        int64       `cbor:"limit_s,omitempty" json:"limit_s,omitempty"` // seconds a job may take
-	Until         time.Time   `cbor:"until,omitzero" json:"until,omitzero"`       // end of hours or of the engagement
+	// Ports is what may be sent to at each address: "22", "8000-8100" (TCP), "udp/53", "icmp". None:
+	// all ports, and ICMP.
+	Ports      []string `cbor:"ports,omitempty" json:"ports,omitempty"`
+	PortsCount int      `cbor:"ports_count,omitempty" json:"ports_count,omitempty"`
+	// ExcludedPorts were asked for and are left out at each address.
+	ExcludedPorts      []string  `cbor:"excluded_ports,omitempty" json:"excluded_ports,omitempty"`
+	ExcludedPortsCount int       `cbor:"excluded_ports_count,omitempty" json:"excluded_ports_count,omitempty"`
+	ExcludedPortsRule  string    `cbor:"excluded_ports_rule,omitempty" json:"excluded_ports_rule,omitempty"`
+	Unresolved         []string  `cbor:"unresolved,omitempty" json:"unresolved,omitempty"`
+	Rate               int       `cbor:"rate,omitempty" json:"rate,omitempty"`       // packets per second
+	LimitS             int64     `cbor:"limit_s,omitempty" json:"limit_s,omitempty"` // seconds a job may take
+	Until              time.Time `cbor:"until,omitzero" json:"until,omitzero"`       // end of hours or of the engagement
 }
 
 // Exclusion is a part of what was asked that is left out, and by which rule.

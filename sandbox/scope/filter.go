@@ -88,7 +88,8 @@ type targets struct {
 	others   bool      // protocols other than TCP, UDP, SCTP and ICMP; no IPv6 extension headers
 }
 
-// portRule has the destination ports that are granted. What is empty is a protocol that is not.
+// portRule has the destination ports that are granted. What is nil is a protocol that is not; what is
+// empty is one of which no port is.
 type portRule struct{ tcp, udp, sctp []portRange }
 
 // portRange includes both ends.
@@ -586,7 +587,7 @@ func (f *filter) putPorts(g *given, allow []targets) error {
 			protocol uint32
 			ranges   []portRange
 		}{{unix.IPPROTO_TCP, t.ports.tcp}, {unix.IPPROTO_UDP, t.ports.udp}, {unix.IPPROTO_SCTP, t.ports.sctp}} {
-			if len(p.ranges) == 0 {
+			if p.ranges == nil {
 				continue
 			}
 			var bits portBits

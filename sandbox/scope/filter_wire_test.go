@@ -398,7 +398,7 @@ func TestNoAttackPassesTheBPFFilter(t *testing.T) {
 	must(t, set("ipv6", s.name(), "disable_ipv6", "1"))
 	must(t, f.attach(s.outer))
 	ifindex := s.outer.Attrs().Index
-	must(t, f.give(ifindex, s.grant([]netip.Prefix{host(allowed), host(allowed6)}, 0)))
+	must(t, f.give(ifindex, s.grant(All(host(allowed), host(allowed6)), 0)))
 	must(t, errors.Join(inside.AddrAdd(eth0, address(inner(s), 30)), netlink.LinkSetUp(s.outer), inside.LinkSetUp(eth0)))
 	must(t, inside.NeighSet(neighbour(eth0, s.outer4, s.outer.Attrs().HardwareAddr)))
 	must(t, inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: s.outer4.AsSlice()}))

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -69,7 +68,7 @@ func manySlots() {
 		slots := make([]*Slot, 100)
 		for i := range slots {
 			all.Go(func() {
-				s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 1000)
+				s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 1000)
 				if err != nil {
 					fmt.Fprintln(os.Stderr, err)
 					os.Exit(1)

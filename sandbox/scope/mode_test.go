@@ -97,7 +97,7 @@ func TestATranslatedDestinationIsNotReached(t *testing.T) {
 					l := newLab(t)
 					n := openNet(t)
 					listen(t, "[::]:8080")
-					s, err := n.Slot(context.Background(), []netip.Prefix{host(c.to)}, 0)
+					s, err := n.Slot(context.Background(), All(host(c.to)), 0)
 					must(t, err)
 					defer s.Close()
 					others(t, nftables.ChainTypeNAT, priority, c.rule())
@@ -125,7 +125,7 @@ func TestWithoutTheLastChainDestinationsAreTranslated(t *testing.T) {
 		t.Run(c.says, func(t *testing.T) {
 			l := newLab(t)
 			n := openNet(t)
-			s, err := n.Slot(context.Background(), []netip.Prefix{host(c.to)}, 0)
+			s, err := n.Slot(context.Background(), All(host(c.to)), 0)
 			must(t, err)
 			defer s.Close()
 			careless(t, n)
@@ -177,7 +177,7 @@ func TestNothingLeavesUntranslated(t *testing.T) {
 			}
 			l := newLab(t)
 			n := openNet(t)
-			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
+			s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
 			must(t, err)
 			defer s.Close()
 			must(t, reaches(s.NetNS(), allowed))
@@ -211,7 +211,7 @@ func TestNobodySpeaksToASlotsOwnAddress(t *testing.T) {
 	withMode(t, Translated)
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+	s, err := n.Slot(context.Background(), All(host(allowed)), 0)
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed)) // the way is open
@@ -242,10 +242,10 @@ func TestSlotsDoNotReachEachOther(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
 		newLab(t)
 		n := openNet(t)
-		one, err := n.Slot(context.Background(), []netip.Prefix{config.V4, config.V6}, 0)
+		one, err := n.Slot(context.Background(), All(config.V4, config.V6), 0)
 		must(t, err)
 		defer one.Close()
-		other, err := n.Slot(context.Background(), []netip.Prefix{config.V4, config.V6}, 0)
+		other, err := n.Slot(context.Background(), All(config.V4, config.V6), 0)
 		must(t, err)
 		defer other.Close()
 		must(t, in(other.NetNS(), func() { listen(t, "[::]:80") }))
@@ -270,7 +270,7 @@ func TestConnectionsAreForgotten(t *testing.T) {
 	defer own.Close()
 	var slots []*Slot
 	for range 3 {
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
+		s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
 		must(t, err)
 		must(t, reaches(s.NetNS(), allowed))
 		must(t, reaches(s.NetNS(), allowed6))

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -70,7 +69,7 @@ func TestNoChecksumIsWrittenBehindTheFilter(t *testing.T) {
 		l := newLab(t)
 		n := openNet(t)
 		must(t, checksums("uplink", 0)) // as on an interface that finishes none by itself
-		s, err := n.Slot(t.Context(), []netip.Prefix{host(allowed6)}, 0)
+		s, err := n.Slot(t.Context(), All(host(allowed6)), 0)
 		must(t, err)
 		defer s.Close()
 		must(t, reaches(s.NetNS(), allowed6))
@@ -99,7 +98,7 @@ func unfinished(t *testing.T, s *Slot) {
 func TestLargePacketsAreCutBeforeTheFilter(t *testing.T) {
 	newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(t.Context(), []netip.Prefix{host(allowed6)}, 0)
+	s, err := n.Slot(t.Context(), All(host(allowed6)), 0)
 	must(t, err)
 	defer s.Close()
 	link, err := net.InterfaceByName(s.name())

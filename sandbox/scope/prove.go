@@ -107,7 +107,7 @@ func (n *Net) rewrite(from, to netip.Addr) (done bool, restore func() error, err
 // try sends frames to an address from a slot whose scope is one address, and names those that
 // arrive at a third one, until so many have.
 func (n *Net) try(ctx context.Context, scope, to, at netip.Addr, eye int, by []frameBy, enough int) (arrived []string, err error) {
-	s, err := n.Slot(ctx, []netip.Prefix{netip.PrefixFrom(scope, scope.BitLen())}, 0)
+	s, err := n.Slot(ctx, All(netip.PrefixFrom(scope, scope.BitLen())), 0)
 	if err != nil {
 		return nil, err
 	}

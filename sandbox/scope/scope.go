@@ -37,6 +37,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -366,6 +367,43 @@ type Slot struct {
 	lost  chan struct{}
 }
 
+// Target is addresses, and what may be sent to them. Where prefixes of several targets overlap, the
+// longest one that an address lies in is its own.
+type Target struct {
+	Prefixes []netip.Prefix
+	Ports    *Ports // nil: all of them, and ICMP
+}
+
+// Ports is ports of each protocol, in ranges with both ends, sorted and apart, and whether what scans ask by ICMP may
+// be asked. With them, only packets with whole headers pass, and no fragment.
+type Ports struct {
+	TCP, UDP, SCTP [][2]uint16
+	ICMP           bool
+}
+
+// All is prefixes with all their ports.
+func All(prefixes ...netip.Prefix) []Target { return []Target{{Prefixes: prefixes}} }
+
+// common is the ports of all targets; false: they are not the same.
+func common(allow []Target) (*Ports, bool) {
+	for _, t := range allow {
+		if !reflect.DeepEqual(t.Ports, allow[0].Ports) {
+			return nil, false
+		}
+	}
+	if len(allow) == 0 {
+		return nil, true
+	}
+	return allow[0].Ports, true
+}
+
+func prefixesOf(allow []Target) (out []netip.Prefix) {
+	for _, t := range allow {
+		out = append(out, t.Prefixes...)
+	}
+	return out
+}
+
 // ErrLost says that somebody else has changed or removed the filter under a slot.
 var ErrLost = errors.New("the kernel's filter was changed or removed by somebody else")
 
@@ -382,10 +420,14 @@ func (s *Slot) isLost() bool {
 	}
 }
 
-// Slot gives a scope to a link: the addresses that may be sent to, and how many packets in a second
-// (0: as many as there are). It waits no longer than ctx where every address of the range was used a
-// moment ago.
-func (n *Net) Slot(ctx context.Context, allow []netip.Prefix, rate int) (_ *Slot, err error) {
+// Slot gives a scope to a link: what may be sent to, and how many packets in a second (0: as many as
+// there are). It waits no longer than ctx where every address of the range was used a moment ago.
+func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err error) {
+	ports, same := common(to)
+	if n.filter == nil && !same {
+		return nil, errors.New("cannot make a slot: without BPF all of its targets have the same ports")
+	}
+	allow := prefixesOf(to)
 	ipv6 := slices.ContainsFunc(allow, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	if ipv6 && !n.ipv6 {
 		return nil, errors.New("cannot make a slot: this kernel has no IPv6")
@@ -396,7 +438,7 @@ func (n *Net) Slot(ctx context.Context, allow []netip.Prefix, rate int) (_ *Slot
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s := &Slot{link: l, net: n, allow: slices.Clone(allow), lost: make(chan struct{})}
+	s := &Slot{link: l, net: n, allow: allow, lost: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("cannot make a slot of %s: %w", l.name(), err), n.drain(), s.close())
@@ -413,13 +455,18 @@ func (n *Net) Slot(ctx context.Context, allow []netip.Prefix, rate int) (_ *Slot
 	if err := l.queue.limit(rate); err != nil {
 		return nil, err
 	}
+	if !slices.ContainsFunc(to, func(t Target) bool { return t.Ports == nil || t.Ports.ICMP }) {
+		if err := silence(l.netns, ipv6); err != nil {
+			return nil, err
+		}
+	}
 	guards := len(n.guards)
 	if err := n.forward(l.name(), allow, ipv6); err != nil {
 		return nil, fmt.Errorf("forwarding: %w", err)
 	}
 	if n.filter != nil {
-		err = n.filter.give(l.outer.Attrs().Index, l.grant(allow, rate))
-	} else if err = n.t.addSlot(l, allow); err == nil {
+		err = n.filter.give(l.outer.Attrs().Index, l.grant(to, rate))
+	} else if err = n.t.addSlot(l, allow, ports); err == nil {
 		err = fence(l, allow)
 	}
 	if err != nil {
@@ -435,13 +482,28 @@ func (n *Net) Slot(ctx context.Context, allow []netip.Prefix, rate int) (_ *Slot
 }
 
 // grant is what a link's slot may send.
-func (l *link) grant(allow []netip.Prefix, rate int) grant {
+func (l *link) grant(allow []Target, rate int) grant {
 	g := grant{inner4: l.inner4, outer4: l.outer4, innerMAC: l.inner, outerMAC: l.outer.Attrs().HardwareAddr,
-		allow: []targets{{prefixes: allow, icmp: true}}, arp: true, mark: passed, rate: policed(rate)}
-	if slices.ContainsFunc(allow, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		arp: true, mark: passed, rate: policed(rate)}
+	for _, t := range allow {
+		one := targets{prefixes: t.Prefixes, icmp: t.Ports == nil || t.Ports.ICMP}
+		if p := t.Ports; p != nil {
+			one.ports = &portRule{ranges(p.TCP), ranges(p.UDP), ranges(p.SCTP)}
+		}
+		g.allow = append(g.allow, one)
+	}
+	if slices.ContainsFunc(prefixesOf(allow), func(p netip.Prefix) bool { return p.Addr().Is6() }) {
 		g.inner6 = l.inner6
 	}
 	return g
+}
+
+func ranges(ports [][2]uint16) []portRange {
+	out := []portRange{} // of a protocol without ports, too: what goes there goes to another port
+	for _, r := range ports {
+		out = append(out, portRange{r[0], r[1]})
+	}
+	return out
 }
 
 // NetNS is the slot's namespace; it stays the slot's.

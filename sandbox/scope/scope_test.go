@@ -250,9 +250,9 @@ func TestASlotReachesItsScopeAndNothingElse(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
 		newLab(t)
 		n := openNet(t)
-		four, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+		four, err := n.Slot(context.Background(), All(host(allowed)), 0)
 		must(t, err)
-		six, err := n.Slot(context.Background(), []netip.Prefix{host(allowed6)}, 0)
+		six, err := n.Slot(context.Background(), All(host(allowed6)), 0)
 		must(t, err)
 		for _, c := range []struct {
 			says string
@@ -348,7 +348,7 @@ func TestNoAttackLeavesTheScope(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
 		l := newLab(t)
 		n := openNet(t)
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
+		s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
 		must(t, err)
 		defer s.Close()
 		must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
@@ -374,7 +374,7 @@ func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 	withTable(t)
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
+	s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed))
@@ -402,7 +402,7 @@ func TestNothingPassesWithoutTheTable(t *testing.T) {
 	inModes(t, func(t *testing.T) {
 		l := newLab(t)
 		n := openNet(t)
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
+		s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
 		must(t, err)
 		defer s.Close()
 		must(t, reaches(s.NetNS(), allowed))
@@ -427,7 +427,7 @@ func TestWithoutTheFilterAttacksArrive(t *testing.T) {
 	withTable(t)
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
+	s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed))
@@ -507,7 +507,7 @@ func ownAndWait() {
 	n, err := Open(config)
 	var s *Slot
 	if err == nil {
-		s, err = n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
+		s, err = n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
 		if err == nil {
 			err = unix.Dup3(int(s.NetNS().Fd()), ownerNamespaceFD, unix.O_CLOEXEC)
 		}
@@ -547,7 +547,7 @@ func TestOnlySlotsAreForwarded(t *testing.T) {
 		must(t, inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP("10.50.0.1")}))
 		_ = l
 
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), netip.MustParsePrefix("10.50.0.0/24")}, 0)
+		s, err := n.Slot(context.Background(), All(host(allowed), netip.MustParsePrefix("10.50.0.0/24")), 0)
 		must(t, err)
 		defer s.Close()
 		if get("ipv4", "uplink", "forwarding") != "1" || get("ipv4", "office", "forwarding") != "1" {
@@ -583,7 +583,7 @@ func TestThousandsOfPrefixes(t *testing.T) {
 		}
 		allow = append(allow, host(allowed), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("0.0.0.0/32"))
 		start := time.Now()
-		s, err := n.Slot(context.Background(), allow, 0)
+		s, err := n.Slot(context.Background(), All(allow...), 0)
 		must(t, err)
 		t.Logf("%d prefixes in %v", len(allow), time.Since(start))
 		must(t, reaches(s.NetNS(), allowed))
@@ -601,13 +601,13 @@ func TestSlotsLeaveNothing(t *testing.T) {
 		before := settled(t, n, "")
 		for i := range 30 {
 			allow := []netip.Prefix{host(allowed), host(allowed6)}
-			s, err := n.Slot(context.Background(), allow[:1+i%2], 0)
+			s, err := n.Slot(context.Background(), All(allow[:1+i%2]...), 0)
 			must(t, err)
 			must(t, s.Close())
 		}
 		settled(t, n, before)
 		// A slot that fails half-way leaves nothing either.
-		if s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), {}}, 0); err == nil {
+		if s, err := n.Slot(context.Background(), All(host(allowed), netip.Prefix{}), 0); err == nil {
 			s.Close()
 			t.Error("a slot was made of no prefix")
 		}
@@ -670,7 +670,7 @@ func TestTwoSlotsNeverHaveTheSameAddress(t *testing.T) {
 		n := openNet(t)
 		seen := map[netip.Addr]bool{}
 		for range 20 {
-			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+			s, err := n.Slot(context.Background(), All(host(allowed)), 0)
 			must(t, err)
 			if seen[s.inner4] || seen[s.inner6] || !config.V4.Contains(s.inner4) || !config.V6.Contains(s.inner6) || s.inner4 == s.outer4 || s.inner6 == s.outer6 {
 				t.Errorf("%s, %s", s.inner4, s.inner6)
@@ -686,13 +686,13 @@ func TestAConnectionThatIsLeftOpenEndsWithItsSlot(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
 		l := newLab(t)
 		n := openNet(t)
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+		s, err := n.Slot(context.Background(), All(host(allowed)), 0)
 		must(t, err)
 		source, _ := outside(s)
 		must(t, reaches(s.NetNS(), allowed)) // it is in TIME_WAIT or closing now
 		must(t, s.Close())
 		l.strangers(netip.Addr{}, netip.Addr{})
-		next, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+		next, err := n.Slot(context.Background(), All(host(allowed)), 0)
 		must(t, err)
 		defer next.Close()
 		var sockets []byte
@@ -716,7 +716,7 @@ func TestALinkIsQuiet(t *testing.T) {
 		newLab(t)
 		n := openNet(t)
 		for _, allow := range [][]netip.Prefix{{host(allowed), host(allowed6)}, {host(allowed)}} {
-			s, err := n.Slot(context.Background(), allow, 0)
+			s, err := n.Slot(context.Background(), All(allow...), 0)
 			must(t, err)
 			defer func() {
 				if c, err := s.Counters(); err != nil || c.Sent+c.Received+c.Dropped+c.Refused != 0 {
@@ -842,7 +842,7 @@ func TestARateIsKept(t *testing.T) {
 			l := newLab(t)
 			must(t, unix.SetsockoptInt(l.witness, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20))
 			n := openNet(t)
-			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, c.rate)
+			s, err := n.Slot(context.Background(), All(host(allowed)), c.rate)
 			must(t, err)
 			defer s.Close()
 			l.arrived(s.inner4)
@@ -897,7 +897,7 @@ func BenchmarkSlot(b *testing.B) {
 					time.Sleep(time.Millisecond)
 				}
 				start := time.Now()
-				s, err := n.Slot(context.Background(), allow, 1000)
+				s, err := n.Slot(context.Background(), All(allow...), 1000)
 				if err != nil {
 					b.Fatal(err)
 				}

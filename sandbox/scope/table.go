@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -99,6 +100,9 @@ func backName(index int) string  { return "back" + strconv.Itoa(index) }
 func set4Name(index int) string  { return "scope4_" + strconv.Itoa(index) }
 func set6Name(index int) string  { return "scope6_" + strconv.Itoa(index) }
 
+// portsName comes before the number of a protocol.
+func portsName(index int) string { return "ports" + strconv.Itoa(index) + "_" }
+
 // The ICMP messages that a scan sends: echo, timestamp and address mask requests, and the
 // errors by which a kernel says that nobody listens. Redirects and advertisements never.
 var (
@@ -116,9 +120,13 @@ var reports6 = []byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x16}
 const elements = 1000
 
 // addSlot puts a slot's chains in force.
-func (t *table) addSlot(l *link, allow []netip.Prefix) error {
+func (t *table) addSlot(l *link, allow []netip.Prefix, ports *Ports) error {
 	index := l.number
 	four, six, err := t.sets(index, allow)
+	if err != nil {
+		return err
+	}
+	transports, err := t.portSets(index, ports)
 	if err != nil {
 		return err
 	}
@@ -127,14 +135,18 @@ func (t *table) addSlot(l *link, allow []netip.Prefix) error {
 
 	plain4 := slices.Concat(is4(), noOptions4(), noFragment4(), equal(netSrc4, l.inner4.AsSlice()), inSet(four, netDst4, 4), t.tracking())
 	plain6 := slices.Concat(is6(), equal(netSrc6, l.inner6.AsSlice()), inSet(six, netDst6, 16), t.tracking())
-	for _, protocol := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
-		t.rule(out, "sent", plain4, equal(netProtocol4, []byte{protocol}), counted(), pass())
-		t.rule(out, "sent", plain6, equal(netNext6, []byte{protocol}), counted(), pass())
+	for _, g := range transports {
+		t.rule(out, "sent", plain4, equal(netProtocol4, []byte{g.protocol}), g.ports, counted(), pass())
+		t.rule(out, "sent", plain6, equal(netNext6, []byte{g.protocol}), g.ports, counted(), pass())
 	}
-	for _, kind := range sent4 {
+	asked4, asked6 := sent4, sent6
+	if ports != nil && !ports.ICMP {
+		asked4, asked6 = nil, nil
+	}
+	for _, kind := range asked4 {
 		t.rule(out, "sent", plain4, equal(netProtocol4, []byte{unix.IPPROTO_ICMP}), icmp(kind), counted(), pass())
 	}
-	for _, kind := range sent6 {
+	for _, kind := range asked6 {
 		t.rule(out, "sent", plain6, equal(netNext6, []byte{unix.IPPROTO_ICMPV6}), icmp(kind), counted(), pass())
 	}
 	// A slot's own kernel reports its multicast groups when its link comes up. That is no
@@ -195,6 +207,54 @@ func (t *table) sets(index int, allow []netip.Prefix) (four, six *nftables.Set, 
 	return four, six, t.nft.Flush()
 }
 
+// transport is a protocol whose packets pass, if they match what is said of their ports.
+type transport struct {
+	protocol byte
+	ports    []expr.Any
+}
+
+// portSets makes the ports as interval sets, one for each protocol that has any. Nil: all ports of
+// all protocols.
+func (t *table) portSets(index int, ports *Ports) (out []transport, err error) {
+	all := ports == nil
+	if all {
+		ports = &Ports{}
+	}
+	for _, p := range []struct {
+		protocol byte
+		header   uint32 // its size, in bytes
+		ranges   [][2]uint16
+	}{{unix.IPPROTO_TCP, 20, ports.TCP}, {unix.IPPROTO_UDP, 8, ports.UDP}, {unix.IPPROTO_SCTP, 12, ports.SCTP}} {
+		if all {
+			out = append(out, transport{protocol: p.protocol})
+		}
+		if len(p.ranges) == 0 {
+			continue
+		}
+		set := &nftables.Set{Table: t.t, Name: portsName(index) + strconv.Itoa(int(p.protocol)), KeyType: nftables.TypeInetService, Interval: true}
+		var members []nftables.SetElement
+		for _, r := range p.ranges {
+			members = append(members, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, r[0])})
+			if r[1] < math.MaxUint16 {
+				members = append(members, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, r[1]+1), IntervalEnd: true})
+			}
+		}
+		if err := t.nft.AddSet(set, nil); err != nil {
+			return nil, err
+		}
+		for chunk := range slices.Chunk(members, elements) {
+			if err := t.nft.SetAddElements(set, chunk); err != nil {
+				return nil, err
+			}
+			if err := t.nft.Flush(); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, transport{p.protocol, slices.Concat(header(p.header), toPort(set))})
+	}
+	return out, nil
+}
+
 // after is the first address behind a prefix; invalid when there is none.
 func after(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().AsSlice()
@@ -242,7 +302,7 @@ func (t *table) removeSlot(index int) error {
 		return err
 	}
 	for _, s := range sets {
-		if s.Name == set4Name(index) || s.Name == set6Name(index) {
+		if s.Name == set4Name(index) || s.Name == set6Name(index) || strings.HasPrefix(s.Name, portsName(index)) {
 			t.nft.DelSet(s)
 		}
 	}
@@ -452,6 +512,18 @@ func within(offset uint32, p netip.Prefix) []expr.Any {
 
 func inSet(s *nftables.Set, offset, size uint32) []expr.Any {
 	return []expr.Any{field(offset, size), &expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID}}
+}
+
+// header matches packets that have a transport header of that size: what is not there cannot be loaded.
+func header(size uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: size - 1, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{0}}}
+}
+
+// toPort matches the destination port, which TCP, UDP and SCTP have at the same place.
+func toPort(s *nftables.Set) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID}}
 }
 
 // icmp matches the type, the first byte of the transport header.

@@ -90,7 +90,7 @@ func TestAFilterThatSomebodyChangesEndsItsSlots(t *testing.T) {
 				l := newLab(t)
 				n := openNet(t)
 				told := watching(t, n)
-				s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+				s, err := n.Slot(context.Background(), All(host(allowed)), 0)
 				must(t, err)
 				defer s.Close()
 				must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
@@ -131,7 +131,7 @@ func TestAFilterThatSomebodyChangesEndsItsSlots(t *testing.T) {
 				}
 				must(t, s.Close())
 
-				next, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+				next, err := n.Slot(context.Background(), All(host(allowed)), 0)
 				must(t, err)
 				defer next.Close()
 				must(t, reaches(next.NetNS(), allowed))
@@ -221,7 +221,7 @@ func TestAFilterThatIsLeftAloneKeepsItsSlots(t *testing.T) {
 		newLab(t)
 		n := openNet(t)
 		told := watching(t, n)
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+		s, err := n.Slot(context.Background(), All(host(allowed)), 0)
 		must(t, err)
 		defer s.Close()
 		other := somebody(t)
@@ -238,7 +238,7 @@ func TestAFilterThatIsLeftAloneKeepsItsSlots(t *testing.T) {
 		other.DelTable(table)
 		must(t, other.Flush())
 		for range 5 {
-			second, err := n.Slot(context.Background(), []netip.Prefix{host(allowed), host(allowed6)}, 0)
+			second, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
 			must(t, err)
 			must(t, second.Close())
 		}
@@ -262,7 +262,7 @@ func TestLostEventsAreFoundOutAbout(t *testing.T) {
 				newLab(t)
 				n := openNet(t)
 				must(t, n.events.conn.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) }))
-				s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+				s, err := n.Slot(context.Background(), All(host(allowed)), 0)
 				must(t, err)
 				defer s.Close()
 				other := somebody(t)
@@ -315,7 +315,7 @@ func TestASlotIsNeverMadeOfAFilterThatIsGone(t *testing.T) {
 			case <-told:
 			default:
 			}
-			s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+			s, err := n.Slot(context.Background(), All(host(allowed)), 0)
 			if err != nil {
 				continue
 			}
@@ -327,7 +327,7 @@ func TestASlotIsNeverMadeOfAFilterThatIsGone(t *testing.T) {
 			must(t, s.Close())
 		}
 		time.Sleep(stopsWithin)
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+		s, err := n.Slot(context.Background(), All(host(allowed)), 0)
 		must(t, err)
 		defer s.Close()
 		must(t, reaches(s.NetNS(), allowed))

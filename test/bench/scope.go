@@ -239,7 +239,7 @@ func (b *bench) job(w *wires) error {
 	for range rounds {
 		time.Sleep(50 * time.Millisecond) // a link is ready
 		began := time.Now()
-		s, err := w.net.Slot(context.Background(), whole, 1000)
+		s, err := w.net.Slot(context.Background(), scope.All(whole...), 1000)
 		if err != nil {
 			return err
 		}
@@ -270,7 +270,7 @@ func (w *wires) given() error {
 		for range 20 {
 			time.Sleep(50 * time.Millisecond) // a link is ready
 			began := time.Now()
-			s, err := w.net.Slot(context.Background(), allow, 1000)
+			s, err := w.net.Slot(context.Background(), scope.All(allow...), 1000)
 			if err != nil {
 				return err
 			}
@@ -305,7 +305,7 @@ func (w *wires) speeds() error {
 				return err
 			}
 			bare = append(bare, speed)
-			s, err := w.net.Slot(context.Background(), whole, c.limit)
+			s, err := w.net.Slot(context.Background(), scope.All(whole...), c.limit)
 			if err != nil {
 				return err
 			}
@@ -336,7 +336,7 @@ func (w *wires) ports() error {
 		}
 		bare = append(bare, float64(time.Since(began).Microseconds())/1000)
 		began = time.Now()
-		s, err := w.net.Slot(context.Background(), []netip.Prefix{netip.MustParsePrefix(farAddress + "/32")}, 0)
+		s, err := w.net.Slot(context.Background(), scope.All(netip.MustParsePrefix(farAddress+"/32")), 0)
 		if err != nil {
 			return err
 		}

@@ -19,7 +19,12 @@ import (
 // Scope is what may be seen on a wire: whole TCP, UDP, SCTP and ICMP packets from one of Sources
 // to one of Targets. The rest of the world's own talk is permitted too: what kernels say to
 // find their neighbours on the lab's links.
-type Scope struct{ Sources, Targets []netip.Prefix }
+type Scope struct {
+	Sources, Targets []netip.Prefix
+	// Ports are the destinations of each protocol that may be asked; ICMP, which has none, if it is
+	// there at all. Nil: all of them.
+	Ports map[byte][]uint16
+}
 
 // Frame is one that may not be seen.
 type Frame struct {
@@ -281,7 +286,10 @@ func (s Scope) judge(f seen) string {
 		if why := form4(p); why != "" {
 			return why
 		}
-		return between(netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20])))
+		if why := between(netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))); why != "" {
+			return why
+		}
+		return s.port(p[9], p[20:])
 	case unix.ETH_P_IPV6:
 		if s.neighbourly(p, unicast, f.at.ends) {
 			return ""
@@ -289,7 +297,10 @@ func (s Scope) judge(f seen) string {
 		if why := form6(p); why != "" {
 			return why
 		}
-		return between(netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40])))
+		if why := between(netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))); why != "" {
+			return why
+		}
+		return s.port(p[6], p[40:])
 	default:
 		return fmt.Sprintf("type %04x", kind)
 	}
@@ -303,6 +314,24 @@ func (s Scope) between(from, to netip.Addr) string {
 		return "off scope " + ends
 	case !contains(s.Sources, from):
 		return "a source of others " + ends
+	}
+	return ""
+}
+
+// port judges what follows the header of a packet that is whole.
+func (s Scope) port(protocol byte, p []byte) string {
+	if s.Ports == nil {
+		return ""
+	}
+	ports, known := s.Ports[protocol]
+	if protocol == unix.IPPROTO_ICMP || protocol == unix.IPPROTO_ICMPV6 {
+		if known {
+			return ""
+		}
+		return fmt.Sprintf("ICMP, type %d", p[0])
+	}
+	if port := binary.BigEndian.Uint16(p[2:]); !slices.Contains(ports, port) {
+		return fmt.Sprintf("protocol %d, port %d", protocol, port)
 	}
 	return ""
 }

@@ -51,7 +51,7 @@ func open(t *testing.T, noBPF bool) *scope.Net {
 // slot makes one with a scope.
 func slot(t *testing.T, n *scope.Net, allow ...string) (s Sender, end func()) {
 	t.Helper()
-	made, err := n.Slot(t.Context(), Prefixes(allow...), 0)
+	made, err := n.Slot(t.Context(), scope.All(Prefixes(allow...)...), 0)
 	must(t, err)
 	end = sync.OnceFunc(func() { must(t, made.Close()) })
 	t.Cleanup(end)
