@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -1325,5 +1326,17 @@ func TestAFaultRepeatsWhatWasWritten(t *testing.T) {
 		if hint, _ := at(e, "hint").(string); at(e, "field") != c.field || at(e, "got") != c.got || !strings.Contains(hint, c.hint) {
 			t.Errorf("%s: %v", c.arguments, e)
 		}
+	}
+}
+
+// Ports that were asked for and left out are in the coverage, with the rule.
+func TestCoverageSaysWhichPortsAreLeftOut(t *testing.T) {
+	v := wire.Verdict{ExcludedPorts: []string{"9100"}, ExcludedPortsCount: 1, ExcludedPortsRule: "exclude[0] 10.0.0.0/8 ports 9100"}
+	if c := cover(wire.Job{Verdict: v}, report.Report{}); !slices.Equal(c.ExcludedPorts, v.ExcludedPorts) || c.PortsRule != v.ExcludedPortsRule {
+		t.Errorf("%+v", c)
+	}
+	b, err := json.Marshal(cover(wire.Job{}, report.Report{}))
+	if err != nil || strings.Contains(string(b), "excluded_ports") {
+		t.Errorf("without any: %s, %v", b, err)
 	}
 }
