@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/secmcpd/secmcpd/sandbox"
+	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
 // Every limit of a box that a cgroup enforces is looked for, by its controller.
@@ -52,6 +53,17 @@ func TestWhatIsAcceptedIsNoFault(t *testing.T) {
 		errors.As(worst([]finding{got}), &exit)
 		if got.Status != row.status || exit.code != row.exit {
 			t.Errorf("%s: %s, exit status %d, want %s, %d", row.why, got.Status, exit.code, row.status, row.exit)
+		}
+	}
+}
+
+func TestDoctorNamesTheModeOfTheNetwork(t *testing.T) {
+	for _, mode := range scope.Modes() {
+		s := defaultSettings()
+		s.Slots.Mode = mode
+		f := lookNetwork(s)
+		if !strings.HasPrefix(f.Found, string(mode)) || f.Status == statusFault || f.Status == statusOK && f.Follows == "" {
+			t.Errorf("%s: %+v", mode, f)
 		}
 	}
 }

@@ -877,10 +877,18 @@ func TestARateIsKept(t *testing.T) {
 }
 
 func BenchmarkSlot(b *testing.B) {
+	for _, m := range Modes() {
+		b.Run(string(m), func(b *testing.B) { benchmarkSlot(b, m) })
+	}
+}
+
+func benchmarkSlot(b *testing.B, m Mode) {
+	c := config
+	c.Mode = m
 	if err := Reclaim(); err != nil {
 		b.Fatal(err)
 	}
-	n, err := Open(config)
+	n, err := Open(c)
 	if err != nil {
 		b.Fatal(err)
 	}
