@@ -9,6 +9,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/launcher"
 	"github.com/secmcpd/secmcpd/sandbox"
+	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
 // Every limit of a box that a cgroup enforces is looked for, by its controller.
@@ -68,5 +69,16 @@ func TestANameServerOnLoopbackIsAFault(t *testing.T) {
 	}
 	if f := resolversFinding([]netip.AddrPort{netip.MustParseAddrPort("10.0.0.53:53")}, nil); f.Status != statusOK || !strings.Contains(f.Found, "10.0.0.53:53") {
 		t.Errorf("with one: %+v", f)
+	}
+}
+
+func TestDoctorNamesTheModeOfTheNetwork(t *testing.T) {
+	for _, mode := range scope.Modes() {
+		s := defaultSettings()
+		s.Slots.Mode = mode
+		f := lookNetwork(s)
+		if !strings.HasPrefix(f.Found, string(mode)) || f.Status == statusFault || f.Status == statusOK && f.Follows == "" {
+			t.Errorf("%s: %+v", mode, f)
+		}
 	}
 }

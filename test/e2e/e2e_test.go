@@ -228,12 +228,62 @@ func realScans(t *testing.T, options lab.Options, mode string, sources ...string
 	if o.Permitted() == 0 {
 		t.Error("nothing was seen of the scans")
 	}
+	h.saysItsMode(mode)
 	if n := network.Strangers(); n != 0 {
 		t.Errorf("%d packets reached the host outside", n)
 	}
 }
 
 // What comes from a scanned host is under "untrusted" and nowhere else, and clean.
+// saysItsMode looks for the mode of the network wherever it is to be told, and for what follows from it.
+func (h *house) saysItsMode(mode string) {
+	h.t.Helper()
+	if c := h.call("capabilities", object{}); at(c, "network", "mode") != mode || at(c, "network", "cannot", 0) == nil {
+		h.t.Errorf("capabilities: %s", show(c))
+	}
+	// A scan that would fill the machine's table of connections is slowed where there is one.
+	preview := func(targets string, ports int) (rate, slowed string) {
+		p := h.call("scan_preview", object{"tool": "nmap_scan", "arguments": object{"targets": []string{targets}, "top_ports": ports}})
+		if at(p, "network", "mode") != mode {
+			h.t.Errorf("preview: %s", show(p))
+		}
+		argv, _ := p["argv"].([]any)
+		if len(argv) == 0 {
+			h.t.Fatalf("no command: %s", show(p))
+		}
+		for i, word := range argv[1:] {
+			if argv[i] == "--max-rate" {
+				rate, _ = word.(string)
+			}
+		}
+		slowed, _ = at(p, "network", "slowed").(string)
+		return rate, slowed
+	}
+	rate, slowed := preview(lab.SSH, 100)
+	if rate == "" || slowed != "" {
+		h.t.Errorf("a small scan: %s packets per second, %q", rate, slowed)
+	}
+	if large, why := preview(lab.Slow, 1000); (large != rate) != (mode == "translated") || (why == "to "+large+" packets per second: this machine's table of connections is shared with all that it does") != (mode == "translated") {
+		h.t.Errorf("a large scan: %s packets per second, %q; a small one: %s", large, why, rate)
+	}
+	launched := 0
+	for line := range strings.Lines(h.auditLog()) {
+		var r observability.Record
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			h.t.Fatal(err)
+		}
+		if r.Event == observability.Launched {
+			launched++
+			if r.Network != mode {
+				h.t.Errorf("the audit record of a launch: %s", line)
+			}
+		}
+	}
+	if launched == 0 {
+		h.t.Error("no launch is in the audit log")
+	}
+}
+
 func TestAHostsOwnWordsAreKeptApart(t *testing.T) {
 	h := newHouse(t, lab.Options{})
 	answer := h.call("nmap_scan", object{"targets": []string{lab.Web}, "ports": []any{80}, "profile": "script", "scripts": []string{"http-title", "http-headers"}, "wait_s": 45})
