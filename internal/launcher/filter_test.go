@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
@@ -64,4 +65,42 @@ func TestAFirewallThatForgetsEveryRuleEndsRunningScans(t *testing.T) {
 	if lost != 1 || done != wire.ScopeLost {
 		t.Errorf("the audit log says %d times that the filter was lost, and that the scan ended by %q", lost, done)
 	}
+}
+
+// Whoever changes a scan's link ends that scan: what it would report is silence, not closed ports. The
+// launcher looks once more before it tells a result, so that a short scan is no exception.
+func TestAScanWhoseLinkSomebodyChangesIsEnded(t *testing.T) {
+	h := newHouse(t)
+	h.open()
+	handle, _ := h.client()
+	h.running(handle, jobA, longScan)
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links { // the links that are ready, too: the next scan has another one
+		if strings.HasPrefix(l.Attrs().Name, "secv") {
+			if err := netlink.LinkSetDown(l); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	began := time.Now()
+	end := h.endOf(jobA)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it ended only after %v", took)
+	}
+	if end.Outcome.Reason != wire.ScopeLost || !strings.Contains(end.Outcome.Detail, "is down") {
+		t.Errorf("it ended: %+v", end.Outcome)
+	}
+	h.accepted(handle, jobB, quickScan)
+	if end = h.endOf(jobB); end.Outcome.Reason != wire.Exited || end.Outcome.Code != 0 {
+		t.Errorf("the next scan ended: %+v", end.Outcome)
+	}
+	for _, r := range auditRecords(t, h) {
+		if r.Event == observability.ScopeLost && strings.Contains(r.Reason, "is down") {
+			return
+		}
+	}
+	t.Error("the audit log does not say it")
 }

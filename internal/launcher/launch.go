@@ -290,6 +290,7 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 
 // crossed completes an outcome by what the kernel's filter has counted, and by its loss.
 func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps []wire.Gap) {
+	whole := network.Check() // what has gone unseen until now
 	c, err := network.Counters()
 	o.Usage.SentPackets, o.Usage.Received = c.Sent, c.Received
 	o.Usage.Dropped, o.Usage.OffScope, o.Usage.OverRate, o.Usage.Refused = c.Dropped, c.OffScope, c.OverRate, c.Refused
@@ -301,10 +302,10 @@ func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps [
 		// However the box ended: for a moment of its life nothing is certain.
 		o.Reason, o.Detail = wire.ScopeLost, "until its link was taken down, only routing held it to the scope's addresses, and nothing was counted"
 		gaps = []wire.Gap{{Layer: sandbox.Scope, Why: scope.ErrLost.Error(), Follows: o.Detail}}
-	case err != nil:
-		l.log.Error("cannot read a slot's counters", "job", j.record.ID, "why", err)
-	case lost(network):
-		o.Reason, o.Detail = wire.ScopeLost, "somebody else changed the rules by which scans leave this machine; from then on nothing of this one left it"
+	case errors.Is(whole, scope.ErrLost):
+		o.Reason, o.Detail = wire.ScopeLost, clip(whole.Error())+"; from then on nothing of this one left this machine, or no answer came back"
+	case err != nil || whole != nil:
+		l.log.Error("cannot look at a slot", "job", j.record.ID, "why", errors.Join(whole, err))
 	}
 	if c.OffScope > 0 {
 		l.log.Error("a scanner sent to what its scope does not have; the kernel dropped it", "job", j.record.ID, "packets", c.OffScope)
@@ -316,15 +317,6 @@ func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps [
 		l.note(e)
 	}
 	return gaps
-}
-
-func lost(s *scope.Slot) bool {
-	select {
-	case <-s.Lost():
-		return true
-	default:
-		return false
-	}
 }
 
 // failed is a launch that did not come to a box.

@@ -417,12 +417,12 @@ func (l *Launcher) followFilter(ctx context.Context) error {
 	if l.net == nil {
 		return nil
 	}
-	return l.net.Watch(ctx, func(err error) {
-		l.log.Error("somebody else changed or removed the nftables table inet secmcpd: running scans are ended")
+	return l.net.Watch(ctx, func(what, err error) {
+		l.log.Error("scans whose scope is no longer held are ended", "why", what)
 		if err != nil {
 			l.log.Error("what follows from that did not go well", "why", err)
 		}
-		l.note(observability.Record{Event: observability.ScopeLost, Reason: scope.ErrLost.Error()})
+		l.note(observability.Record{Event: observability.ScopeLost, Reason: clip(what.Error())})
 	})
 }
 

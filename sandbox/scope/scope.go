@@ -41,7 +41,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/nftables"
@@ -72,7 +71,8 @@ type Net struct {
 	socket  *nl.Conn       // the same one
 	port    uint32
 	list    *nftables.Conn
-	events  *events
+	events  *events // of nf_tables
+	links   *events // of links, routes, and what belongs to them
 	filter  *filter // nil: the table is the filter
 	without error   // why
 	numbers *numbers
@@ -80,7 +80,8 @@ type Net struct {
 	ready      chan *link
 	stop       context.CancelFunc // no more links are made ready
 	background sync.WaitGroup
-	generation atomic.Uint64 // of links: those of an earlier one were taken down
+
+	losing sync.Mutex // one loss at a time, and what is looked at is not being taken down; before mu
 
 	forgetting sync.Mutex // one reading of the table of connections at a time
 	departed   struct {
@@ -108,7 +109,7 @@ func Open(c Config) (_ *Net, err error) {
 		return nil, err
 	}
 	// Before there is a table: no change of it goes unseen.
-	if n.events, err = subscribe(); err != nil {
+	if n.events, err = subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES); err != nil {
 		return nil, fmt.Errorf("cannot follow nf_tables: %w", err)
 	}
 	defer func() {
@@ -116,6 +117,9 @@ func Open(c Config) (_ *Net, err error) {
 			err = errors.Join(err, n.disconnect())
 		}
 	}()
+	if n.links, err = subscribe(unix.NETLINK_ROUTE, linkGroups...); err != nil {
+		return nil, fmt.Errorf("cannot follow links and routes: %w", err)
+	}
 	if n.nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(n.learn)); err == nil {
 		n.list, err = nftables.New()
 	}
@@ -173,18 +177,14 @@ func (n *Net) prepare() {
 // lull is how long the next link is not begun after one was taken.
 const lull = 20 * time.Millisecond
 
-// take is a link that is ready, or a new one.
-func (n *Net) take(ctx context.Context) (*link, error) {
-	for {
-		select {
-		case l := <-n.ready:
-			if l.generation == n.generation.Load() {
-				return l, nil
-			}
-			n.remove(l)
-		default:
-			return n.newLink(ctx)
-		}
+// take is a link that is ready, or else a new one.
+func (n *Net) take(ctx context.Context) (l *link, fresh bool, err error) {
+	select {
+	case l := <-n.ready:
+		return l, false, nil
+	default:
+		l, err := n.newLink(ctx)
+		return l, true, err
 	}
 }
 
@@ -234,6 +234,9 @@ func (n *Net) drain() error {
 
 func (n *Net) disconnect() error {
 	err := n.events.file.Close()
+	if n.links != nil {
+		err = errors.Join(err, n.links.file.Close())
+	}
 	if n.nft != nil {
 		err = errors.Join(err, n.nft.CloseLasting())
 	}
@@ -364,7 +367,10 @@ type Slot struct {
 	*link
 	net   *Net
 	allow []netip.Prefix
+	leads []lead // the ways to it
+	table *table // that it has a part of, where the table is the filter
 	lost  chan struct{}
+	what  error // was lost; to be read when lost is closed
 }
 
 // Target is addresses, and what may be sent to them. Where prefixes of several targets overlap, the
@@ -404,11 +410,13 @@ func prefixesOf(allow []Target) (out []netip.Prefix) {
 	return out
 }
 
-// ErrLost says that somebody else has changed or removed the filter under a slot.
-var ErrLost = errors.New("the kernel's filter was changed or removed by somebody else")
+// ErrLost says that somebody else has changed or removed what holds a slot to its scope.
+var ErrLost = errors.New("what holds a scan to its scope was changed by somebody else")
 
-// Lost is closed when the filter is no longer in force for the slot. Its link is down then and
-// stays down.
+func lostBy(what string) error { return fmt.Errorf("%w: %s", ErrLost, what) }
+
+// Lost is closed when the filter is no longer in force for the slot, or nothing can get through it
+// any more. Its link is down then and stays down.
 func (s *Slot) Lost() <-chan struct{} { return s.lost }
 
 func (s *Slot) isLost() bool {
@@ -432,11 +440,21 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err err
 	if ipv6 && !n.ipv6 {
 		return nil, errors.New("cannot make a slot: this kernel has no IPv6")
 	}
-	l, err := n.take(ctx)
-	if err != nil {
-		return nil, err
+	var l *link
+	for fresh := false; ; { // somebody else may have changed those that are ready
+		if l, fresh, err = n.take(ctx); err != nil {
+			return nil, err
+		}
+		n.mu.Lock()
+		if err = n.look(l); err == nil {
+			break
+		}
+		n.mu.Unlock()
+		n.remove(l)
+		if fresh {
+			return nil, fmt.Errorf("cannot make a slot of %s: %w", l.name(), err)
+		}
 	}
-	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := &Slot{link: l, net: n, allow: allow, lost: make(chan struct{})}
 	defer func() {
@@ -444,9 +462,6 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err err
 			err = errors.Join(fmt.Errorf("cannot make a slot of %s: %w", l.name(), err), n.drain(), s.close())
 		}
 	}()
-	if l.generation != n.generation.Load() {
-		return nil, ErrLost // just now
-	}
 	if n.t == nil {
 		if err := n.renew(); err != nil {
 			return nil, err
@@ -461,9 +476,10 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err err
 		}
 	}
 	guards := len(n.guards)
-	if err := n.forward(l.name(), allow, ipv6); err != nil {
+	if s.leads, err = n.forward(l.name(), allow, ipv6); err != nil {
 		return nil, fmt.Errorf("forwarding: %w", err)
 	}
+	s.table = n.t
 	if n.filter != nil {
 		err = n.filter.give(l.outer.Attrs().Index, l.grant(to, rate))
 	} else if err = n.t.addSlot(l, allow, ports); err == nil {
@@ -543,7 +559,7 @@ func (s *Slot) Counters() (Counters, error) {
 	}
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
-	if s.isLost() || s.net.t == nil {
+	if s.net.t == nil || s.net.t != s.table {
 		return Counters{}, ErrLost
 	}
 	return s.net.t.counters(s.number)
@@ -562,7 +578,6 @@ func (s *Slot) Close() error {
 
 func (s *Slot) close() error {
 	n := s.net
-	lost := s.isLost()
 	delete(n.slots, s)
 	var errs []error
 	switch {
@@ -570,7 +585,7 @@ func (s *Slot) close() error {
 		if err := n.filter.stop(s.outer.Attrs().Index); err != nil {
 			errs = append(errs, err, down(s.outer))
 		}
-	case !lost && n.t != nil: // a lost slot's part went with the filter that was replaced
+	case n.t != nil && n.t == s.table: // or its part went with a table that was replaced
 		// From here on the base drops what comes from the link.
 		if err := n.t.removeSlot(s.number); err != nil {
 			errs = append(errs, err, n.drain(), down(s.outer))
