@@ -1,6 +1,10 @@
 package launcher
 
 import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +15,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/sandbox"
+	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
 // A firewall that is loaded again forgets every rule, ours too. The scans that ran are ended and
@@ -103,4 +108,42 @@ func TestAScanWhoseLinkSomebodyChangesIsEnded(t *testing.T) {
 		}
 	}
 	t.Error("the audit log does not say it")
+}
+
+// One launcher at a time has the slots. Another one serves without them, says who has them, refuses
+// scans, and has them by itself once the first one is gone.
+func TestASecondLauncherWaitsForTheSlots(t *testing.T) {
+	h := newHouse(t)
+	if err := scope.Reclaim(); err != nil {
+		t.Fatal(err)
+	}
+	first, err := scope.Open(scope.Config{V4: h.cfg.SlotsV4, V6: h.cfg.SlotsV6, Mode: h.cfg.Mode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	its, err := first.Slot(t.Context(), scope.All(netip.MustParsePrefix("10.77.0.10/32")), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	handle, _ := h.client()
+	refused := h.start(handle, jobA, value(t, quickScan))
+	if refused == nil || refused.Code != "not_enforced" {
+		t.Fatalf("it launched beside another: %+v", refused)
+	}
+	if said := strings.Join(refused.Allowed, "; "); !strings.Contains(said, fmt.Sprint("process ", os.Getpid())) {
+		t.Errorf("it does not say who has the slots: %+v", refused)
+	}
+	if err := errors.Join(its.Check(), its.Close(), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(20 * time.Second); refused != nil && time.Now().Before(until); time.Sleep(time.Second) {
+		refused = h.start(handle, jobB, value(t, quickScan))
+	}
+	if refused != nil {
+		t.Fatalf("it does not have the slots when the first one is gone: %+v", refused)
+	}
+	if end := h.endOf(jobB); end.Outcome.Reason != wire.Exited || end.Outcome.Code != 0 {
+		t.Errorf("its scan ended: %+v", end.Outcome)
+	}
 }

@@ -79,10 +79,11 @@ func (l *Launcher) commandFor(call runners.Call, tool *scanner, v policy.Verdict
 	}
 	command, err := build(v.Limits.Rate)
 	way := l.network()
-	if err != nil || way == nil {
+	net, _ := l.slots.get() // it may come meanwhile
+	if err != nil || way == nil || net == nil {
 		return command, way, err
 	}
-	rate, err := pace(command.Packets, command.Rate, l.net.Tracking(), l.cfg.Slots)
+	rate, err := pace(command.Packets, command.Rate, net.Tracking(), l.cfg.Slots)
 	if err != nil || rate == command.Rate {
 		return command, way, err
 	}
@@ -118,10 +119,14 @@ func deadline(v policy.Verdict, asked time.Duration, now time.Time) (time.Durati
 // slot joins a box to the network behind the kernel's filter. nil, nil: this launcher runs
 // without it, which Accept allowed.
 func (l *Launcher) slot(ctx context.Context, allow scope.Target, rate int) (*scope.Slot, error) {
-	if l.net == nil {
+	net, gap := l.slots.get()
+	if net == nil {
+		if !slices.Contains(l.cfg.Accept, gap.Layer) {
+			return nil, errors.New(gap.Why)
+		}
 		return nil, nil
 	}
-	return l.net.Slot(ctx, []scope.Target{allow}, rate)
+	return net.Slot(ctx, []scope.Target{allow}, rate)
 }
 
 // target is what a verdict allows, in the terms of the kernel's filter.

@@ -66,9 +66,10 @@ type Config struct {
 // Net is the slots' side of the machine while it is open.
 type Net struct {
 	cfg     Config
-	ipv6    bool           // this kernel has it
-	nft     *nftables.Conn // one socket for every change: by its port, ours are told from others'
-	socket  *nl.Conn       // the same one
+	held    *net.UnixListener // this namespace is ours as long as it is open
+	ipv6    bool              // this kernel has it
+	nft     *nftables.Conn    // one socket for every change: by its port, ours are told from others'
+	socket  *nl.Conn          // the same one
 	port    uint32
 	list    *nftables.Conn
 	events  *events // of nf_tables
@@ -96,15 +97,24 @@ type Net struct {
 	guards map[guard]bool
 }
 
-// Open makes the table. Reclaim comes before it.
+// Open makes the table. Reclaim comes before it. ErrHeld: somebody else has done so and has not
+// closed it.
 func Open(c Config) (_ *Net, err error) {
 	if !slices.Contains(Modes(), c.Mode) {
 		return nil, fmt.Errorf("there is no mode %q", c.Mode)
 	}
+	n := &Net{cfg: c, ipv6: hasIPv6(), slots: map[*Slot]bool{}, guards: map[guard]bool{}}
+	if n.held, err = hold(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.disconnect())
+		}
+	}()
 	if err := free(c); err != nil {
 		return nil, fmt.Errorf("cannot use the range of slots: %w", err)
 	}
-	n := &Net{cfg: c, ipv6: hasIPv6(), slots: map[*Slot]bool{}, guards: map[guard]bool{}}
 	if n.numbers, err = newNumbers(c.places()); err != nil {
 		return nil, err
 	}
@@ -112,11 +122,6 @@ func Open(c Config) (_ *Net, err error) {
 	if n.events, err = subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES); err != nil {
 		return nil, fmt.Errorf("cannot follow nf_tables: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, n.disconnect())
-		}
-	}()
 	if n.links, err = subscribe(unix.NETLINK_ROUTE, linkGroups...); err != nil {
 		return nil, fmt.Errorf("cannot follow links and routes: %w", err)
 	}
@@ -233,9 +238,11 @@ func (n *Net) drain() error {
 }
 
 func (n *Net) disconnect() error {
-	err := n.events.file.Close()
-	if n.links != nil {
-		err = errors.Join(err, n.links.file.Close())
+	var err error
+	for _, e := range []*events{n.events, n.links} {
+		if e != nil {
+			err = errors.Join(err, e.file.Close())
+		}
 	}
 	if n.nft != nil {
 		err = errors.Join(err, n.nft.CloseLasting())
@@ -243,7 +250,7 @@ func (n *Net) disconnect() error {
 	if n.filter != nil {
 		err = errors.Join(err, n.filter.close())
 	}
-	return err
+	return errors.Join(err, n.held.Close())
 }
 
 func allRoutes() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) }
@@ -307,8 +314,13 @@ func (n *Net) discard() {
 }
 
 // Reclaim removes what a launcher that died has left: links, fences, forwarding, filter, in this
-// order, and the connections of the addresses that its slots had.
-func Reclaim(slots ...netip.Prefix) error {
+// order, and the connections of the addresses that its slots had. ErrHeld: it is not dead.
+func Reclaim(slots ...netip.Prefix) (err error) {
+	held, err := hold()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, held.Close()) }()
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("cannot speak with nf_tables: %w", err)

@@ -734,7 +734,7 @@ func TestALinkIsQuiet(t *testing.T) {
 
 func traces(t *testing.T, n *Net) string {
 	t.Helper()
-	links, err := netlink.LinkList()
+	links, err := consistent(netlink.LinkList)
 	must(t, err)
 	chains, err := n.nft.ListChains()
 	must(t, err)
@@ -744,9 +744,11 @@ func traces(t *testing.T, n *Net) string {
 	must(t, err)
 	fds, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
-	routing, err := netlink.RuleList(netlink.FAMILY_ALL)
+	routing, err := consistent(func() ([]netlink.Rule, error) { return netlink.RuleList(netlink.FAMILY_ALL) })
 	must(t, err)
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	routes, err := consistent(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
 	must(t, err)
 	// The kernel adds its own routes to the lab's links when it pleases; all others count.
 	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool {
