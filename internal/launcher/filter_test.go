@@ -95,7 +95,7 @@ func TestAScanWhoseLinkSomebodyChangesIsEnded(t *testing.T) {
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("it ended only after %v", took)
 	}
-	if end.Outcome.Reason != wire.ScopeLost || !strings.Contains(end.Outcome.Detail, "is down") {
+	if end.Outcome.Reason != wire.ScopeLost || !strings.Contains(end.Outcome.Detail, "link secv") {
 		t.Errorf("it ended: %+v", end.Outcome)
 	}
 	h.accepted(handle, jobB, quickScan)
@@ -103,7 +103,7 @@ func TestAScanWhoseLinkSomebodyChangesIsEnded(t *testing.T) {
 		t.Errorf("the next scan ended: %+v", end.Outcome)
 	}
 	for _, r := range auditRecords(t, h) {
-		if r.Event == observability.ScopeLost && strings.Contains(r.Reason, "is down") {
+		if r.Event == observability.ScopeLost && strings.Contains(r.Reason, "link secv") {
 			return
 		}
 	}
