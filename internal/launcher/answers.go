@@ -142,8 +142,8 @@ func (l *Launcher) machineGaps() []wire.Gap {
 	// Of all boxes a raw one wishes for every layer.
 	_, gaps := sandbox.Fit(sandbox.Spec{Box: "nmap-raw", Raw: true}, l.boxes.Features())
 	out := onWireGaps(gaps)
-	if l.netGap != nil {
-		out = append(out, *l.netGap)
+	if _, gap := l.slots.get(); gap != nil {
+		out = append(out, *gap)
 	}
 	return mergeGaps(out, l.cfg.Gaps)
 }

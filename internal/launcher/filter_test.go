@@ -1,15 +1,21 @@
 package launcher
 
 import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/sandbox"
+	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
 // A firewall that is loaded again forgets every rule, ours too. The scans that ran are ended and
@@ -63,5 +69,81 @@ func TestAFirewallThatForgetsEveryRuleEndsRunningScans(t *testing.T) {
 	}
 	if lost != 1 || done != wire.ScopeLost {
 		t.Errorf("the audit log says %d times that the filter was lost, and that the scan ended by %q", lost, done)
+	}
+}
+
+// Whoever changes a scan's link ends that scan: what it would report is silence, not closed ports. The
+// launcher looks once more before it tells a result, so that a short scan is no exception.
+func TestAScanWhoseLinkSomebodyChangesIsEnded(t *testing.T) {
+	h := newHouse(t)
+	h.open()
+	handle, _ := h.client()
+	h.running(handle, jobA, longScan)
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links { // the links that are ready, too: the next scan has another one
+		if strings.HasPrefix(l.Attrs().Name, "secv") {
+			if err := netlink.LinkSetDown(l); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	began := time.Now()
+	end := h.endOf(jobA)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it ended only after %v", took)
+	}
+	if end.Outcome.Reason != wire.ScopeLost || !strings.Contains(end.Outcome.Detail, "link secv") {
+		t.Errorf("it ended: %+v", end.Outcome)
+	}
+	h.accepted(handle, jobB, quickScan)
+	if end = h.endOf(jobB); end.Outcome.Reason != wire.Exited || end.Outcome.Code != 0 {
+		t.Errorf("the next scan ended: %+v", end.Outcome)
+	}
+	for _, r := range auditRecords(t, h) {
+		if r.Event == observability.ScopeLost && strings.Contains(r.Reason, "link secv") {
+			return
+		}
+	}
+	t.Error("the audit log does not say it")
+}
+
+// One launcher at a time has the slots. Another one serves without them, says who has them, refuses
+// scans, and has them by itself once the first one is gone.
+func TestASecondLauncherWaitsForTheSlots(t *testing.T) {
+	h := newHouse(t)
+	if err := scope.Reclaim(); err != nil {
+		t.Fatal(err)
+	}
+	first, err := scope.Open(scope.Config{V4: h.cfg.SlotsV4, V6: h.cfg.SlotsV6, Mode: h.cfg.Mode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	its, err := first.Slot(t.Context(), scope.All(netip.MustParsePrefix("10.77.0.10/32")), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	handle, _ := h.client()
+	refused := h.start(handle, jobA, value(t, quickScan))
+	if refused == nil || refused.Code != "not_enforced" {
+		t.Fatalf("it launched beside another: %+v", refused)
+	}
+	if said := strings.Join(refused.Allowed, "; "); !strings.Contains(said, fmt.Sprint("process ", os.Getpid())) {
+		t.Errorf("it does not say who has the slots: %+v", refused)
+	}
+	if err := errors.Join(its.Check(), its.Close(), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(20 * time.Second); refused != nil && time.Now().Before(until); time.Sleep(time.Second) {
+		refused = h.start(handle, jobB, value(t, quickScan))
+	}
+	if refused != nil {
+		t.Fatalf("it does not have the slots when the first one is gone: %+v", refused)
+	}
+	if end := h.endOf(jobB); end.Outcome.Reason != wire.Exited || end.Outcome.Code != 0 {
+		t.Errorf("its scan ended: %+v", end.Outcome)
 	}
 }

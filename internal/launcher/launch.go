@@ -79,10 +79,11 @@ func (l *Launcher) commandFor(call runners.Call, tool *scanner, v policy.Verdict
 	}
 	command, err := build(v.Limits.Rate)
 	way := l.network()
-	if err != nil || way == nil {
+	net, _ := l.slots.get() // it may come meanwhile
+	if err != nil || way == nil || net == nil {
 		return command, way, err
 	}
-	rate, err := pace(command.Packets, command.Rate, l.net.Tracking(), l.cfg.Slots)
+	rate, err := pace(command.Packets, command.Rate, net.Tracking(), l.cfg.Slots)
 	if err != nil || rate == command.Rate {
 		return command, way, err
 	}
@@ -118,10 +119,14 @@ func deadline(v policy.Verdict, asked time.Duration, now time.Time) (time.Durati
 // slot joins a box to the network behind the kernel's filter. nil, nil: this launcher runs
 // without it, which Accept allowed.
 func (l *Launcher) slot(ctx context.Context, allow scope.Target, rate int) (*scope.Slot, error) {
-	if l.net == nil {
+	net, gap := l.slots.get()
+	if net == nil {
+		if !slices.Contains(l.cfg.Accept, gap.Layer) {
+			return nil, errors.New(gap.Why)
+		}
 		return nil, nil
 	}
-	return l.net.Slot(ctx, []scope.Target{allow}, rate)
+	return net.Slot(ctx, []scope.Target{allow}, rate)
 }
 
 // target is what a verdict allows, in the terms of the kernel's filter.
@@ -290,6 +295,7 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 
 // crossed completes an outcome by what the kernel's filter has counted, and by its loss.
 func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps []wire.Gap) {
+	whole := network.Check() // what has gone unseen until now
 	c, err := network.Counters()
 	o.Usage.SentPackets, o.Usage.Received = c.Sent, c.Received
 	o.Usage.Dropped, o.Usage.OffScope, o.Usage.OverRate, o.Usage.Refused = c.Dropped, c.OffScope, c.OverRate, c.Refused
@@ -301,10 +307,10 @@ func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps [
 		// However the box ended: for a moment of its life nothing is certain.
 		o.Reason, o.Detail = wire.ScopeLost, "until its link was taken down, only routing held it to the scope's addresses, and nothing was counted"
 		gaps = []wire.Gap{{Layer: sandbox.Scope, Why: scope.ErrLost.Error(), Follows: o.Detail}}
-	case err != nil:
-		l.log.Error("cannot read a slot's counters", "job", j.record.ID, "why", err)
-	case lost(network):
-		o.Reason, o.Detail = wire.ScopeLost, "somebody else changed the rules by which scans leave this machine; from then on nothing of this one left it"
+	case errors.Is(whole, scope.ErrLost):
+		o.Reason, o.Detail = wire.ScopeLost, clip(whole.Error())+"; from then on nothing of this one left this machine, or no answer came back"
+	case err != nil || whole != nil:
+		l.log.Error("cannot look at a slot", "job", j.record.ID, "why", errors.Join(whole, err))
 	}
 	if c.OffScope > 0 {
 		l.log.Error("a scanner sent to what its scope does not have; the kernel dropped it", "job", j.record.ID, "packets", c.OffScope)
@@ -316,15 +322,6 @@ func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps [
 		l.note(e)
 	}
 	return gaps
-}
-
-func lost(s *scope.Slot) bool {
-	select {
-	case <-s.Lost():
-		return true
-	default:
-		return false
-	}
 }
 
 // failed is a launch that did not come to a box.

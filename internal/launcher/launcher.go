@@ -104,8 +104,7 @@ type Launcher struct {
 	rules     rules
 	gate      *policy.Gate
 	boxes     *sandbox.Sandbox
-	net       *scope.Net // nil: netGap says why
-	netGap    *wire.Gap
+	slots     slots
 	scanners  scanners
 	servers   func() ([]netip.AddrPort, error) // of names, where the configuration has none
 	starts    *allowance                       // scans asked for
@@ -238,32 +237,67 @@ func ofTheBox(accept []string) (layers []string) {
 // maxReady is how many links are kept for scans to come; more than that at once wait for theirs.
 const maxReady = 8
 
+// slots is the network of them. It may come later than the launcher, and stays then.
+type slots struct {
+	mu  sync.Mutex
+	net *scope.Net // nil: gap says why
+	gap *wire.Gap
+}
+
+func (n *slots) get() (*scope.Net, *wire.Gap) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.net, n.gap
+}
+
+func (n *slots) set(net *scope.Net, gap *wire.Gap) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.net, n.gap = net, gap
+}
+
 // openNet prepares the slots' network. Without it scans are refused, unless the layer's absence
-// is accepted; the daemon itself stays up to say so.
+// is accepted; the daemon itself stays up to say so, and tries again.
 func (l *Launcher) openNet(ctx context.Context) {
-	err := scope.Reclaim(l.cfg.SlotsV4, l.cfg.SlotsV6)
+	net, err := l.tryNet(ctx)
 	if err == nil {
-		l.net, err = scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Mode: l.cfg.Mode, Ready: min(l.cfg.Slots, maxReady),
-			Failed: func(err error) { l.log.Error("cannot take a slot's network away", "why", err) }})
+		l.slots.set(net, nil)
+		return
 	}
-	if err == nil {
-		err = l.proveFilter(ctx)
+	why := clip(err.Error())
+	if _, gap := l.slots.get(); gap == nil || gap.Why != why {
+		l.log.Error("the kernel's scope filter is not in force; it is tried again until it is", "why", err)
 	}
+	l.slots.set(nil, &wire.Gap{Layer: sandbox.Scope, Why: why, Follows: "nothing in the kernel keeps a scanner within its targets"})
+}
+
+func (l *Launcher) tryNet(ctx context.Context) (*scope.Net, error) {
+	// Whoever may not use nf_tables does not keep one from it who may.
+	if err := scope.Supported(); err != nil {
+		return nil, err
+	}
+	if err := scope.Reclaim(l.cfg.SlotsV4, l.cfg.SlotsV6); err != nil {
+		return nil, err
+	}
+	net, err := scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Mode: l.cfg.Mode, Ready: min(l.cfg.Slots, maxReady),
+		Failed: func(err error) { l.log.Error("cannot take a slot's network away", "why", err) }})
 	if err != nil {
-		l.log.Error("the kernel's scope filter is not in force", "why", err)
-		l.netGap = &wire.Gap{Layer: sandbox.Scope, Why: clip(err.Error()),
-			Follows: "nothing in the kernel keeps a scanner within its targets"}
+		return nil, err
 	}
+	if err := l.proveFilter(ctx, net); err != nil {
+		return nil, errors.Join(err, net.Close())
+	}
+	return net, nil
 }
 
 // proveFilter attacks the filter before any scanner can. One that lets anything through is not used.
-func (l *Launcher) proveFilter(ctx context.Context) error {
-	if kind, without := l.net.Filter(); without != nil {
+func (l *Launcher) proveFilter(ctx context.Context, net *scope.Net) error {
+	if kind, without := net.Filter(); without != nil {
 		l.log.Warn("the kernel's scope filter is nf_tables alone", "filter", kind, "why", without)
 	}
 	ctx, done := context.WithTimeout(ctx, proofTimeout)
 	defer done()
-	err := l.net.Prove(ctx)
+	err := net.Prove(ctx)
 	switch {
 	case err == nil:
 		l.log.Info("the kernel's scope filter was attacked and let nothing through")
@@ -272,8 +306,6 @@ func (l *Launcher) proveFilter(ctx context.Context) error {
 		l.log.Error("nothing that a scan sends leaves this machine: another firewall drops it, most likely; `secmcpd doctor` names it", "why", err)
 		return nil
 	}
-	err = errors.Join(err, l.net.Close())
-	l.net = nil
 	return err
 }
 
@@ -281,8 +313,8 @@ func (l *Launcher) proveFilter(ctx context.Context) error {
 const proofTimeout = 10 * time.Second
 
 func (l *Launcher) close() {
-	if l.net != nil {
-		if err := l.net.Close(); err != nil {
+	if net, _ := l.slots.get(); net != nil {
+		if err := net.Close(); err != nil {
 			l.log.Error("cannot take the slots' network down", "why", err)
 		}
 	}
@@ -412,17 +444,30 @@ func (l *Launcher) followMachine(ctx context.Context) error {
 	})
 }
 
+// The first and the longest pause between two tries to have the slots' network.
+const (
+	netAgain  = 2 * time.Second
+	netAtMost = 30 * time.Second
+)
+
 // followFilter watches over the kernel's filter as long as scans may run. Their slots tell them.
 func (l *Launcher) followFilter(ctx context.Context) error {
-	if l.net == nil {
-		return nil
+	net, _ := l.slots.get()
+	for pause := netAgain; net == nil; pause = min(2*pause, netAtMost) {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		l.openNet(ctx)
+		net, _ = l.slots.get()
 	}
-	return l.net.Watch(ctx, func(err error) {
-		l.log.Error("somebody else changed or removed the nftables table inet secmcpd: running scans are ended")
+	return net.Watch(ctx, func(what, err error) {
+		l.log.Error("scans whose scope is no longer held are ended", "why", what)
 		if err != nil {
 			l.log.Error("what follows from that did not go well", "why", err)
 		}
-		l.note(observability.Record{Event: observability.ScopeLost, Reason: scope.ErrLost.Error()})
+		l.note(observability.Record{Event: observability.ScopeLost, Reason: clip(what.Error())})
 	})
 }
 

@@ -11,7 +11,7 @@ import (
 
 // network is how scans leave this machine; nil: by its own network, unfiltered, as Accept allowed.
 func (l *Launcher) network() *wire.Network {
-	if l.net == nil {
+	if net, _ := l.slots.get(); net == nil {
 		return nil
 	}
 	return &wire.Network{Mode: string(l.cfg.Mode), Cannot: l.cfg.Mode.Cannot()}

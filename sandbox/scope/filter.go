@@ -44,6 +44,7 @@ type filter struct {
 		Violations *ebpf.Map `ebpf:"violations"`
 	}
 	settled, nothing *ebpf.Map // see settle
+	out, in          int       // the kernel's numbers of the programs
 
 	mu     sync.Mutex
 	job    uint32 // the last one; a number is never used twice
@@ -230,6 +231,12 @@ func load() (_ *filter, err error) {
 	if err := errors.Join(collection.Assign(&f.programs), collection.Assign(&f.maps)); err != nil {
 		return nil, fmt.Errorf("cannot load the filter's program: %w", err)
 	}
+	if f.out, err = programNumber(f.programs.Out); err == nil {
+		f.in, err = programNumber(f.programs.In)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell the filter's programs from others: %w", err)
+	}
 	inner := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
 	if f.nothing, err = ebpf.NewMap(inner); err == nil {
 		f.settled, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: inner})
@@ -242,6 +249,18 @@ func load() (_ *filter, err error) {
 		return nil, fmt.Errorf("cannot make counters: %w", err)
 	}
 	return f, nil
+}
+
+func programNumber(p *ebpf.Program) (int, error) {
+	info, err := p.Info()
+	if err != nil {
+		return 0, err
+	}
+	id, ok := info.ID()
+	if !ok {
+		return 0, errors.New("it has no number") // before Linux 4.13
+	}
+	return int(id), nil
 }
 
 func noCounters() []countersRecord { return make([]countersRecord, ebpf.MustPossibleCPU()) }
@@ -309,6 +328,20 @@ func (f *filter) attachBy(h *netlink.Handle, link netlink.Link) error {
 		f.slots[ifindex] = &given{}
 	}
 	return nil
+}
+
+// on says whether the filter, and nothing else, judges what crosses a link.
+func (f *filter) on(h *netlink.Handle, link netlink.Link) bool {
+	for parent, program := range map[uint32]int{netlink.HANDLE_MIN_INGRESS: f.out, netlink.HANDLE_MIN_EGRESS: f.in} {
+		found, err := consistent(func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
+		if err != nil || len(found) != 1 {
+			return false
+		}
+		if b, ok := found[0].(*netlink.BpfFilter); !ok || b.Id != program || !b.DirectAction {
+			return false
+		}
+	}
+	return true
 }
 
 // detach forgets a link that is gone.

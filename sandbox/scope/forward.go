@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -15,48 +16,69 @@ import (
 // guard is a switch of an interface that is on for slots alone.
 type guard struct{ family, key, link string }
 
+// lead is an interface that leads to a part of a scope.
+type lead struct {
+	name  string
+	index int
+}
+
 // forward lets packets of a slot cross this machine: on the slot's link, and on the interfaces
 // that lead to its scope, one by one. The machine's global switch is left alone, and on an
 // interface that did not forward before, nothing but slots may use it.
-func (n *Net) forward(link string, allow []netip.Prefix, ipv6 bool) error {
+func (n *Net) forward(link string, allow []netip.Prefix, ipv6 bool) ([]lead, error) {
 	if err := set("ipv4", link, "forwarding", "1"); err != nil {
-		return err
+		return nil, err
 	}
 	leads, err := outgoing(allow)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, name := range leads {
-		if get("ipv4", name, "forwarding") == "1" {
+	for _, l := range leads {
+		if get("ipv4", l.name, "forwarding") == "1" {
 			continue
 		}
-		if err := n.guard(guard{"ipv4", "forwarding", name}); err != nil {
-			return err
+		if err := n.guard(guard{"ipv4", "forwarding", l.name}); err != nil {
+			return nil, err
 		}
-		if err := set("ipv4", name, "forwarding", "1"); err != nil {
-			return err
+		if err := set("ipv4", l.name, "forwarding", "1"); err != nil {
+			return nil, err
 		}
 	}
 	if !ipv6 || get("ipv6", "all", "forwarding") == "1" {
-		return nil
+		return leads, nil
 	}
-	for _, name := range append(leads, link) {
-		switch get("ipv6", name, "force_forwarding") {
+	for _, l := range append(slices.Clone(leads), lead{name: link}) {
+		switch get("ipv6", l.name, "force_forwarding") {
 		case "1":
 			continue
 		case "":
-			return ErrNoIPv6
+			return nil, ErrNoIPv6
 		}
-		if name != link {
-			if err := n.guard(guard{"ipv6", "force_forwarding", name}); err != nil {
-				return err
+		if l.name != link {
+			if err := n.guard(guard{"ipv6", "force_forwarding", l.name}); err != nil {
+				return nil, err
 			}
 		}
-		if err := set("ipv6", name, "force_forwarding", "1"); err != nil {
-			return err
+		if err := set("ipv6", l.name, "force_forwarding", "1"); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return leads, nil
+}
+
+// stops names the switch that keeps packets of a slot from crossing this machine.
+func (s *Slot) stops() string {
+	ipv6 := slices.ContainsFunc(s.allow, func(p netip.Prefix) bool { return p.Addr().Is6() }) && get("ipv6", "all", "forwarding") != "1"
+	for _, l := range append(slices.Clone(s.leads), lead{name: s.name()}) {
+		// An interface that is gone is no way any more, and no switch was touched.
+		if get("ipv4", l.name, "forwarding") == "0" {
+			return "IPv4 forwarding of " + l.name + " is off"
+		}
+		if ipv6 && get("ipv6", l.name, "force_forwarding") == "0" {
+			return "IPv6 forwarding of " + l.name + " is off"
+		}
+	}
+	return ""
 }
 
 func (n *Net) guard(g guard) error {
@@ -81,13 +103,13 @@ func (n *Net) unguard() error {
 }
 
 // outgoing names the interfaces that have a route to some part of the scope.
-func outgoing(allow []netip.Prefix) ([]string, error) {
+func outgoing(allow []netip.Prefix) ([]lead, error) {
 	routes, err := consistent(allRoutes)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list routes: %w", err)
 	}
 	seen := map[int]bool{}
-	var names []string
+	var leads []lead
 	for _, r := range routes {
 		dst, ok := destination(r)
 		if !ok || !overlaps(dst, allow) {
@@ -110,11 +132,11 @@ func outgoing(allow []netip.Prefix) ([]string, error) {
 				return nil, fmt.Errorf("cannot find link %d: %w", index, err)
 			}
 			if name := l.Attrs().Name; !strings.HasPrefix(name, prefix) && l.Attrs().Flags&net.FlagLoopback == 0 {
-				names = append(names, name)
+				leads = append(leads, lead{name, index})
 			}
 		}
 	}
-	return names, nil
+	return leads, nil
 }
 
 func overlaps(p netip.Prefix, list []netip.Prefix) bool {

@@ -26,8 +26,7 @@ const prefix = "secv"
 // used once: what a scanner leaves behind in its namespace (connections that end slowly, learned
 // routes, neighbours) no other one finds, and nobody waits while the kernel takes it away.
 type link struct {
-	number     int
-	generation uint64
+	number int
 	addresses
 	netns *os.File
 	outer netlink.Link
@@ -129,12 +128,11 @@ func (n *numbers) put(number int) {
 
 // newLink makes a link that is up and belongs to no slot: nothing passes it.
 func (n *Net) newLink(ctx context.Context) (_ *link, err error) {
-	generation := n.generation.Load()
 	number, err := n.numbers.take(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := &link{number: number, generation: generation, addresses: n.cfg.addresses(number)}
+	l := &link{number: number, addresses: n.cfg.addresses(number)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("cannot make the link %s: %w", l.name(), err), n.removeLink(l))

@@ -41,7 +41,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/nftables"
@@ -67,12 +66,14 @@ type Config struct {
 // Net is the slots' side of the machine while it is open.
 type Net struct {
 	cfg     Config
-	ipv6    bool           // this kernel has it
-	nft     *nftables.Conn // one socket for every change: by its port, ours are told from others'
-	socket  *nl.Conn       // the same one
+	held    *net.UnixListener // this namespace is ours as long as it is open
+	ipv6    bool              // this kernel has it
+	nft     *nftables.Conn    // one socket for every change: by its port, ours are told from others'
+	socket  *nl.Conn          // the same one
 	port    uint32
 	list    *nftables.Conn
-	events  *events
+	events  *events // of nf_tables
+	links   *events // of links, routes, and what belongs to them
 	filter  *filter // nil: the table is the filter
 	without error   // why
 	numbers *numbers
@@ -80,7 +81,8 @@ type Net struct {
 	ready      chan *link
 	stop       context.CancelFunc // no more links are made ready
 	background sync.WaitGroup
-	generation atomic.Uint64 // of links: those of an earlier one were taken down
+
+	losing sync.Mutex // one loss at a time, and what is looked at is not being taken down; before mu
 
 	forgetting sync.Mutex // one reading of the table of connections at a time
 	departed   struct {
@@ -95,27 +97,34 @@ type Net struct {
 	guards map[guard]bool
 }
 
-// Open makes the table. Reclaim comes before it.
+// Open makes the table. Reclaim comes before it. ErrHeld: somebody else has done so and has not
+// closed it.
 func Open(c Config) (_ *Net, err error) {
 	if !slices.Contains(Modes(), c.Mode) {
 		return nil, fmt.Errorf("there is no mode %q", c.Mode)
 	}
-	if err := free(c); err != nil {
-		return nil, fmt.Errorf("cannot use the range of slots: %w", err)
-	}
 	n := &Net{cfg: c, ipv6: hasIPv6(), slots: map[*Slot]bool{}, guards: map[guard]bool{}}
-	if n.numbers, err = newNumbers(c.places()); err != nil {
+	if n.held, err = hold(); err != nil {
 		return nil, err
-	}
-	// Before there is a table: no change of it goes unseen.
-	if n.events, err = subscribe(); err != nil {
-		return nil, fmt.Errorf("cannot follow nf_tables: %w", err)
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.disconnect())
 		}
 	}()
+	if err := free(c); err != nil {
+		return nil, fmt.Errorf("cannot use the range of slots: %w", err)
+	}
+	if n.numbers, err = newNumbers(c.places()); err != nil {
+		return nil, err
+	}
+	// Before there is a table: no change of it goes unseen.
+	if n.events, err = subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES); err != nil {
+		return nil, fmt.Errorf("cannot follow nf_tables: %w", err)
+	}
+	if n.links, err = subscribe(unix.NETLINK_ROUTE, linkGroups...); err != nil {
+		return nil, fmt.Errorf("cannot follow links and routes: %w", err)
+	}
 	if n.nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(n.learn)); err == nil {
 		n.list, err = nftables.New()
 	}
@@ -173,18 +182,14 @@ func (n *Net) prepare() {
 // lull is how long the next link is not begun after one was taken.
 const lull = 20 * time.Millisecond
 
-// take is a link that is ready, or a new one.
-func (n *Net) take(ctx context.Context) (*link, error) {
-	for {
-		select {
-		case l := <-n.ready:
-			if l.generation == n.generation.Load() {
-				return l, nil
-			}
-			n.remove(l)
-		default:
-			return n.newLink(ctx)
-		}
+// take is a link that is ready, or else a new one.
+func (n *Net) take(ctx context.Context) (l *link, fresh bool, err error) {
+	select {
+	case l := <-n.ready:
+		return l, false, nil
+	default:
+		l, err := n.newLink(ctx)
+		return l, true, err
 	}
 }
 
@@ -233,14 +238,19 @@ func (n *Net) drain() error {
 }
 
 func (n *Net) disconnect() error {
-	err := n.events.file.Close()
+	var err error
+	for _, e := range []*events{n.events, n.links} {
+		if e != nil {
+			err = errors.Join(err, e.file.Close())
+		}
+	}
 	if n.nft != nil {
 		err = errors.Join(err, n.nft.CloseLasting())
 	}
 	if n.filter != nil {
 		err = errors.Join(err, n.filter.close())
 	}
-	return err
+	return errors.Join(err, n.held.Close())
 }
 
 func allRoutes() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) }
@@ -304,8 +314,13 @@ func (n *Net) discard() {
 }
 
 // Reclaim removes what a launcher that died has left: links, fences, forwarding, filter, in this
-// order, and the connections of the addresses that its slots had.
-func Reclaim(slots ...netip.Prefix) error {
+// order, and the connections of the addresses that its slots had. ErrHeld: it is not dead.
+func Reclaim(slots ...netip.Prefix) (err error) {
+	held, err := hold()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, held.Close()) }()
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("cannot speak with nf_tables: %w", err)
@@ -364,7 +379,10 @@ type Slot struct {
 	*link
 	net   *Net
 	allow []netip.Prefix
+	leads []lead // the ways to it
+	table *table // that it has a part of, where the table is the filter
 	lost  chan struct{}
+	what  error // was lost; to be read when lost is closed
 }
 
 // Target is addresses, and what may be sent to them. Where prefixes of several targets overlap, the
@@ -404,11 +422,13 @@ func prefixesOf(allow []Target) (out []netip.Prefix) {
 	return out
 }
 
-// ErrLost says that somebody else has changed or removed the filter under a slot.
-var ErrLost = errors.New("the kernel's filter was changed or removed by somebody else")
+// ErrLost says that somebody else has changed or removed what holds a slot to its scope.
+var ErrLost = errors.New("what holds a scan to its scope was changed by somebody else")
 
-// Lost is closed when the filter is no longer in force for the slot. Its link is down then and
-// stays down.
+func lostBy(what string) error { return fmt.Errorf("%w: %s", ErrLost, what) }
+
+// Lost is closed when the filter is no longer in force for the slot, or nothing can get through it
+// any more. Its link is down then and stays down.
 func (s *Slot) Lost() <-chan struct{} { return s.lost }
 
 func (s *Slot) isLost() bool {
@@ -432,11 +452,21 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err err
 	if ipv6 && !n.ipv6 {
 		return nil, errors.New("cannot make a slot: this kernel has no IPv6")
 	}
-	l, err := n.take(ctx)
-	if err != nil {
-		return nil, err
+	var l *link
+	for fresh := false; ; { // somebody else may have changed those that are ready
+		if l, fresh, err = n.take(ctx); err != nil {
+			return nil, err
+		}
+		n.mu.Lock()
+		if err = n.look(l); err == nil {
+			break
+		}
+		n.mu.Unlock()
+		n.remove(l)
+		if fresh {
+			return nil, fmt.Errorf("cannot make a slot of %s: %w", l.name(), err)
+		}
 	}
-	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := &Slot{link: l, net: n, allow: allow, lost: make(chan struct{})}
 	defer func() {
@@ -444,9 +474,6 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err err
 			err = errors.Join(fmt.Errorf("cannot make a slot of %s: %w", l.name(), err), n.drain(), s.close())
 		}
 	}()
-	if l.generation != n.generation.Load() {
-		return nil, ErrLost // just now
-	}
 	if n.t == nil {
 		if err := n.renew(); err != nil {
 			return nil, err
@@ -461,9 +488,10 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err err
 		}
 	}
 	guards := len(n.guards)
-	if err := n.forward(l.name(), allow, ipv6); err != nil {
+	if s.leads, err = n.forward(l.name(), allow, ipv6); err != nil {
 		return nil, fmt.Errorf("forwarding: %w", err)
 	}
+	s.table = n.t
 	if n.filter != nil {
 		err = n.filter.give(l.outer.Attrs().Index, l.grant(to, rate))
 	} else if err = n.t.addSlot(l, allow, ports); err == nil {
@@ -543,7 +571,7 @@ func (s *Slot) Counters() (Counters, error) {
 	}
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
-	if s.isLost() || s.net.t == nil {
+	if s.net.t == nil || s.net.t != s.table {
 		return Counters{}, ErrLost
 	}
 	return s.net.t.counters(s.number)
@@ -562,7 +590,6 @@ func (s *Slot) Close() error {
 
 func (s *Slot) close() error {
 	n := s.net
-	lost := s.isLost()
 	delete(n.slots, s)
 	var errs []error
 	switch {
@@ -570,7 +597,7 @@ func (s *Slot) close() error {
 		if err := n.filter.stop(s.outer.Attrs().Index); err != nil {
 			errs = append(errs, err, down(s.outer))
 		}
-	case !lost && n.t != nil: // a lost slot's part went with the filter that was replaced
+	case n.t != nil && n.t == s.table: // or its part went with a table that was replaced
 		// From here on the base drops what comes from the link.
 		if err := n.t.removeSlot(s.number); err != nil {
 			errs = append(errs, err, n.drain(), down(s.outer))

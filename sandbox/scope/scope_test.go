@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -606,6 +607,12 @@ func TestSlotsLeaveNothing(t *testing.T) {
 			allow := []netip.Prefix{host(allowed), host(allowed6)}
 			s, err := n.Slot(context.Background(), All(allow[:1+i%2]...), 0)
 			must(t, err)
+			if i%10 == 0 { // it is named, and forgotten with the slot
+				must(t, frame(s, unix.ETH_P_IP, packet4(inner(s), forbidden, 17, nil, 0), true))
+				if c, err := s.Counters(); err != nil || c.OffScope != 1 {
+					t.Errorf("counters %+v, %v", c, err)
+				}
+			}
 			must(t, s.Close())
 		}
 		settled(t, n, before)
@@ -615,6 +622,32 @@ func TestSlotsLeaveNothing(t *testing.T) {
 			t.Error("a slot was made of no prefix")
 		}
 		settled(t, n, before)
+	})
+}
+
+// When Close returns nothing passes: not later, when the kernel has taken the link away. Somebody who
+// still has the namespace keeps it for as long as that takes.
+func TestNothingPassesOnceASlotIsClosed(t *testing.T) {
+	withBoth(t, func(t *testing.T) {
+		l := newLab(t)
+		n := openNet(t)
+		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+		must(t, err)
+		fd, err := unix.FcntlInt(s.netns.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		must(t, err)
+		kept := os.NewFile(uintptr(fd), "namespace")
+		defer kept.Close()
+		must(t, reaches(kept, allowed))
+		l.strangers(netip.Addr{}, netip.Addr{})
+		must(t, rawIP(&Slot{link: &link{netns: kept}}, packet4(inner(s), allowed, 17, nil, 0)))
+		if l.arrived(inner(s)) == 0 {
+			t.Fatal("nothing arrives before")
+		}
+		must(t, s.Close())
+		must(t, rawIP(&Slot{link: &link{netns: kept}}, packet4(inner(s), allowed, 17, nil, 0)))
+		if got := l.arrived(inner(s)); got != 0 {
+			t.Errorf("%d packets arrived afterwards", got)
+		}
 	})
 }
 
@@ -734,7 +767,7 @@ func TestALinkIsQuiet(t *testing.T) {
 
 func traces(t *testing.T, n *Net) string {
 	t.Helper()
-	links, err := netlink.LinkList()
+	links, err := consistent(netlink.LinkList)
 	must(t, err)
 	chains, err := n.nft.ListChains()
 	must(t, err)
@@ -744,17 +777,40 @@ func traces(t *testing.T, n *Net) string {
 	must(t, err)
 	fds, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
-	routing, err := netlink.RuleList(netlink.FAMILY_ALL)
+	routing, err := consistent(func() ([]netlink.Rule, error) { return netlink.RuleList(netlink.FAMILY_ALL) })
 	must(t, err)
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	routes, err := consistent(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
 	must(t, err)
 	// The kernel adds its own routes to the lab's links when it pleases; all others count.
 	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool {
 		l, err := netlink.LinkByIndex(r.LinkIndex)
 		return r.Protocol == unix.RTPROT_KERNEL && r.Table < fenceTable && err == nil && !strings.HasPrefix(l.Attrs().Name, prefix)
 	})
-	return fmt.Sprintf("%d links, %d chains, %d sets, %d rules, %d rules of routing, %d routes, %d descriptors",
-		len(links), len(chains), len(sets), len(rules), len(routing), len(routes), len(fds))
+	maps := "no maps"
+	if f := n.filter; f != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		// Links that are ready are attached and have no job.
+		maps = fmt.Sprintf("%d attached, %d in the map, %d places, %d sets of ports, %d counters, %d violations", len(f.slots), entries[uint32, record](t, f.maps.Slots),
+			entries[place, targetRecord](t, f.maps.Scope), entries[portSet, portBits](t, f.maps.Ports), entries[uint32, []countersRecord](t, f.maps.Counters), entries[violationKey, uint64](t, f.maps.Violations))
+	}
+	return fmt.Sprintf("%d links, %d chains, %d sets, %d rules, %d rules of routing, %d routes, %d descriptors, %s",
+		len(links), len(chains), len(sets), len(rules), len(routing), len(routes), len(fds), maps)
+}
+
+// entries counts what is in a map.
+func entries[K, V any](t *testing.T, m *ebpf.Map) (n int) {
+	t.Helper()
+	var k K
+	var v V
+	all := m.Iterate()
+	for all.Next(&k, &v) {
+		n++
+	}
+	must(t, all.Err())
+	return n
 }
 
 func TestTheMachineKnowsItsOwnAddresses(t *testing.T) {

@@ -11,10 +11,11 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
-// events is a subscription to every change of nf_tables, by whoever made it.
+// events is a subscription to changes in this namespace, by whoever made them.
 type events struct {
 	file *os.File
 	conn syscall.RawConn
@@ -25,16 +26,19 @@ type events struct {
 // says each of them; what does not fit is lost, and found out about.
 const eventBytes = 8 << 20
 
-func subscribe() (*events, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+func subscribe(protocol int, groups ...int) (*events, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return nil, err
 	}
 	// Without CAP_NET_ADMIN over the machine there is a smaller buffer, which is only a matter of luck.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBytes)
-	file := os.NewFile(uintptr(fd), "nf_tables events")
-	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
-	if err != nil {
+	file := os.NewFile(uintptr(fd), "netlink events")
+	address := unix.SockaddrNetlink{Family: unix.AF_NETLINK}
+	for _, group := range groups {
+		address.Groups |= 1 << (group - 1)
+	}
+	if err := unix.Bind(fd, &address); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	conn, err := file.SyscallConn()
@@ -47,54 +51,56 @@ func subscribe() (*events, error) {
 // errOverrun says that events were lost.
 var errOverrun = errors.New("events were lost")
 
-// next waits for messages and says whether one of them is of somebody else, about our table.
-func (e *events) next(ours uint32) (changed bool, err error) {
+// next waits for messages of the kernel. errOverrun: some of them are lost.
+func (e *events) next() ([]syscall.NetlinkMessage, error) {
 	var n, flags int
 	var from unix.Sockaddr
 	var received error
-	err = e.conn.Read(func(fd uintptr) bool {
+	err := e.conn.Read(func(fd uintptr) bool {
 		n, _, flags, from, received = unix.Recvmsg(int(fd), e.buf, nil, 0)
 		return !errors.Is(received, unix.EAGAIN)
 	})
-	return e.judge(n, flags, from, errors.Join(err, received), ours)
+	err = errors.Join(err, received)
+	if errors.Is(err, unix.ENOBUFS) || err == nil && flags&unix.MSG_TRUNC != 0 {
+		return nil, errOverrun
+	}
+	if err != nil {
+		return nil, err
+	}
+	if k, ok := from.(*unix.SockaddrNetlink); !ok || k.Pid != 0 {
+		return nil, nil // not the kernel
+	}
+	messages, err := syscall.ParseNetlinkMessage(e.buf[:n])
+	if err != nil {
+		return nil, errOverrun
+	}
+	return messages, nil
 }
 
-// forget drops what is waiting to be read.
+// forget drops what is waiting to be read, also while somebody waits for more.
 func (e *events) forget() error {
 	var received error
-	err := e.conn.Read(func(fd uintptr) bool {
-		for range 1 << 16 { // an overrun is reported once, then what there is
-			if _, _, _, _, received = unix.Recvmsg(int(fd), e.buf, nil, 0); errors.Is(received, unix.EAGAIN) {
+	err := e.conn.Control(func(fd uintptr) {
+		b := make([]byte, 1) // the rest of each is dropped
+		for range 1 << 16 {  // an overrun is reported once, then what there is
+			if _, _, _, _, received = unix.Recvmsg(int(fd), b, nil, 0); errors.Is(received, unix.EAGAIN) {
 				received = nil
 				break
 			}
 		}
-		return true
 	})
 	return errors.Join(err, received)
 }
 
-func (e *events) judge(n, flags int, from unix.Sockaddr, err error, ours uint32) (bool, error) {
-	if errors.Is(err, unix.ENOBUFS) || err == nil && flags&unix.MSG_TRUNC != 0 {
-		return false, errOverrun
-	}
-	if err != nil {
-		return false, err
-	}
-	if k, ok := from.(*unix.SockaddrNetlink); !ok || k.Pid != 0 {
-		return false, nil // not the kernel
-	}
-	messages, err := syscall.ParseNetlinkMessage(e.buf[:n])
-	if err != nil {
-		return false, errOverrun
-	}
+// ofOthers says whether somebody else has changed our table.
+func ofOthers(messages []syscall.NetlinkMessage, ours uint32) bool {
 	for _, m := range messages {
 		// The kernel writes the port of the socket by which a change came.
 		if m.Header.Type>>8 == unix.NFNL_SUBSYS_NFTABLES && m.Header.Pid != ours && ofOurTable(m.Data) {
-			return true, nil
+			return true
 		}
 	}
-	return false, nil
+	return false
 }
 
 // nfgenmsg is the size of the header of every message: family, version, number.
@@ -119,13 +125,28 @@ func ofOurTable(b []byte) bool {
 	return false
 }
 
-// Watch waits for somebody else to change or remove the filter, until ctx ends. Whenever that
-// happens, every slot's link is taken down at once, each slot says so (Lost), and the filter's
-// base is made anew for the slots to come; then lost is told, with what went wrong in that.
-func (n *Net) Watch(ctx context.Context, lost func(err error)) error {
-	defer context.AfterFunc(ctx, func() { _ = n.events.file.SetReadDeadline(time.Unix(1, 0)) })() // fails once closed
+// Watch waits for somebody else to change what holds slots to their scopes, until ctx ends. When
+// that is the table or the rule of routing for what it has not unmarked, every slot's link is taken
+// down at once, each slot says so (Lost), and both are made anew for the slots to come. When it is
+// one slot's link, or what belongs to it, that slot is lost alone. Each time lost is told what was
+// changed (an ErrLost), and what went wrong in what followed.
+func (n *Net) Watch(ctx context.Context, lost func(what, err error)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, func() {
+		_ = n.events.file.SetReadDeadline(time.Unix(1, 0)) // fails once closed
+		_ = n.links.file.SetReadDeadline(time.Unix(1, 0))
+	})()
+	g.Go(func() error { return n.watchTable(ctx, lost) })
+	g.Go(func() error { return n.watchLinks(ctx, lost) })
+	return g.Wait()
+}
+
+var errTable = lostBy("the nftables table inet " + tableName)
+
+func (n *Net) watchTable(ctx context.Context, lost func(what, err error)) error {
 	for {
-		changed, err := n.events.next(n.port)
+		messages, err := n.events.next()
+		changed := ofOthers(messages, n.port)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -135,29 +156,35 @@ func (n *Net) Watch(ctx context.Context, lost func(err error)) error {
 			return fmt.Errorf("cannot watch the filter: %w", err)
 		}
 		if changed {
-			lost(n.lose())
+			lost(errTable, n.lose(errTable))
 		}
 	}
 }
 
 // lose is what follows when the filter is no longer ours.
-func (n *Net) lose() error {
+func (n *Net) lose(what error) error {
+	n.losing.Lock()
+	defer n.losing.Unlock()
 	first := linksDown() // at once: a slot that is just being made holds the lock
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	errs := []error{linksDown()}
+	errs := []error{linksDown()} // those that are ready, too: no slot is made of one that is down
 	if errs[0] != nil {
 		errs = append(errs, first)
 	}
-	n.generation.Add(1)
-	n.discard()
 	for s := range n.slots {
-		close(s.lost)
-		delete(n.slots, s)
+		s.end(what)
 	}
 	// The guards are gone with the filter. Whoever needs an interface switches it on again.
 	errs = append(errs, n.unguard(), n.events.forget(), n.renew())
 	return errors.Join(errs...)
+}
+
+// end says that a slot is lost. Its link is down by then.
+func (s *Slot) end(what error) {
+	s.what = what
+	close(s.lost)
+	delete(s.net.slots, s)
 }
 
 // linksDown takes down the link of every slot.
@@ -178,6 +205,11 @@ func linksDown() error {
 // renew replaces whatever is there by the base.
 func (n *Net) renew() (err error) {
 	n.t, n.print = nil, ""
+	if n.filter != nil {
+		if err := trap(); err != nil {
+			return fmt.Errorf("cannot make a rule of routing: %w", err)
+		}
+	}
 	n.nft.AddTable(ourTable())
 	n.nft.DelTable(ourTable())
 	t, err := n.newTable()

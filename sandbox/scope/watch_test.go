@@ -26,7 +26,7 @@ func watching(t *testing.T, n *Net) chan error {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	told, ended := make(chan error, 64), make(chan error, 1)
-	go func() { ended <- n.Watch(ctx, func(err error) { told <- err }) }()
+	go func() { ended <- n.Watch(ctx, func(_, err error) { told <- err }) }()
 	t.Cleanup(func() {
 		stop()
 		select {
