@@ -2,9 +2,11 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -143,6 +145,85 @@ func TestTwoHundredAtOnce(t *testing.T) {
 	}
 	if after := state(t); after != before {
 		t.Errorf("before %+v, after %+v", before, after)
+	}
+	checkNothingLeft(t)
+}
+
+// changed makes the machine one that no template shows yet.
+func changed(t *testing.T) {
+	t.Helper()
+	name := fmt.Sprintf("etc/secmcpd-test-changed-%d", os.Getpid())
+	if err := os.WriteFile("/"+name, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	etcFiles = append(etcFiles, name)
+	t.Cleanup(func() {
+		etcFiles = slices.DeleteFunc(etcFiles, func(s string) bool { return s == name })
+		os.Remove("/" + name)
+	})
+}
+
+// A job that is over before a thread has come to it is not launched later: its descriptors are
+// somebody else's by then.
+func TestGivenUpIsNeverLaunched(t *testing.T) {
+	s := opened(t, Config{Accept: append([]string{Cgroup}, accepted...)})
+	release, came := make(chan struct{}), make(chan struct{}, threads)
+	s.hook = func(at string) {
+		if at == "anew" {
+			came <- struct{}{}
+			<-release
+		}
+	}
+	spec, files := wish(t, "nmap-raw", probe, "probe", "deaf"), outputFiles(t)
+	spec.Without = []string{Cgroup, CgroupMemory, CgroupPids, CgroupCPU, CgroupIO}
+	changed(t)
+	before := state(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	r := s.Run(ctx, spec, files.Files)
+	if took := time.Since(began); r.Reason != Timeout || r.Stage != "" || r.Err != nil || took > time.Second {
+		t.Errorf("got %s after %s, stage %q, error %v", r.Reason, took, r.Stage, r.Err)
+	}
+	<-came // it was under way to a thread
+	close(release)
+	if within(500*time.Millisecond, func() bool { return fileSize(files.Stdout.Name()) > 0 }) {
+		t.Error("it was launched after Run had returned")
+	}
+	s.hook = nil
+	if after := state(t); after.children != before.children {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	succeed(t, s, wish(t, "nmap-raw", probe, "probe", "exit", "0"))
+}
+
+// A launch that hangs and cannot be killed is told, also when its job is over: its slot must be
+// given to nobody.
+func TestLaunchThatHangs(t *testing.T) {
+	s := opened(t, Config{Accept: accepted})
+	release := make(chan struct{})
+	defer close(release)
+	s.hook = func(string) { <-release; runtime.Goexit() }
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	r := s.Run(ctx, wish(t, "nmap-raw", probe, "probe", "exit", "0"), outputFiles(t).Files)
+	if r.Reason != Timeout || r.Stage != "launch" || !errors.Is(r.Err, ErrAlive) {
+		t.Errorf("got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
+	}
+}
+
+// Where no root can be made, a launch says so and ends.
+func TestNoRoot(t *testing.T) {
+	s := opened(t, Config{Accept: accepted})
+	changed(t)
+	devices = append(devices, "etc/services") // shown twice: its place is taken
+	links["etc/services"] = "nowhere"
+	defer func() { devices = devices[:len(devices)-1]; delete(links, "etc/services") }()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	r := s.Run(ctx, wish(t, "nmap-raw", probe, "probe", "exit", "0"), outputFiles(t).Files)
+	if r.Reason != Launch || r.Stage != "root" || r.Err == nil {
+		t.Errorf("got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
 	}
 	checkNothingLeft(t)
 }

@@ -125,15 +125,16 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 	r.Usage.Wall = time.Since(began) - r.Usage.Start
 	ended, endStage, endErr := b.end(spec, &r.Usage)
 	switch {
-	case err != nil && ctx.Err() != nil:
-		r.Reason, err = stopReason(ctx), nil // ended on its way, on purpose
+	case err != nil && ctx.Err() != nil: // ended on its way, on purpose
+		r.Reason = stopReason(ctx)
+		if !errors.Is(err, ErrAlive) {
+			stage, err = endStage, nil
+		}
 	case err != nil:
 		r.Reason = Launch
 	default:
-		r.Reason, r.Code, r.Signal = reason(stopped, ended, r.Usage, spec.Limits)
-	}
-	if r.Reason != Launch {
 		stage = endStage
+		r.Reason, r.Code, r.Signal = reason(stopped, ended, r.Usage, spec.Limits)
 	}
 	r.Stage, r.Err = stage, errors.Join(err, endErr)
 	return r

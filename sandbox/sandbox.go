@@ -36,7 +36,8 @@ type Sandbox struct {
 	filters map[filterKey][]byte
 	devices map[uint64]string // names of disks, as far as they were asked for
 
-	fault, pause int // of the tests: a step of the launch, -1 for none
+	fault, pause int             // of the tests: a step of the launch, -1 for none
+	hook         func(at string) // of the tests, nil for none: called on a thread that does something new
 }
 
 // threads start boxes side by side: one waits while the kernel builds a box.
@@ -106,7 +107,7 @@ func Open(c Config) (*Sandbox, error) {
 	ready := make(chan struct{})
 	for range min(runtime.NumCPU(), threads) {
 		shown := fingerprint()
-		onOwnThread(func() { s.serve(shown, ready) })
+		onOwnThread(func() { s.serve(shown, ready, nil) })
 	}
 	for range min(runtime.NumCPU(), threads) {
 		<-ready
@@ -121,19 +122,25 @@ func (s *Sandbox) Features() Features { return s.features }
 
 // serve is a thread of the Sandbox. It lives as long as its boxes, and has the
 // root of boxes as its own, which it cannot leave again: when the machine has
-// changed, another thread takes its place.
-func (s *Sandbox) serve(shown string, ready chan<- struct{}) {
+// changed, another thread takes its place, and the order that found it out.
+func (s *Sandbox) serve(shown string, ready chan<- struct{}, first *order) {
 	t := &thread{}
+	if first != nil && s.hook != nil {
+		s.hook("anew")
+	}
 	if s.privileged() {
 		t.template, t.err = newTemplate(shown, s.features.LandlockABI)
 	}
-	ready <- struct{}{}
+	if ready != nil {
+		ready <- struct{}{}
+	}
+	if first != nil {
+		first.do(t)
+		close(first.done)
+	}
 	for o := range s.orders {
 		if o.shown != "" && (t.template == nil || t.template.shown != o.shown) {
-			next := make(chan struct{})
-			onOwnThread(func() { s.serve(o.shown, next) })
-			<-next
-			go func() { s.orders <- o }()
+			onOwnThread(func() { s.serve(o.shown, nil, &o) })
 			break
 		}
 		o.do(t)
