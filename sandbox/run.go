@@ -75,6 +75,7 @@ type running struct {
 	pidfd  *os.File
 	thread *thread // that started it
 	leaf   *leaf   // nil: no cgroup
+	held   *held   // nil: no rings, or no bound of them
 	files  Files
 	base   int64 // size of the output files before
 	limits Limits
@@ -112,6 +113,11 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 		if err == nil {
 			b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, devices)
 		}
+		if err == nil && spec.Raw && s.rings != nil {
+			if b.held, err = s.rings.hold(b.leaf, spec.Limits.Memory); err != nil {
+				err = errors.Join(err, b.leaf.remove(), b.leaf.fd.Close())
+			}
+		}
 		if err != nil {
 			return failed("cgroup", err)
 		}
@@ -120,7 +126,7 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 	r.Usage.Start = time.Since(began)
 	stopped := ""
 	if err == nil {
-		stopped = b.watch(ctx)
+		stopped = b.watch(ctx, spec.NetNS)
 	}
 	r.Usage.Wall = time.Since(began) - r.Usage.Start
 	ended, endStage, endErr := b.end(spec, &r.Usage)
@@ -160,12 +166,13 @@ func (s *Sandbox) accepts(spec Spec, gaps []Gap) error {
 }
 
 // watch returns when the scanner has ended, or with the reason why it must.
-func (b *running) watch(ctx context.Context) (stop string) {
+func (b *running) watch(ctx context.Context, network *os.File) (stop string) {
 	deadline := time.Now().Add(b.limits.Wall)
 	for {
 		if b.exited(tick) {
 			return ""
 		}
+		b.held.renew(network)
 		switch {
 		case ctx.Err() != nil:
 			return stopReason(ctx)
@@ -245,7 +252,7 @@ func (b *running) end(spec Spec, u *Usage) (ended *unix.WaitStatus, stage string
 		return ended, "empty cgroup", errors.Join(err, empty, ErrAlive)
 	}
 	b.leaf.measure(spec, u)
-	if removed := b.leaf.remove(); removed != nil {
+	if removed := errors.Join(b.held.release(), b.leaf.remove()); removed != nil {
 		return ended, "remove cgroup", errors.Join(err, removed)
 	}
 	return ended, stage, err

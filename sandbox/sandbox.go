@@ -35,6 +35,7 @@ type Sandbox struct {
 	total   Total
 	filters map[filterKey][]byte
 	devices map[uint64]string // names of disks, as far as they were asked for
+	rings   *rings            // nil: they cannot be bounded here
 
 	fault, pause int             // of the tests: a step of the launch, -1 for none
 	hook         func(at string) // of the tests, nil for none: called on a thread that does something new
@@ -92,14 +93,22 @@ func Open(c Config) (*Sandbox, error) {
 		f.Controllers = enabled
 	}
 	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), total: c.Total, filters: map[filterKey][]byte{}, devices: map[uint64]string{}, fault: -1, pause: -1}
+	if s.privileged() && f.Cgroup != "" && f.NoRings == "" {
+		var err error
+		if s.rings, err = newRings(); err != nil {
+			return nil, err
+		}
+	}
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
+		s.rings.close()
 		return nil, fmt.Errorf("cannot watch this process: %w", err)
 	}
 	s.self = os.NewFile(uintptr(self), "launcher")
 	if s.privileged() {
 		if s.nowhere, err = emptyNetwork(); err != nil {
 			s.self.Close()
+			s.rings.close()
 			return nil, fmt.Errorf("cannot make an empty network: %w", err)
 		}
 	}
@@ -256,6 +265,7 @@ func (s *Sandbox) Close() error {
 		if s.nowhere != nil {
 			s.nowhere.Close()
 		}
+		s.rings.close()
 		return s.self.Close()
 	case <-time.After(2 * emptyTimeout):
 		return errors.New("cannot close the sandbox: boxes are still running")
