@@ -370,6 +370,16 @@ func (l *leaf) waitEmpty() error {
 	}
 }
 
+// refusedTogether is how often a task was refused by the limit of all boxes. Since Linux 6.11 a refusal
+// counts where the limit is, before that in the box that wanted the task; then there is no such file.
+func refusedTogether(boxes string) int64 {
+	text, _ := readControl(boxes, "pids.events.local")
+	return counter(text, "max")
+}
+
+// all is the cgroup of all boxes.
+func (l *leaf) all() string { return filepath.Dir(l.dir) }
+
 // remove takes the cgroup away. It must be empty.
 func (l *leaf) remove() error {
 	if err := os.Remove(l.dir); err != nil {

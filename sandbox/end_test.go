@@ -543,3 +543,41 @@ func scannerOf(t *testing.T, uid uint32) int {
 	}
 	return 0
 }
+
+// Since Linux 6.11 a task that the limit of all boxes refused counts there, and not in the box that
+// wanted it: which box ended of it is told all the same.
+func TestRefusedByTheLimitOfAll(t *testing.T) {
+	well, badly, killed := unix.WaitStatus(0), unix.WaitStatus(1<<8), unix.WaitStatus(unix.SIGABRT)
+	for _, row := range []struct {
+		says          string
+		before, after string
+		ended         *unix.WaitStatus
+		want          int64
+		reason        string
+	}{
+		{"refused while it ran, and it failed", "max 3\n", "max 5\n", &badly, 2, Pids},
+		{"refused while it ran, and it crashed", "max 3\n", "max 4\n", &killed, 1, Pids},
+		{"refused while it ran, and it did not mind", "max 3\n", "max 5\n", &well, 0, Exited},
+		{"refused before, and it failed", "max 3\n", "max 3\n", &badly, 0, Exited},
+		{"an older kernel", "", "", &badly, 0, Exited},
+	} {
+		boxes := t.TempDir()
+		put := func(text string) {
+			if text == "" {
+				return
+			}
+			if err := os.WriteFile(filepath.Join(boxes, "pids.events.local"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(row.before)
+		b := &running{leaf: &leaf{dir: filepath.Join(boxes, "box-x")}}
+		b.refused = refusedTogether(b.leaf.all())
+		put(row.after)
+		u := Usage{PidsRefused: b.refusedOf(b.leaf.all(), row.ended)}
+		why, _, _ := reason("", row.ended, u, limits())
+		if u.PidsRefused != row.want || why != row.reason {
+			t.Errorf("%s: %d refused, %s; want %d, %s", row.says, u.PidsRefused, why, row.want, row.reason)
+		}
+	}
+}

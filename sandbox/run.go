@@ -76,9 +76,11 @@ type running struct {
 	thread *thread // that started it
 	leaf   *leaf   // nil: no cgroup
 	held   *held   // nil: no rings, or no bound of them
-	files  Files
-	base   int64 // size of the output files before
-	limits Limits
+	// how often all boxes together had been refused a task when it began
+	refused int64
+	files   Files
+	base    int64 // size of the output files before
+	limits  Limits
 }
 
 // Run starts one box and returns when nothing of it is left. Its error is in
@@ -121,6 +123,9 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 		if err != nil {
 			return failed("cgroup", err)
 		}
+	}
+	if b.leaf != nil && spec.Has(CgroupPids) {
+		b.refused = refusedTogether(b.leaf.all())
 	}
 	stage, err := s.start(ctx, b, spec, program)
 	r.Usage.Start = time.Since(began)
@@ -252,10 +257,22 @@ func (b *running) end(spec Spec, u *Usage) (ended *unix.WaitStatus, stage string
 		return ended, "empty cgroup", errors.Join(err, empty, ErrAlive)
 	}
 	b.leaf.measure(spec, u)
+	if spec.Has(CgroupPids) && u.PidsRefused == 0 {
+		u.PidsRefused = b.refusedOf(b.leaf.all(), ended)
+	}
 	if removed := errors.Join(b.held.release(), b.leaf.remove()); removed != nil {
 		return ended, "remove cgroup", errors.Join(err, removed)
 	}
 	return ended, stage, err
+}
+
+// refusedOf is how often the limit of all boxes refused a task while this one was there. Whose it was
+// the kernel does not say: one that came to a good end is not taken for it.
+func (b *running) refusedOf(boxes string, ended *unix.WaitStatus) int64 {
+	if ended == nil || ended.Exited() && ended.ExitStatus() == 0 {
+		return 0
+	}
+	return refusedTogether(boxes) - b.refused
 }
 
 // reap kills the process, by every handle there is, and then takes its
