@@ -156,7 +156,7 @@ func (l *launch) limits(spec Spec, base int64) {
 	m := spec.Limits
 	list := []limit{
 		// 1 and not 0: a core pattern that is a pipe ignores 0, starts its program as root, and takes
-		// 1 for "do not dump". Less than 1 is what a mere user may have been left with.
+		// 1 for "do not dump". One that is a socket takes no limit at all: see Fit. Less than 1 is what a mere user may have been left with.
 		{"core", unix.RLIMIT_CORE, 1, spec.Has(UID)},
 		{"fsize", unix.RLIMIT_FSIZE, uint64(base + m.Output + fenceSlack), false},
 		{"cpu", unix.RLIMIT_CPU, uint64(m.CPU.Seconds()) + 1, false},

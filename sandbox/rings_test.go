@@ -50,9 +50,9 @@ func TestBuffersOfSockets(t *testing.T) {
 	}
 }
 
-// Where a program cannot be put to the door of a cgroup, a box with raw sockets lacks a part of its
-// limit of memory, says so, and keeps the rest.
-func TestNoRings(t *testing.T) {
+// A part that is missing of a layer is a gap, and the rest of the layer stays: the bound of rings where
+// a program cannot be put to the door of a cgroup, the one of cores where they go to a socket.
+func TestPartsOfALayer(t *testing.T) {
 	f := Features{Kernel: [2]int{6, 1}, CloneInto: true, Cgroup: "/c", Controllers: []string{"cpu", "io", "memory", "pids"}, LandlockABI: 3, Seccomp: true, NoRings: "no BPF"}
 	for _, row := range []struct {
 		box  string
@@ -66,8 +66,21 @@ func TestNoRings(t *testing.T) {
 			t.Errorf("%s: %v", row.box, gaps)
 		}
 	}
+	f.CoreSocket = true
+	if spec, gaps := Fit(Spec{Box: "nmap-connect"}, f); !spec.Has(Rlimits) || len(gaps) != 1 || gaps[0].Layer != Rlimits {
+		t.Errorf("with cores that go to a socket: gaps %v, without %v", gaps, spec.Without)
+	}
+	f.CoreSocket = false
 	f.Controllers = []string{"pids"}
 	if spec, gaps := Fit(Spec{Box: "nmap-raw", Raw: true}, f); spec.Has(CgroupMemory) || len(gaps) != 3 {
 		t.Errorf("without a controller: gaps %v, without %v", gaps, spec.Without)
+	}
+}
+
+// Should a core be written, no memory of the scanner is in it.
+func TestNoMemoryInCores(t *testing.T) {
+	got := strings.TrimSpace(succeed(t, box, wish(t, "nmap-connect", probe, "probe", "show", "/proc/self/coredump_filter")))
+	if got != "/proc/self/coredump_filter: 00000000" {
+		t.Error(got)
 	}
 }

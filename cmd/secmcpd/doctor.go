@@ -92,6 +92,8 @@ func checks(config string, settings settings, wrong error, features sandbox.Feat
 		{"cgroups", func() finding { return lookCgroups() }},
 		{"landlock", func() finding { return lookLandlock(features) }},
 		{"seccomp", func() finding { return lookSeccomp(features) }},
+		{"rings of packets", func() finding { return lookRings(features) }},
+		{"cores", func() finding { return lookCores(features) }},
 		{"scope filter", func() finding { return lookScope() }},
 		{"network", func() finding { return lookNetwork(settings) }},
 		{"other firewalls", func() finding { return lookForward() }},
@@ -256,6 +258,23 @@ func lookSeccomp(f sandbox.Features) finding {
 		return fault(found+", kernel without filters", "a scanner may make any system call; scans are refused", "run a kernel with CONFIG_SECCOMP_FILTER").missing(sandbox.Seccomp)
 	}
 	return ok("%s", found)
+}
+
+func lookRings(f sandbox.Features) finding {
+	switch {
+	case f.UID != 0:
+		return warning("not looked at without root", "", "sudo secmcpd doctor")
+	case f.NoRings != "":
+		return fault(f.NoRings, "a scanner with raw sockets can take memory of the kernel without a limit; such scans are refused", "run a kernel with CONFIG_CGROUP_BPF, and let the launcher use BPF").missing(sandbox.CgroupMemory)
+	}
+	return ok("bounded by BPF")
+}
+
+func lookCores(f sandbox.Features) finding {
+	if f.CoreSocket {
+		return fault("cores go to a socket: kernel.core_pattern begins with @", "no limit holds a scanner that crashes from the program behind it; scans are refused", "set kernel.core_pattern to a file or a pipe").missing(sandbox.Rlimits)
+	}
+	return ok("none of a scanner")
 }
 
 func lookScope() finding {
