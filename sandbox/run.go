@@ -98,6 +98,13 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 		return failed("spec", err)
 	}
 	spec, r.NotEnforced = Fit(spec, s.features)
+	devices, unknown, err := s.disks(spec, files)
+	if err != nil {
+		return failed("cgroup", err)
+	}
+	if unknown {
+		r.NotEnforced = append(r.NotEnforced, Gap{CgroupIO, "what the scanner reads, or its output, lies on a file system that names no disk", "the scanner can keep the disk under it busy"})
+	}
 	if err := s.accepts(spec, r.NotEnforced); err != nil {
 		return failed("fit", err)
 	}
@@ -111,10 +118,7 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 	}
 	b := &running{files: files, base: base, limits: spec.Limits}
 	if spec.Has(Cgroup) {
-		devices, err := s.disks(spec, files)
-		if err == nil {
-			b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, devices)
-		}
+		b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, devices)
 		if err == nil && spec.Raw && s.rings != nil {
 			if b.held, err = s.rings.hold(b.leaf, spec.Limits.Memory); err != nil {
 				err = errors.Join(err, b.leaf.remove(), b.leaf.fd.Close())

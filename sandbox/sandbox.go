@@ -34,8 +34,8 @@ type Sandbox struct {
 	running sync.WaitGroup
 	total   Total
 	filters map[filterKey][]byte
-	devices map[uint64]string // names of disks, as far as they were asked for
-	rings   *rings            // nil: they cannot be bounded here
+	devices map[uint64]disk // names of disks, as far as they were asked for
+	rings   *rings          // nil: they cannot be bounded here
 
 	fault, pause int             // of the tests: a step of the launch, -1 for none
 	hook         func(at string) // of the tests, nil for none: called on a thread that does something new
@@ -92,7 +92,7 @@ func Open(c Config) (*Sandbox, error) {
 		}
 		f.Controllers = enabled
 	}
-	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), total: c.Total, filters: map[filterKey][]byte{}, devices: map[uint64]string{}, fault: -1, pause: -1}
+	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), total: c.Total, filters: map[filterKey][]byte{}, devices: map[uint64]disk{}, fault: -1, pause: -1}
 	// Inherited by whoever is started: should a core be written all the same, no memory is in it.
 	if err := os.WriteFile("/proc/self/coredump_filter", []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot keep memory out of cores: %w", err)
