@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -152,7 +153,7 @@ func TestTwoHundredAtOnce(t *testing.T) {
 // changed makes the machine one that no template shows yet.
 func changed(t *testing.T) {
 	t.Helper()
-	name := fmt.Sprintf("etc/secmcpd-test-changed-%d", os.Getpid())
+	name := "etc/secmcpd-test-changed-" + jobName()
 	if err := os.WriteFile("/"+name, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -279,6 +280,64 @@ func TestTemplateFollowsTheMachine(t *testing.T) {
 	cancel()
 	if r := <-ended; r.Reason != Cancelled {
 		t.Errorf("got %+v", r)
+	}
+}
+
+// A root that was replaced takes its rules along: what the machine changes costs no descriptor.
+func TestNoRulesOfOldRoots(t *testing.T) {
+	if box.features.LandlockABI < 1 {
+		t.Fatal("this kernel has no Landlock")
+	}
+	rules := func() (n int) {
+		names, _ := filepath.Glob("/proc/self/fd/*")
+		for _, name := range names {
+			if target, err := os.Readlink(name); err == nil && strings.Contains(target, "landlock-ruleset") {
+				n++
+			}
+		}
+		return n
+	}
+	before := rules()
+	s := opened(t, Config{Accept: accepted})
+	own := rules() - before // two for each thread
+	for range 3 {
+		changed(t)
+		for range 4 * threads {
+			succeed(t, s, wish(t, "nmap-raw", probe, "probe", "exit", "0"))
+		}
+	}
+	if own < 2 || !within(5*time.Second, func() bool { return rules()-before <= own }) {
+		t.Errorf("%d rules at first, %d after three changes", own, rules()-before)
+	}
+}
+
+// The launcher is asked for twice on the way: in a moment of its death there is nobody who would send
+// the death signal, and the first question may come before it.
+func TestLauncherIsAskedForTwice(t *testing.T) {
+	gone := exec.Command("/usr/bin/true")
+	if err := gone.Start(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(gone.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Wait()
+	for _, row := range []struct{ stage, without string }{{"death signal", ""}, {"descriptors", Landlock}} {
+		s := opened(t, Config{Accept: append([]string{Landlock}, accepted...)})
+		kept := s.self
+		s.self = os.NewFile(uintptr(fd), "launcher")
+		spec := wish(t, "nmap-raw", probe, "probe", "exit", "0")
+		if row.without != "" { // in place of a death between the two
+			spec.Without = []string{row.without}
+			layerOf["death signal"] = row.without
+		}
+		r := s.Run(t.Context(), spec, outputFiles(t).Files)
+		delete(layerOf, "death signal")
+		s.self = kept
+		if r.Reason != Launch || r.Stage != row.stage || r.Err == nil || !strings.Contains(r.Err.Error(), "the launcher is gone") {
+			t.Errorf("%s: got %s, stage %q, error %v", row.stage, r.Reason, r.Stage, r.Err)
+		}
 	}
 }
 

@@ -551,6 +551,7 @@ static const char *try(int argc, char **argv) {
 	TRY("raise-core", raise_limit(RLIMIT_CORE, RLIM_INFINITY));
 	TRY("mlock", mlock(buf, sizeof buf));
 	TRY("signal", kill((int)number, SIGKILL));
+	TRY("kill-parent", kill(getppid(), 0));
 	TRY("kill-outside", syscall(SYS_tgkill, 2, 2, SIGKILL));
 	TRY("queue-signal", syscall(SYS_rt_sigqueueinfo, 2, SIGUSR1, buf));
 	TRY("pidfd-signal", syscall(424, 0, SIGKILL, NULL, 0));
