@@ -334,7 +334,7 @@ func proveBoxes(ctx context.Context, s settings) (findings []finding) {
 		f.Check = "box " + layer
 		findings = append(findings, f)
 	}
-	uid := uint32(s.Slots.FirstUID + s.Scans.AtOnce)
+	uid := uint32(s.proofUID())
 	proofs, gaps, err := sandbox.Prove(ctx, uid, func(door string) []string { return []string{"secmcpd", "proof", door} })
 	if err != nil {
 		add("", fault(err.Error(), "nothing proves that boxes hold on this machine", ""))
@@ -372,7 +372,7 @@ func lookGroup() finding {
 }
 
 func lookSlotUIDs(s settings) finding {
-	first, last := s.Slots.FirstUID, s.Slots.FirstUID+s.Scans.AtOnce+1
+	first, last := s.Slots.FirstUID, s.proofUID()
 	for uid := first; uid <= last; uid++ {
 		if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 			return fault(fmt.Sprintf("uid %d is the user %s", uid, u.Username), "a scanner would be that user", "set slots.first_uid to a free range")
