@@ -75,6 +75,101 @@ func TestFaultAtEveryStep(t *testing.T) {
 	}
 }
 
+// A launch that is refused a descriptor, whichever of those that it takes, in the launcher or in the
+// child, fails and leaves nothing: its cgroup, its mounts and what it had opened by then are gone.
+func TestFaultAtEveryDescriptor(t *testing.T) {
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	few := unix.Rlimit{Cur: 200, Max: old.Max}
+	var taken []int
+	free := func() {
+		for _, fd := range taken {
+			unix.Close(fd)
+		}
+		taken = nil
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer free()
+	stages := map[string]int{}
+	s := at(t, -1, -1)
+	files := outputFiles(t).Files
+	warm := wish(t, "nmap-raw", probe, "probe", "exit", "0") // what Go makes once
+	if r := s.Run(t.Context(), warm, files); r.Reason != Exited {
+		t.Fatalf("%+v", r)
+	}
+	for left := 0; ; left++ {
+		spec := wish(t, "nmap-raw", probe, "probe", "exit", "0")
+		if left == 0 && stages["filter"] == 0 {
+			spec.Limits.OpenFiles++ // a filter of its own: those that were made are kept
+		}
+		before := state(t)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			fd, err := unix.FcntlInt(s.self.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				break
+			}
+			taken = append(taken, fd)
+		}
+		if len(taken) < 60 {
+			t.Fatalf("%d descriptors at first", len(taken))
+		}
+		for _, fd := range taken[:left] {
+			unix.Close(fd)
+		}
+		taken = taken[left:]
+		r := s.Run(t.Context(), spec, files)
+		free()
+		if after := state(t); after != before {
+			t.Errorf("%d descriptors, stage %q: before %+v, after %+v", left, r.Stage, before, after)
+		}
+		checkNothingLeft(t)
+		if r.Reason == Exited && r.Err == nil {
+			break
+		}
+		if r.Reason != Launch || r.Err == nil {
+			t.Fatalf("%d descriptors: got %s, stage %q, error %v", left, r.Reason, r.Stage, r.Err)
+		}
+		if stages[r.Stage]++; r.Stage == "filter" {
+			left-- // the same once more, with the filter that there is
+		}
+		if left == 50 {
+			t.Fatalf("it never comes to its end: %v", r.Err)
+		}
+	}
+	if stages["cgroup"] == 0 || stages["hand over"] < 3 || stages["filter"] == 0 {
+		t.Errorf("failed at %v", stages)
+	}
+	t.Log(stages)
+}
+
+// A limit that the kernel does not take leaves no cgroup behind.
+func TestFaultAtEveryLimit(t *testing.T) {
+	for _, controller := range []string{"memory", "pids", "cpu"} {
+		if slices.Contains(box.features.Controllers, controller) {
+			continue // the virtual machines have all; here is what is refused
+		}
+		s := opened(t, Config{Accept: accepted})
+		s.features.Controllers = append(slices.Clone(s.features.Controllers), controller)
+		before := state(t)
+		r := s.Run(t.Context(), wish(t, "nmap-raw", probe, "probe", "exit", "0"), outputFiles(t).Files)
+		if r.Reason != Launch || r.Stage != "cgroup" || r.Err == nil {
+			t.Errorf("%s: got %s, stage %q, error %v", controller, r.Reason, r.Stage, r.Err)
+		}
+		after := state(t)
+		if after.cgroups != before.cgroups || after.children != before.children {
+			t.Errorf("%s: before %+v, after %+v", controller, before, after)
+		}
+		checkNothingLeft(t)
+	}
+}
+
 // A job that is cancelled while its box is being built ends at once, whichever step hangs.
 func TestCancelledAtEveryStep(t *testing.T) {
 	names := stages()

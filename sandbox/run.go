@@ -258,6 +258,10 @@ func (b *running) end(spec Spec, u *Usage) (ended *unix.WaitStatus, stage string
 		return ended, stage, err
 	}
 	if empty := b.leaf.waitEmpty(); empty != nil {
+		// It may be that it could not be watched; of one that is not empty the kernel takes nothing away.
+		if b.leaf.remove() == nil {
+			return ended, stage, errors.Join(err, b.held.release())
+		}
 		return ended, "empty cgroup", errors.Join(err, empty, ErrAlive)
 	}
 	b.leaf.measure(spec, u)
