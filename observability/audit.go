@@ -104,6 +104,11 @@ type Limits struct {
 	CPUS       int64 `json:"cpu_s"`
 	OutputMiB  int64 `json:"output_mib"`
 	Rate       int   `json:"packets_per_second,omitempty"`
+	// Left out where they are 0, as in the records of versions that did not have them.
+	IOMiB     int64 `json:"io_mib_per_second,omitempty"` // of each disk, read and written
+	TmpMiB    int64 `json:"tmp_mib,omitempty"`
+	TmpInodes int   `json:"tmp_inodes,omitempty"`
+	OpenFiles int   `json:"open_files,omitempty"`
 }
 
 // Usage is what a box used.

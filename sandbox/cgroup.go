@@ -273,46 +273,91 @@ func controls(spec Spec, devices []string) (list []control) {
 	return list
 }
 
-// disks are the devices behind what a box reads and writes. A file system without
-// a device (in memory, over a network) has none, and no disk is kept busy by it.
-func (s *Sandbox) disks(spec Spec, files Files) (found []string, err error) {
+// disks are the devices behind what a box reads and writes. unknown: some of it lies where no device
+// can be found, and no limit holds.
+func (s *Sandbox) disks(spec Spec, files Files) (found []string, unknown bool, err error) {
 	if !spec.Has(CgroupIO) || spec.Limits.IO == 0 && s.total.IO == 0 {
-		return nil, nil
+		return nil, false, nil
 	}
-	for _, f := range []*os.File{files.Stdout, spec.Exe} {
-		var stat unix.Stat_t
-		if f == nil || unix.Fstat(int(f.Fd()), &stat) != nil {
+	for _, f := range []*os.File{files.Stdout, files.Stderr, spec.Exe} {
+		if f == nil {
 			continue
 		}
-		device, err := s.disk(stat.Dev)
+		d, err := s.disk(f)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		if device != "" && !slices.Contains(found, device) {
-			found = append(found, device)
+		if d.name != "" && !slices.Contains(found, d.name) {
+			found = append(found, d.name)
 		}
+		unknown = unknown || d.unknown
 	}
-	return found, nil
+	return found, unknown, nil
 }
 
-// disk is a device as io.max names it: a whole disk, not its partition. What a
-// number stands for is looked up once, and the limit of all boxes together set on
-// it then, before the first of them uses it.
-func (s *Sandbox) disk(number uint64) (string, error) {
+// disk is a device as io.max names it: a whole disk, not its partition; "" where there is none.
+type disk struct {
+	name    string
+	unknown bool // there is one, or may be
+}
+
+// disk looks up once what the number of a file system stands for, and sets the limit of all boxes
+// together on it then, before the first of them uses it.
+func (s *Sandbox) disk(f *os.File) (d disk, err error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
+		return disk{unknown: true}, nil // whatever is wrong with the file is found out by its user
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	device, known := s.devices[number]
+	d, known := s.devices[stat.Dev]
 	if known {
-		return device, nil
+		return d, nil
 	}
-	device = lookUpDisk(number)
-	if device != "" && s.total.IO > 0 {
-		if err := writeControl(filepath.Join(s.features.Cgroup, together), "io.max", share(device, s.total.IO)); err != nil {
-			return "", fmt.Errorf("cannot limit all boxes together: %w", err)
+	d.name = lookUpDisk(stat.Dev)
+	if d.name == "" && !diskless(f) {
+		d.name = lookUpDisk(sourceOf(f))
+		d.unknown = d.name == ""
+	}
+	if d.name != "" && s.total.IO > 0 {
+		if err := writeControl(filepath.Join(s.features.Cgroup, together), "io.max", share(d.name, s.total.IO)); err != nil {
+			return disk{}, fmt.Errorf("cannot limit all boxes together: %w", err)
 		}
 	}
-	s.devices[number] = device
-	return device, nil
+	s.devices[stat.Dev] = d
+	return d, nil
+}
+
+// diskless are file systems in memory and over a network: no disk of this machine is kept busy by them.
+func diskless(f *os.File) bool {
+	var stat unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &stat) == nil &&
+		slices.Contains([]int64{unix.TMPFS_MAGIC, unix.RAMFS_MAGIC, unix.NFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC}, int64(stat.Type))
+}
+
+// sourceOf is the device that a file's mount names, for a file system whose files have a number of no
+// device, as those of btrfs have; 0: it names none, as an overlay does.
+func sourceOf(f *os.File) uint64 {
+	var stat unix.Statx_t
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &stat) != nil || stat.Mask&unix.STATX_MNT_ID == 0 {
+		return 0
+	}
+	var device unix.Stat_t
+	if source := mountSource(string(mounts), stat.Mnt_id); !filepath.IsAbs(source) || unix.Stat(source, &device) != nil || device.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return 0
+	}
+	return device.Rdev
+}
+
+func mountSource(mounts string, id uint64) string {
+	for line := range strings.Lines(mounts) {
+		front, back, _ := strings.Cut(line, " - ")
+		if fields := strings.Fields(back); strings.HasPrefix(front, strconv.FormatUint(id, 10)+" ") && len(fields) > 1 {
+			return fields[1]
+		}
+	}
+	return ""
 }
 
 // share is a line of io.max.
@@ -369,6 +414,16 @@ func (l *leaf) waitEmpty() error {
 		_, _ = unix.Poll(fds, int(min(left, 100*time.Millisecond).Milliseconds())+1)
 	}
 }
+
+// refusedTogether is how often a task was refused by the limit of all boxes. Since Linux 6.11 a refusal
+// counts where the limit is, before that in the box that wanted the task; then there is no such file.
+func refusedTogether(boxes string) int64 {
+	text, _ := readControl(boxes, "pids.events.local")
+	return counter(text, "max")
+}
+
+// all is the cgroup of all boxes.
+func (l *leaf) all() string { return filepath.Dir(l.dir) }
 
 // remove takes the cgroup away. It must be empty.
 func (l *leaf) remove() error {

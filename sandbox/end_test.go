@@ -543,3 +543,105 @@ func scannerOf(t *testing.T, uid uint32) int {
 	}
 	return 0
 }
+
+// Since Linux 6.11 a task that the limit of all boxes refused counts there, and not in the box that
+// wanted it: which box ended of it is told all the same.
+func TestRefusedByTheLimitOfAll(t *testing.T) {
+	well, badly, killed := unix.WaitStatus(0), unix.WaitStatus(1<<8), unix.WaitStatus(unix.SIGABRT)
+	for _, row := range []struct {
+		says          string
+		before, after string
+		ended         *unix.WaitStatus
+		want          int64
+		reason        string
+	}{
+		{"refused while it ran, and it failed", "max 3\n", "max 5\n", &badly, 2, Pids},
+		{"refused while it ran, and it crashed", "max 3\n", "max 4\n", &killed, 1, Pids},
+		{"refused while it ran, and it did not mind", "max 3\n", "max 5\n", &well, 0, Exited},
+		{"refused before, and it failed", "max 3\n", "max 3\n", &badly, 0, Exited},
+		{"an older kernel", "", "", &badly, 0, Exited},
+	} {
+		boxes := t.TempDir()
+		put := func(text string) {
+			if text == "" {
+				return
+			}
+			if err := os.WriteFile(filepath.Join(boxes, "pids.events.local"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(row.before)
+		b := &running{leaf: &leaf{dir: filepath.Join(boxes, "box-x")}}
+		b.refused = refusedTogether(b.leaf.all())
+		put(row.after)
+		u := Usage{PidsRefused: b.refusedOf(b.leaf.all(), row.ended)}
+		why, _, _ := reason("", row.ended, u, limits())
+		if u.PidsRefused != row.want || why != row.reason {
+			t.Errorf("%s: %d refused, %s; want %d, %s", row.says, u.PidsRefused, why, row.want, row.reason)
+		}
+	}
+}
+
+// The disk under a file is found by its number or, where that is none of a device, by its mount; where
+// neither tells, the limit is not said to be in force.
+func TestDisks(t *testing.T) {
+	over := t.TempDir()
+	inThread(t, func() error { // as a container has its root
+		return unix.Mount("overlay", over, "overlay", 0, "lowerdir="+t.TempDir()+":"+t.TempDir())
+	})
+	t.Cleanup(func() { _ = unix.Unmount(over, unix.MNT_DETACH) })
+	s := opened(t, Config{Accept: Layers})
+	inMemory, err := memFile("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inMemory.Close()
+	onOverlay, err := os.Open(over)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer onOverlay.Close()
+	self, err := os.Open(probe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	for _, row := range []struct {
+		says    string
+		file    *os.File
+		disk    bool
+		unknown bool
+	}{{"on a disk", self, true, false}, {"in memory", inMemory, false, false}, {"on an overlay", onOverlay, false, true}} {
+		spec := Spec{Limits: Limits{IO: 1 << 20}, Exe: row.file}
+		found, unknown, err := s.disks(spec, Files{})
+		if err != nil || len(found) > 0 != row.disk || unknown != row.unknown {
+			t.Errorf("%s: disks %v, unknown %v, %v", row.says, found, unknown, err)
+		}
+	}
+	if sourceOf(self) == 0 || lookUpDisk(sourceOf(self)) == "" {
+		t.Error("no disk by the mount")
+	}
+	const mounts = "30 1 0:28 /root / rw - btrfs /dev/sda2 rw,subvol=/root\n3 1 0:40 / / rw - overlay overlay rw\n"
+	for id, want := range map[uint64]string{30: "/dev/sda2", 3: "overlay", 31: ""} {
+		if got := mountSource(mounts, id); got != want {
+			t.Errorf("source of mount %d: %q, want %q", id, got, want)
+		}
+	}
+}
+
+// A limit of disks that does not hold is said, and refuses a box where it is not accepted.
+func TestUnknownDiskIsAGap(t *testing.T) {
+	strict := opened(t, Config{Accept: []string{CgroupMemory, CgroupPids, CgroupCPU}})
+	strict.features.Controllers = append(strict.features.Controllers, "io", "memory", "pids", "cpu")
+	spec, files := wish(t, "nmap-connect", probe, "probe", "exit", "0"), outputFiles(t).Files
+	spec.Limits.IO = 1 << 20
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(files.Stdout.Fd()), &stat); err != nil {
+		t.Fatal(err)
+	}
+	strict.devices[stat.Dev] = disk{unknown: true}
+	r := strict.Run(t.Context(), spec, files)
+	if r.Reason != Launch || r.Stage != "fit" || r.Err == nil || !strings.Contains(r.Err.Error(), "names no disk") || len(r.NotEnforced) != 1 || r.NotEnforced[0].Layer != CgroupIO {
+		t.Errorf("%s, stage %q, %v, gaps %v", r.Reason, r.Stage, r.Err, r.NotEnforced)
+	}
+}

@@ -23,6 +23,8 @@ type Features struct {
 	Controllers []string // of memory, pids, cpu, io: those the delegated directory has
 	LandlockABI int
 	Seccomp     bool
+	CoreSocket  bool   // the kernel sends cores to a socket, whatever their limit
+	NoRings     string // why the memory that packet sockets take cannot be bounded; empty: it can
 	Libseccomp  [3]uint
 }
 
@@ -62,6 +64,13 @@ func Probe() Features {
 	// Without a program the kernel answers EFAULT if it has filters at all.
 	_, _, errno = unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, 0)
 	f.Seccomp = errno == unix.EFAULT
+	pattern, _ := os.ReadFile("/proc/sys/kernel/core_pattern") // nothing: a kernel without cores
+	f.CoreSocket = strings.HasPrefix(string(pattern), "@") && !f.kernelBefore(6, 16)
+	if r, err := newRings(); err != nil {
+		f.NoRings = err.Error()
+	} else {
+		r.close()
+	}
 	f.Libseccomp[0], f.Libseccomp[1], f.Libseccomp[2] = seccomp.GetLibraryVersion()
 	return f
 }
@@ -151,9 +160,16 @@ func Fit(spec Spec, f Features) (Spec, []Gap) {
 	if !f.Seccomp {
 		gap(Seccomp, "this kernel has no system call filter", "the scanner may make any system call")
 	}
+	layers := len(gaps) // what follows is a part of a layer, which holds for the rest
+	if f.CoreSocket {
+		gap(Rlimits, "cores go to a socket (kernel.core_pattern begins with @), to which no limit holds", "a scanner that crashes reaches the program behind it")
+	}
+	if spec.Raw && f.NoRings != "" && noCgroup == "" && slices.Contains(f.Controllers, "memory") {
+		gap(CgroupMemory, f.NoRings, "the scanner can take memory of the kernel by its packet sockets, without a limit")
+	}
 	// The wish is copied, not written into: the caller may hold its slice.
 	spec.Without = slices.Clone(spec.Without)
-	for _, g := range gaps {
+	for _, g := range gaps[:layers] {
 		if spec.Has(g.Layer) {
 			spec.Without = append(spec.Without, g.Layer)
 		}

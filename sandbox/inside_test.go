@@ -112,6 +112,9 @@ func checkMounts(t *testing.T, got string) {
 		targets = append(targets, target)
 		has := func(f string) bool { return slices.Contains(flags, f) }
 		device := strings.HasPrefix(target, "/dev/")
+		if options := fields[len(fields)-1]; target == "/proc/.p" && !(strings.Contains(options, "hidepid=invisible") && strings.Contains(options, "subset=pid")) {
+			t.Errorf("/proc has the options %s", options)
+		}
 		executable := target == "/usr" || target == "/exe/scanner"
 		if !has("nosuid") || has("nodev") == device || has("noexec") == executable || has("ro") == (target == "/own/tmp") {
 			t.Errorf("mount %s is %s", target, fields[5])

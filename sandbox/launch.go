@@ -156,7 +156,7 @@ func (l *launch) limits(spec Spec, base int64) {
 	m := spec.Limits
 	list := []limit{
 		// 1 and not 0: a core pattern that is a pipe ignores 0, starts its program as root, and takes
-		// 1 for "do not dump". Less than 1 is what a mere user may have been left with.
+		// 1 for "do not dump". One that is a socket takes no limit at all: see Fit. Less than 1 is what a mere user may have been left with.
 		{"core", unix.RLIMIT_CORE, 1, spec.Has(UID)},
 		{"fsize", unix.RLIMIT_FSIZE, uint64(base + m.Output + fenceSlack), false},
 		{"cpu", unix.RLIMIT_CPU, uint64(m.CPU.Seconds()) + 1, false},
@@ -265,10 +265,18 @@ func (s *Sandbox) start(ctx context.Context, b *running, spec Spec, program []by
 	if err != nil {
 		return "hand over", err
 	}
-	done := make(chan struct{})
+	done, turn := make(chan struct{}), new(turn)
+	var on *thread // read when it is done
+	var noRoot error
 	order := order{done: done, do: func(t *thread) {
+		if !turn.take() {
+			return // nobody waits for it any more, and its descriptors may be somebody else's
+		}
+		if s.hook != nil {
+			s.hook("taken")
+		}
 		if t.err != nil && spec.Has(Root) {
-			l.c.pid, stage, err = -1, "root", t.err
+			noRoot = t.err
 			return
 		}
 		if spec.Has(Root) && spec.Has(Landlock) {
@@ -276,7 +284,7 @@ func (s *Sandbox) start(ctx context.Context, b *running, spec Spec, program []by
 		}
 		l.keep()
 		t.boxes.Add(1)
-		b.thread = t
+		on = t
 		C.box_launch(l.c)
 	}}
 	if spec.Has(Root) {
@@ -288,15 +296,19 @@ func (s *Sandbox) start(ctx context.Context, b *running, spec Spec, program []by
 		l.free()
 		return "queue", ctx.Err()
 	}
-	killed, hangs := b.awaitLaunch(ctx, l, done)
+	killed, hangs := b.awaitLaunch(ctx, l, turn, done)
 	if hangs {
 		return "launch", fmt.Errorf("cannot end a launch that hangs: %w", errors.Join(killed, ErrAlive))
 	}
 	runtime.KeepAlive(spec)
 	defer l.free()
-	if err != nil {
-		return stage, err
+	if turn.givenUp() {
+		return "queue", killed
 	}
+	if noRoot != nil {
+		return "root", noRoot
+	}
+	b.thread = on
 	if l.c.pid < 0 {
 		return "clone", fmt.Errorf("cannot clone: %w", syscall.Errno(l.c.error))
 	}
@@ -314,11 +326,25 @@ func (s *Sandbox) start(ctx context.Context, b *running, spec Spec, program []by
 	return "", nil
 }
 
+// turn settles between a thread and the job that waits for it whether a launch happens: the first
+// to say so.
+type turn struct{ state atomic.Int32 }
+
+const (
+	nobodys int32 = iota
+	theThreads
+	givenUp
+)
+
+func (c *turn) take() bool    { return c.state.CompareAndSwap(nobodys, theThreads) }
+func (c *turn) giveUp() bool  { return c.state.CompareAndSwap(nobodys, givenUp) }
+func (c *turn) givenUp() bool { return c.state.Load() == givenUp }
+
 // awaitLaunch waits until the thread is free again, which the kernel holds until
-// the child has executed or is gone. A child that takes too long, or whose job
-// is over, is killed, and the cause returned. hangs: it cannot even be killed,
-// and what it uses is lost.
-func (b *running) awaitLaunch(ctx context.Context, l *launch, done <-chan struct{}) (killed error, hangs bool) {
+// the child has executed or is gone. A launch that no thread has begun is given up
+// when its job is over; a child that takes too long, or whose job is over, is killed.
+// The cause is returned. hangs: it cannot even be killed, and what it uses is lost.
+func (b *running) awaitLaunch(ctx context.Context, l *launch, turn *turn, done <-chan struct{}) (killed error, hangs bool) {
 	deadline := time.NewTimer(launchTimeout)
 	defer deadline.Stop()
 	select {
@@ -328,6 +354,9 @@ func (b *running) awaitLaunch(ctx context.Context, l *launch, done <-chan struct
 		killed = ctx.Err()
 	case <-deadline.C:
 		killed = fmt.Errorf("cannot bring the scanner to its start within %s", launchTimeout)
+	}
+	if turn.giveUp() {
+		return killed, false
 	}
 	for until := time.Now().Add(emptyTimeout); time.Now().Before(until); {
 		if b.leaf != nil {

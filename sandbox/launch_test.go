@@ -2,9 +2,12 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -69,6 +72,101 @@ func TestFaultAtEveryStep(t *testing.T) {
 				t.Errorf("the next box: %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
 			}
 		})
+	}
+}
+
+// A launch that is refused a descriptor, whichever of those that it takes, in the launcher or in the
+// child, fails and leaves nothing: its cgroup, its mounts and what it had opened by then are gone.
+func TestFaultAtEveryDescriptor(t *testing.T) {
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	few := unix.Rlimit{Cur: 200, Max: old.Max}
+	var taken []int
+	free := func() {
+		for _, fd := range taken {
+			unix.Close(fd)
+		}
+		taken = nil
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer free()
+	stages := map[string]int{}
+	s := at(t, -1, -1)
+	files := outputFiles(t).Files
+	warm := wish(t, "nmap-raw", probe, "probe", "exit", "0") // what Go makes once
+	if r := s.Run(t.Context(), warm, files); r.Reason != Exited {
+		t.Fatalf("%+v", r)
+	}
+	for left := 0; ; left++ {
+		spec := wish(t, "nmap-raw", probe, "probe", "exit", "0")
+		if left == 0 && stages["filter"] == 0 {
+			spec.Limits.OpenFiles++ // a filter of its own: those that were made are kept
+		}
+		before := state(t)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			fd, err := unix.FcntlInt(s.self.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				break
+			}
+			taken = append(taken, fd)
+		}
+		if len(taken) < 60 {
+			t.Fatalf("%d descriptors at first", len(taken))
+		}
+		for _, fd := range taken[:left] {
+			unix.Close(fd)
+		}
+		taken = taken[left:]
+		r := s.Run(t.Context(), spec, files)
+		free()
+		if after := state(t); after != before {
+			t.Errorf("%d descriptors, stage %q: before %+v, after %+v", left, r.Stage, before, after)
+		}
+		checkNothingLeft(t)
+		if r.Reason == Exited && r.Err == nil {
+			break
+		}
+		if r.Reason != Launch || r.Err == nil {
+			t.Fatalf("%d descriptors: got %s, stage %q, error %v", left, r.Reason, r.Stage, r.Err)
+		}
+		if stages[r.Stage]++; r.Stage == "filter" {
+			left-- // the same once more, with the filter that there is
+		}
+		if left == 50 {
+			t.Fatalf("it never comes to its end: %v", r.Err)
+		}
+	}
+	if stages["cgroup"] == 0 || stages["hand over"] < 3 || stages["filter"] == 0 {
+		t.Errorf("failed at %v", stages)
+	}
+	t.Log(stages)
+}
+
+// A limit that the kernel does not take leaves no cgroup behind.
+func TestFaultAtEveryLimit(t *testing.T) {
+	for _, controller := range []string{"memory", "pids", "cpu"} {
+		if slices.Contains(box.features.Controllers, controller) {
+			continue // the virtual machines have all; here is what is refused
+		}
+		s := opened(t, Config{Accept: accepted})
+		s.features.Controllers = append(slices.Clone(s.features.Controllers), controller)
+		before := state(t)
+		r := s.Run(t.Context(), wish(t, "nmap-raw", probe, "probe", "exit", "0"), outputFiles(t).Files)
+		if r.Reason != Launch || r.Stage != "cgroup" || r.Err == nil {
+			t.Errorf("%s: got %s, stage %q, error %v", controller, r.Reason, r.Stage, r.Err)
+		}
+		after := state(t)
+		if after.cgroups != before.cgroups || after.children != before.children {
+			t.Errorf("%s: before %+v, after %+v", controller, before, after)
+		}
+		checkNothingLeft(t)
 	}
 }
 
@@ -147,6 +245,89 @@ func TestTwoHundredAtOnce(t *testing.T) {
 	checkNothingLeft(t)
 }
 
+// changed makes the machine one that no template shows yet.
+func changed(t *testing.T) {
+	t.Helper()
+	name := "etc/secmcpd-test-changed-" + jobName()
+	if err := os.WriteFile("/"+name, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	etcFiles = append(etcFiles, name)
+	t.Cleanup(func() {
+		etcFiles = slices.DeleteFunc(etcFiles, func(s string) bool { return s == name })
+		os.Remove("/" + name)
+	})
+}
+
+// A job that is over before a thread has come to it is not launched later: its descriptors are
+// somebody else's by then.
+func TestGivenUpIsNeverLaunched(t *testing.T) {
+	s := opened(t, Config{Accept: append([]string{Cgroup}, accepted...)})
+	release, came, launched := make(chan struct{}), make(chan struct{}, 1), make(chan struct{}, 1)
+	s.hook = func(at string) {
+		switch at {
+		case "anew":
+			came <- struct{}{}
+			<-release
+		case "taken":
+			launched <- struct{}{}
+			runtime.Goexit()
+		}
+	}
+	spec, files := wish(t, "nmap-raw", probe, "probe", "deaf"), outputFiles(t)
+	spec.Without = []string{Cgroup, CgroupMemory, CgroupPids, CgroupCPU, CgroupIO}
+	changed(t)
+	before := state(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	r := s.Run(ctx, spec, files.Files)
+	if took := time.Since(began); r.Reason != Timeout || r.Stage != "" || r.Err != nil || took > time.Second {
+		t.Errorf("got %s after %s, stage %q, error %v", r.Reason, took, r.Stage, r.Err)
+	}
+	<-came // it was under way to a thread
+	close(release)
+	select {
+	case <-launched:
+		t.Error("it was launched after Run had returned")
+	case <-time.After(500 * time.Millisecond):
+	}
+	if after := state(t); after.children != before.children {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+}
+
+// A launch that hangs and cannot be killed is told, also when its job is over: its slot must be
+// given to nobody.
+func TestLaunchThatHangs(t *testing.T) {
+	s := opened(t, Config{Accept: accepted})
+	release := make(chan struct{})
+	defer close(release)
+	s.hook = func(string) { <-release; runtime.Goexit() }
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	r := s.Run(ctx, wish(t, "nmap-raw", probe, "probe", "exit", "0"), outputFiles(t).Files)
+	if r.Reason != Timeout || r.Stage != "launch" || !errors.Is(r.Err, ErrAlive) {
+		t.Errorf("got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
+	}
+}
+
+// Where no root can be made, a launch says so and ends.
+func TestNoRoot(t *testing.T) {
+	s := opened(t, Config{Accept: accepted})
+	changed(t)
+	devices = append(devices, "etc/services") // shown twice: its place is taken
+	links["etc/services"] = "nowhere"
+	defer func() { devices = devices[:len(devices)-1]; delete(links, "etc/services") }()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	r := s.Run(ctx, wish(t, "nmap-raw", probe, "probe", "exit", "0"), outputFiles(t).Files)
+	if r.Reason != Launch || r.Stage != "root" || r.Err == nil {
+		t.Errorf("got %s, stage %q, error %v", r.Reason, r.Stage, r.Err)
+	}
+	checkNothingLeft(t)
+}
+
 // What a package upgrade replaces, the next box shows; those that run keep what they have.
 func TestTemplateFollowsTheMachine(t *testing.T) {
 	name := fmt.Sprintf("etc/secmcpd-test-services-%d", os.Getpid())
@@ -194,6 +375,64 @@ func TestTemplateFollowsTheMachine(t *testing.T) {
 	cancel()
 	if r := <-ended; r.Reason != Cancelled {
 		t.Errorf("got %+v", r)
+	}
+}
+
+// A root that was replaced takes its rules along: what the machine changes costs no descriptor.
+func TestNoRulesOfOldRoots(t *testing.T) {
+	if box.features.LandlockABI < 1 {
+		t.Fatal("this kernel has no Landlock")
+	}
+	rules := func() (n int) {
+		names, _ := filepath.Glob("/proc/self/fd/*")
+		for _, name := range names {
+			if target, err := os.Readlink(name); err == nil && strings.Contains(target, "landlock-ruleset") {
+				n++
+			}
+		}
+		return n
+	}
+	before := rules()
+	s := opened(t, Config{Accept: accepted})
+	own := rules() - before // two for each thread
+	for range 3 {
+		changed(t)
+		for range 4 * threads {
+			succeed(t, s, wish(t, "nmap-raw", probe, "probe", "exit", "0"))
+		}
+	}
+	if own < 2 || !within(5*time.Second, func() bool { return rules()-before <= own }) {
+		t.Errorf("%d rules at first, %d after three changes", own, rules()-before)
+	}
+}
+
+// The launcher is asked for twice on the way: in a moment of its death there is nobody who would send
+// the death signal, and the first question may come before it.
+func TestLauncherIsAskedForTwice(t *testing.T) {
+	gone := exec.Command("/usr/bin/true")
+	if err := gone.Start(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(gone.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Wait()
+	for _, row := range []struct{ stage, without string }{{"death signal", ""}, {"descriptors", Landlock}} {
+		s := opened(t, Config{Accept: append([]string{Landlock}, accepted...)})
+		kept := s.self
+		s.self = os.NewFile(uintptr(fd), "launcher")
+		spec := wish(t, "nmap-raw", probe, "probe", "exit", "0")
+		if row.without != "" { // in place of a death between the two
+			spec.Without = []string{row.without}
+			layerOf["death signal"] = row.without
+		}
+		r := s.Run(t.Context(), spec, outputFiles(t).Files)
+		delete(layerOf, "death signal")
+		s.self = kept
+		if r.Reason != Launch || r.Stage != row.stage || r.Err == nil || !strings.Contains(r.Err.Error(), "the launcher is gone") {
+			t.Errorf("%s: got %s, stage %q, error %v", row.stage, r.Reason, r.Stage, r.Err)
+		}
 	}
 }
 

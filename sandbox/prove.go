@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,8 @@ const (
 	doorMemory   = "memory"
 	doorTasks    = "tasks"
 	doorShare    = "share"
+	doorStay     = "stay"
+	proofStay    = 300 * time.Millisecond // until a box that would stay is ended
 	proofShare   = 10                     // percent of a processor
 	proofSpin    = 100 * time.Millisecond // of processor time, with that share a second
 )
@@ -65,7 +68,7 @@ func raw(call, a, b, c uintptr) error {
 	return nil
 }
 
-// Prove puts this very program into boxes, as uid, where it tries to get out; argv makes it call
+// Prove puts this very program into boxes, as uid, which must be nobody else's, where it tries to get out; argv makes it call
 // Door. The profile is the resolver's, the one in which this program runs. A cgroup is divided
 // only if a service manager has marked it as delegated.
 func Prove(ctx context.Context, uid uint32, argv func(door string) []string) ([]Proof, []Gap, error) {
@@ -97,6 +100,10 @@ func (s *Sandbox) prove(ctx context.Context, wish Spec, argv func(door string) [
 		if door == doorShare {
 			wish.Limits.CPUPercent = proofShare
 		}
+		wish.Limits.Wall = proofTimeout
+		if door == doorStay {
+			wish.Limits.Wall = proofStay
+		}
 		r, said, err := s.runProof(ctx, wish)
 		if err != nil {
 			return nil, fmt.Errorf("cannot try %s: %w", door, err)
@@ -114,13 +121,15 @@ func (s *Sandbox) prove(ctx context.Context, wish Spec, argv func(door string) [
 			c.add(CgroupPids, "more tasks than its limit", said == "")
 		case door == doorTasks:
 			c.add(Rlimits, "more tasks than its limit", said == "")
+		case door == doorStay:
+			c.add(Cgroup, "staying beyond its time", r.Reason == Timeout)
 		case door == doorShare:
 			c.add(CgroupCPU, "more of a processor than its share", r.Usage.Throttled > 0)
 		default:
 			c.add(Seccomp, door, r.Reason == Violation)
 		}
 		if inForce(Cgroup) {
-			c.add(Cgroup, "outliving the box", r.Stage == "")
+			c.add(Cgroup, "outliving the box", r.Stage == "" && !hasProcesses(wish.UID))
 		}
 	}
 	return c.proofs(inForce), nil
@@ -136,6 +145,9 @@ func doors(inForce func(string) bool) (names []string) {
 	}
 	if inForce(CgroupCPU) {
 		names = append(names, doorShare)
+	}
+	if inForce(Cgroup) {
+		names = append(names, doorStay)
 	}
 	for _, d := range deadly {
 		if inForce(Seccomp) {
@@ -235,6 +247,11 @@ func Door(name string, out io.Writer) error {
 		}
 	case doorTasks:
 		sleepers(4 * proofTasks)
+	case doorStay: // whatever it is asked
+		signal.Ignore()
+		for {
+			sleepers(proofTasks / 4)
+		}
 	case doorShare: // by its own clock of processor time, whatever else the machine does
 		for used := (unix.Timespec{}); used.Nano() < proofSpin.Nanoseconds(); {
 			if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &used); err != nil {
@@ -255,6 +272,14 @@ func Door(name string, out io.Writer) error {
 	}
 	_, err := fmt.Fprintln(out, "open")
 	return err
+}
+
+// hasProcesses says that some process of this machine is of a user.
+func hasProcesses(uid uint32) bool {
+	return slices.ContainsFunc(processes(), func(pid string) bool {
+		var stat unix.Stat_t
+		return unix.Stat("/proc/"+pid, &stat) == nil && stat.Uid == uid
+	})
 }
 
 // sleepers are tasks that do nothing: each waits in the kernel, so each takes a thread. The Go

@@ -1,8 +1,10 @@
 package sandbox
 
 import (
+	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -49,6 +51,9 @@ func TestProveFindsHoles(t *testing.T) {
 		{Landlock, "listing /"},
 		{Seccomp, "a user namespace, a mount"},
 		{Rlimits, "core dumps"},
+		{CgroupMemory, "more memory than its limit"},
+		{CgroupPids, "more tasks than its limit"},
+		{CgroupCPU, "more of a processor than its share"},
 	} {
 		t.Run(row.layer, func(t *testing.T) {
 			spec := wish(t, "resolver", probe)
@@ -59,6 +64,8 @@ func TestProveFindsHoles(t *testing.T) {
 				spec.Without = append(spec.Without, Root, Landlock, Scope)
 			case Root:
 				spec.Without = append(spec.Without, Landlock)
+			case CgroupPids:
+				spec.Without = append(spec.Without, Rlimits)
 			case NoNewPrivs:
 				spec.Without = append(spec.Without, Landlock, Seccomp)
 			}
@@ -72,5 +79,27 @@ func TestProveFindsHoles(t *testing.T) {
 				t.Errorf("%+v, want it to find %s", proofs, row.found)
 			}
 		})
+	}
+}
+
+// A process that is still there when its box has ended is found out, whatever the cgroup says.
+func TestProveFindsWhoStays(t *testing.T) {
+	s := opened(t, Config{Accept: Layers})
+	onlyCgroup := func(layer string) bool { return layer == Cgroup }
+	spec := wish(t, "resolver", probe)
+	spec.Hostname, spec.Limits.OpenFiles, spec.UID = proofHost, 256, slotUID+100
+	proofs, err := s.prove(t.Context(), spec, proofArgv, onlyCgroup)
+	if err != nil || len(proofs) != 1 || !proofs[0].Held || !strings.Contains(proofs[0].Found, "staying beyond its time") {
+		t.Errorf("nobody stays: %+v, %v", proofs, err)
+	}
+	stays := exec.Command("sleep", "100")
+	stays.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: spec.UID, Gid: spec.UID}}
+	if err := stays.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { stays.Process.Kill(); stays.Wait() }()
+	proofs, err = s.prove(t.Context(), spec, proofArgv, onlyCgroup)
+	if err != nil || len(proofs) != 1 || proofs[0].Held || proofs[0].Found != "outliving the box" {
+		t.Errorf("one stays: %+v, %v", proofs, err)
 	}
 }

@@ -75,9 +75,12 @@ type running struct {
 	pidfd  *os.File
 	thread *thread // that started it
 	leaf   *leaf   // nil: no cgroup
-	files  Files
-	base   int64 // size of the output files before
-	limits Limits
+	held   *held   // nil: no rings, or no bound of them
+	// how often all boxes together had been refused a task when it began
+	refused int64
+	files   Files
+	base    int64 // size of the output files before
+	limits  Limits
 }
 
 // Run starts one box and returns when nothing of it is left. Its error is in
@@ -95,6 +98,13 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 		return failed("spec", err)
 	}
 	spec, r.NotEnforced = Fit(spec, s.features)
+	devices, unknown, err := s.disks(spec, files)
+	if err != nil {
+		return failed("cgroup", err)
+	}
+	if unknown {
+		r.NotEnforced = append(r.NotEnforced, Gap{CgroupIO, "what the scanner reads, or its output, lies on a file system that names no disk", "the scanner can keep the disk under it busy"})
+	}
 	if err := s.accepts(spec, r.NotEnforced); err != nil {
 		return failed("fit", err)
 	}
@@ -108,32 +118,38 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 	}
 	b := &running{files: files, base: base, limits: spec.Limits}
 	if spec.Has(Cgroup) {
-		devices, err := s.disks(spec, files)
-		if err == nil {
-			b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, devices)
+		b.leaf, err = newLeaf(filepath.Join(s.features.Cgroup, together), spec, devices)
+		if err == nil && spec.Raw && s.rings != nil {
+			if b.held, err = s.rings.hold(b.leaf, spec.Limits.Memory); err != nil {
+				err = errors.Join(err, b.leaf.remove(), b.leaf.fd.Close())
+			}
 		}
 		if err != nil {
 			return failed("cgroup", err)
 		}
 	}
+	if b.leaf != nil && spec.Has(CgroupPids) {
+		b.refused = refusedTogether(b.leaf.all())
+	}
 	stage, err := s.start(ctx, b, spec, program)
 	r.Usage.Start = time.Since(began)
 	stopped := ""
 	if err == nil {
-		stopped = b.watch(ctx)
+		stopped = b.watch(ctx, spec.NetNS)
 	}
 	r.Usage.Wall = time.Since(began) - r.Usage.Start
 	ended, endStage, endErr := b.end(spec, &r.Usage)
 	switch {
-	case err != nil && ctx.Err() != nil:
-		r.Reason, err = stopReason(ctx), nil // ended on its way, on purpose
+	case err != nil && ctx.Err() != nil: // ended on its way, on purpose
+		r.Reason = stopReason(ctx)
+		if !errors.Is(err, ErrAlive) {
+			stage, err = endStage, nil
+		}
 	case err != nil:
 		r.Reason = Launch
 	default:
-		r.Reason, r.Code, r.Signal = reason(stopped, ended, r.Usage, spec.Limits)
-	}
-	if r.Reason != Launch {
 		stage = endStage
+		r.Reason, r.Code, r.Signal = reason(stopped, ended, r.Usage, spec.Limits)
 	}
 	r.Stage, r.Err = stage, errors.Join(err, endErr)
 	return r
@@ -159,12 +175,13 @@ func (s *Sandbox) accepts(spec Spec, gaps []Gap) error {
 }
 
 // watch returns when the scanner has ended, or with the reason why it must.
-func (b *running) watch(ctx context.Context) (stop string) {
+func (b *running) watch(ctx context.Context, network *os.File) (stop string) {
 	deadline := time.Now().Add(b.limits.Wall)
 	for {
 		if b.exited(tick) {
 			return ""
 		}
+		b.held.renew(network)
 		switch {
 		case ctx.Err() != nil:
 			return stopReason(ctx)
@@ -241,13 +258,29 @@ func (b *running) end(spec Spec, u *Usage) (ended *unix.WaitStatus, stage string
 		return ended, stage, err
 	}
 	if empty := b.leaf.waitEmpty(); empty != nil {
+		// It may be that it could not be watched; of one that is not empty the kernel takes nothing away.
+		if b.leaf.remove() == nil {
+			return ended, stage, errors.Join(err, b.held.release())
+		}
 		return ended, "empty cgroup", errors.Join(err, empty, ErrAlive)
 	}
 	b.leaf.measure(spec, u)
-	if removed := b.leaf.remove(); removed != nil {
+	if spec.Has(CgroupPids) && u.PidsRefused == 0 {
+		u.PidsRefused = b.refusedOf(b.leaf.all(), ended)
+	}
+	if removed := errors.Join(b.held.release(), b.leaf.remove()); removed != nil {
 		return ended, "remove cgroup", errors.Join(err, removed)
 	}
 	return ended, stage, err
+}
+
+// refusedOf is how often the limit of all boxes refused a task while this one was there. Whose it was
+// the kernel does not say: one that came to a good end is not taken for it.
+func (b *running) refusedOf(boxes string, ended *unix.WaitStatus) int64 {
+	if ended == nil || ended.Exited() && ended.ExitStatus() == 0 {
+		return 0
+	}
+	return refusedTogether(boxes) - b.refused
 }
 
 // reap kills the process, by every handle there is, and then takes its

@@ -34,9 +34,11 @@ type Sandbox struct {
 	running sync.WaitGroup
 	total   Total
 	filters map[filterKey][]byte
-	devices map[uint64]string // names of disks, as far as they were asked for
+	devices map[uint64]disk // names of disks, as far as they were asked for
+	rings   *rings          // nil: they cannot be bounded here
 
-	fault, pause int // of the tests: a step of the launch, -1 for none
+	fault, pause int             // of the tests: a step of the launch, -1 for none
+	hook         func(at string) // of the tests, nil for none: called on a thread that does something new
 }
 
 // threads start boxes side by side: one waits while the kernel builds a box.
@@ -90,15 +92,27 @@ func Open(c Config) (*Sandbox, error) {
 		}
 		f.Controllers = enabled
 	}
-	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), total: c.Total, filters: map[filterKey][]byte{}, devices: map[uint64]string{}, fault: -1, pause: -1}
+	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), total: c.Total, filters: map[filterKey][]byte{}, devices: map[uint64]disk{}, fault: -1, pause: -1}
+	// Inherited by whoever is started: should a core be written all the same, no memory is in it.
+	if err := os.WriteFile("/proc/self/coredump_filter", []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("cannot keep memory out of cores: %w", err)
+	}
+	if s.privileged() && f.Cgroup != "" && f.NoRings == "" {
+		var err error
+		if s.rings, err = newRings(); err != nil {
+			return nil, err
+		}
+	}
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
+		s.rings.close()
 		return nil, fmt.Errorf("cannot watch this process: %w", err)
 	}
 	s.self = os.NewFile(uintptr(self), "launcher")
 	if s.privileged() {
 		if s.nowhere, err = emptyNetwork(); err != nil {
 			s.self.Close()
+			s.rings.close()
 			return nil, fmt.Errorf("cannot make an empty network: %w", err)
 		}
 	}
@@ -106,7 +120,7 @@ func Open(c Config) (*Sandbox, error) {
 	ready := make(chan struct{})
 	for range min(runtime.NumCPU(), threads) {
 		shown := fingerprint()
-		onOwnThread(func() { s.serve(shown, ready) })
+		onOwnThread(func() { s.serve(shown, ready, nil) })
 	}
 	for range min(runtime.NumCPU(), threads) {
 		<-ready
@@ -121,19 +135,25 @@ func (s *Sandbox) Features() Features { return s.features }
 
 // serve is a thread of the Sandbox. It lives as long as its boxes, and has the
 // root of boxes as its own, which it cannot leave again: when the machine has
-// changed, another thread takes its place.
-func (s *Sandbox) serve(shown string, ready chan<- struct{}) {
+// changed, another thread takes its place, and the order that found it out.
+func (s *Sandbox) serve(shown string, ready chan<- struct{}, first *order) {
 	t := &thread{}
+	if first != nil && s.hook != nil {
+		s.hook("anew")
+	}
 	if s.privileged() {
 		t.template, t.err = newTemplate(shown, s.features.LandlockABI)
 	}
-	ready <- struct{}{}
+	if ready != nil {
+		ready <- struct{}{}
+	}
+	if first != nil {
+		first.do(t)
+		close(first.done)
+	}
 	for o := range s.orders {
 		if o.shown != "" && (t.template == nil || t.template.shown != o.shown) {
-			next := make(chan struct{})
-			onOwnThread(func() { s.serve(o.shown, next) })
-			<-next
-			go func() { s.orders <- o }()
+			onOwnThread(func() { s.serve(o.shown, nil, &o) })
 			break
 		}
 		o.do(t)
@@ -249,6 +269,7 @@ func (s *Sandbox) Close() error {
 		if s.nowhere != nil {
 			s.nowhere.Close()
 		}
+		s.rings.close()
 		return s.self.Close()
 	case <-time.After(2 * emptyTimeout):
 		return errors.New("cannot close the sandbox: boxes are still running")

@@ -44,7 +44,7 @@ type Limits struct {
 	CPU        time.Duration // total processor time
 	IO         int64         // bytes a second from each disk, and as many to it; 0 = no throttle
 	OpenFiles  int
-	Output     int64 // bytes of stdout and stderr together
+	Output     int64 // bytes of stdout and stderr together; a flood gets at most twice that and 2 MiB before it is ended
 	Tmp        int64 // bytes of /tmp; 0 = no writable place at all
 	TmpInodes  int
 	Wall       time.Duration

@@ -92,6 +92,8 @@ func checks(config string, settings settings, wrong error, features sandbox.Feat
 		{"cgroups", func() finding { return lookCgroups() }},
 		{"landlock", func() finding { return lookLandlock(features) }},
 		{"seccomp", func() finding { return lookSeccomp(features) }},
+		{"rings of packets", func() finding { return lookRings(features) }},
+		{"cores", func() finding { return lookCores(features) }},
 		{"scope filter", func() finding { return lookScope() }},
 		{"network", func() finding { return lookNetwork(settings) }},
 		{"other firewalls", func() finding { return lookForward() }},
@@ -258,6 +260,23 @@ func lookSeccomp(f sandbox.Features) finding {
 	return ok("%s", found)
 }
 
+func lookRings(f sandbox.Features) finding {
+	switch {
+	case f.UID != 0:
+		return warning("not looked at without root", "", "sudo secmcpd doctor")
+	case f.NoRings != "":
+		return fault(f.NoRings, "a scanner with raw sockets can take memory of the kernel without a limit; such scans are refused", "run a kernel with CONFIG_CGROUP_BPF, and let the launcher use BPF").missing(sandbox.CgroupMemory)
+	}
+	return ok("bounded by BPF")
+}
+
+func lookCores(f sandbox.Features) finding {
+	if f.CoreSocket {
+		return fault("cores go to a socket: kernel.core_pattern begins with @", "no limit holds a scanner that crashes from the program behind it; scans are refused", "set kernel.core_pattern to a file or a pipe").missing(sandbox.Rlimits)
+	}
+	return ok("none of a scanner")
+}
+
 func lookScope() finding {
 	if os.Geteuid() != 0 {
 		return warning("not looked at without root", "", "sudo secmcpd doctor")
@@ -315,7 +334,7 @@ func proveBoxes(ctx context.Context, s settings) (findings []finding) {
 		f.Check = "box " + layer
 		findings = append(findings, f)
 	}
-	uid := uint32(s.Slots.FirstUID + s.Scans.AtOnce)
+	uid := uint32(s.proofUID())
 	proofs, gaps, err := sandbox.Prove(ctx, uid, func(door string) []string { return []string{"secmcpd", "proof", door} })
 	if err != nil {
 		add("", fault(err.Error(), "nothing proves that boxes hold on this machine", ""))
@@ -353,7 +372,7 @@ func lookGroup() finding {
 }
 
 func lookSlotUIDs(s settings) finding {
-	first, last := s.Slots.FirstUID, s.Slots.FirstUID+s.Scans.AtOnce+1
+	first, last := s.Slots.FirstUID, s.proofUID()
 	for uid := first; uid <= last; uid++ {
 		if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 			return fault(fmt.Sprintf("uid %d is the user %s", uid, u.Username), "a scanner would be that user", "set slots.first_uid to a free range")

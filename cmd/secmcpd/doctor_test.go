@@ -82,3 +82,23 @@ func TestDoctorNamesTheModeOfTheNetwork(t *testing.T) {
 		}
 	}
 }
+
+// Parts of a layer that this machine has not are faults until they are accepted.
+func TestPartsOfLayers(t *testing.T) {
+	for _, row := range []struct {
+		says   string
+		got    finding
+		status string
+		layers []string
+	}{
+		{"BPF at the door of cgroups", lookRings(sandbox.Features{}), statusOK, nil},
+		{"no BPF at the door of cgroups", lookRings(sandbox.Features{NoRings: "no BPF"}), statusFault, []string{sandbox.CgroupMemory}},
+		{"no root to ask", lookRings(sandbox.Features{UID: 1000, NoRings: "no BPF"}), statusWarning, nil},
+		{"cores to a file", lookCores(sandbox.Features{}), statusOK, nil},
+		{"cores to a socket", lookCores(sandbox.Features{CoreSocket: true}), statusFault, []string{sandbox.Rlimits}},
+	} {
+		if row.got.Status != row.status || !slices.Equal(row.got.layers, row.layers) {
+			t.Errorf("%s: %+v", row.says, row.got)
+		}
+	}
+}

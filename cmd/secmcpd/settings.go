@@ -324,11 +324,14 @@ func resolver(text string) (netip.AddrPort, error) {
 	return a, nil
 }
 
+// proofUID is that of doctor's boxes, after those of the scans, of the box that asks for names and of
+// the one that asks for versions: what they use up counts for no box that runs. It is the last.
+func (s *settings) proofUID() int { return s.Slots.FirstUID + s.Scans.AtOnce + 2 }
+
 // apart says why the front cannot be the user of that number: the walls between front, launcher
 // and boxes are made of their users.
 func (s *settings) apart(front uint32) error {
-	// The scans', then the box that asks for names, then the one that asks for versions.
-	first, last := int64(s.Slots.FirstUID), int64(s.Slots.FirstUID)+int64(s.Scans.AtOnce)+1
+	first, last := int64(s.Slots.FirstUID), int64(s.proofUID())
 	switch {
 	case front == 0:
 		return errors.New("root is the launcher: there would be no wall between the rooms")

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,6 +58,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 	spec := boxFor(command, tool.file, l.cell(j.record.ID, slot, network, wall), l.cfg.Limits)
 
 	files, err := l.outputs(j.record.ID, command, spec)
+	defer l.reserved.release(j.record.ID)
 	if err != nil {
 		return l.failed("outputs", err)
 	}
@@ -179,12 +181,8 @@ func (l *Launcher) leave(s *scope.Slot) {
 
 // outputs makes the job's files: the scanner's two, and beside them what is launched.
 func (l *Launcher) outputs(id string, c runners.Command, spec sandbox.Spec) (sandbox.Files, error) {
-	free, err := l.records.free()
-	if err != nil {
+	if err := l.reserved.take(id, spec.Limits.Output, l.records); err != nil {
 		return sandbox.Files{}, err
-	}
-	if need := uint64(spec.Limits.Output) + MinFree; free < need {
-		return sandbox.Files{}, fmt.Errorf("%d MiB free where outputs are kept, %d MiB needed", free>>20, need>>20)
 	}
 	argv, err := json.MarshalIndent(c.Argv, "", "  ")
 	if err != nil {
@@ -205,6 +203,40 @@ func (l *Launcher) outputs(id string, c runners.Command, spec sandbox.Spec) (san
 	return sandbox.Files{Stdout: stdout, Stderr: stderr}, nil
 }
 
+// space is what the running scans may still write to the disk of the outputs.
+type space struct {
+	mu     sync.Mutex
+	limits map[string]int64 // bytes, by job
+}
+
+// take keeps room for a job beside what is kept for the others, or says that there is not enough.
+func (s *space) take(id string, limit int64, r *records) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	free, err := r.free()
+	if err != nil {
+		return err
+	}
+	need := uint64(limit) + MinFree
+	for other, limit := range s.limits {
+		need += uint64(max(limit-r.written(other), 0))
+	}
+	if free < need {
+		return fmt.Errorf("%d MiB free where outputs are kept, %d MiB needed, also by what runs already", free>>20, need>>20)
+	}
+	if s.limits == nil {
+		s.limits = map[string]int64{}
+	}
+	s.limits[id] = limit
+	return nil
+}
+
+func (s *space) release(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.limits, id)
+}
+
 // MinFree is kept free on the file system of the outputs, in bytes: with less, scans are ended.
 const MinFree = 16 << 20
 
@@ -218,16 +250,23 @@ func (l *Launcher) full() bool {
 	return free < MinFree
 }
 
-// endWhatCannotWrite ends the running scans where the disk of their outputs is full. What they
-// have reported by then counts.
+// endWhatCannotWrite ends a running scan where the disk of the outputs is full: the one that has
+// written most, so that one does not end its neighbours. The next look ends the next, if that was
+// not enough. What they have reported by then counts.
 func (l *Launcher) endWhatCannotWrite() {
 	if !l.full() {
 		return
 	}
+	var largest *job
+	most := int64(-1)
 	for _, j := range l.all() {
-		if j.snapshot().State == wire.Running {
-			j.stop(errDiskFull)
+		record := j.snapshot()
+		if written := l.records.written(record.ID); record.State == wire.Running && written > most {
+			largest, most = j, written
 		}
+	}
+	if largest != nil {
+		largest.stop(errDiskFull)
 	}
 }
 
@@ -376,7 +415,8 @@ func clipTo(s string, most int) string {
 
 func onAudit(l sandbox.Limits, rate int) *observability.Limits {
 	return &observability.Limits{WallS: int64(l.Wall / time.Second), MemoryMiB: l.Memory >> 20, Pids: l.Pids, CPUPercent: l.CPUPercent,
-		CPUS: int64(l.CPU / time.Second), OutputMiB: l.Output >> 20, Rate: rate}
+		CPUS: int64(l.CPU / time.Second), OutputMiB: l.Output >> 20, Rate: rate,
+		IOMiB: l.IO >> 20, TmpMiB: l.Tmp >> 20, TmpInodes: l.TmpInodes, OpenFiles: l.OpenFiles}
 }
 
 // memoryFile is a file that only this process and its box have.

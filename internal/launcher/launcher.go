@@ -101,6 +101,7 @@ type Launcher struct {
 	instance  string
 	audit     *observability.Audit
 	records   *records
+	reserved  space // of the disk of the outputs
 	rules     rules
 	gate      *policy.Gate
 	boxes     *sandbox.Sandbox

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -965,6 +966,69 @@ func TestAScanOnADiskThatFillsSaysSo(t *testing.T) {
 	}
 }
 
+// A disk that fills ends the scan that has written most, and not its neighbours.
+func TestTheLargestWriterEndsFirst(t *testing.T) {
+	h := newHouse(t)
+	fill, free := small(t, h.cfg.StateDir)
+	h.open()
+	handle, _ := h.client()
+	for _, id := range []string{jobA, jobB} {
+		h.running(handle, id, longScan)
+	}
+	out, err := os.OpenFile(filepath.Join(h.cfg.StateDir, "boxes", jobB, fileStderr), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if _, err := out.Write(make([]byte, 256<<10)); err != nil {
+		t.Fatal(err)
+	}
+	fill()
+	o := h.endOf(jobB).Outcome
+	free()
+	if o.Reason != wire.DiskFull {
+		t.Errorf("the largest: %+v", o)
+	}
+	time.Sleep(lookEvery + 500*time.Millisecond) // nothing must happen
+	if r := h.cancel(handle, jobA); r != nil {
+		t.Fatalf("%+v", r)
+	}
+	if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled {
+		t.Errorf("its neighbour: %+v", o)
+	}
+}
+
+// What the running scans may still write is not promised to another one.
+func TestRoomIsKeptForWhatRuns(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	small(t, dir) // 64 MiB
+	kept, err := openRecords(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s space
+	take := func(id string, limit int64, fits bool) {
+		t.Helper()
+		if err := s.take(id, limit, kept); (err == nil) != fits {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	take(jobA, 30<<20, true)
+	take(jobB, 30<<20, false) // beside A's, and what is always kept free
+	if err := os.Mkdir(filepath.Join(kept.dir, jobA), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// What A has written is taken from the disk, and no longer from its room.
+	if err := errors.Join(kept.note(jobA, fileStdout, make([]byte, 10<<20)), kept.note(jobA, fileStderr, make([]byte, 10<<20))); err != nil {
+		t.Fatal(err)
+	}
+	take(jobB, 19<<20, false)
+	take(jobB, 17<<20, true)
+	s.release(jobB)
+	s.release(jobA)
+	take(jobB, 27<<20, true)
+}
+
 // What ended a scan has one word, from the box to the audit log: none is lost or renamed on its way.
 // That the front says the same is its own test.
 func TestWhatEndedAScanHasOneWord(t *testing.T) {
@@ -1124,4 +1188,20 @@ func TestAnUntrustedDirectoryLeavesTheOldEngagements(t *testing.T) {
 		t.Errorf("the old engagement does not stand: %+v", r)
 	}
 	h.endOf(jobB)
+}
+
+// The audit log names every limit that a box has.
+func TestEveryLimitIsAudited(t *testing.T) {
+	none := *onAudit(sandbox.Limits{}, 0)
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[sandbox.Limits]()) {
+		var l sandbox.Limits
+		reflect.ValueOf(&l).Elem().FieldByIndex(field.Index).SetInt(1 << 40)
+		if *onAudit(l, 0) == none {
+			t.Errorf("%s is not audited", field.Name)
+		}
+	}
+	// One that an earlier version wrote is sealed as it was.
+	if b, err := json.Marshal(none); err != nil || string(b) != `{"wall_s":0,"memory_mib":0,"pids":0,"cpu_percent":0,"cpu_s":0,"output_mib":0}` {
+		t.Errorf("%s, %v", b, err)
+	}
 }

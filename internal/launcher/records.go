@@ -222,6 +222,16 @@ func (r *records) remove(job string) error {
 	return nil
 }
 
+// written is how many bytes the scanner of a job has written so far.
+func (r *records) written(job string) (n int64) {
+	for _, name := range []string{fileStdout, fileStderr} {
+		if info, err := os.Lstat(r.path(job, name)); err == nil { // it may not have come so far
+			n += info.Size()
+		}
+	}
+	return n
+}
+
 // free says how many bytes may still be written where the records are.
 func (r *records) free() (uint64, error) {
 	var s unix.Statfs_t

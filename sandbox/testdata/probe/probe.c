@@ -281,6 +281,52 @@ static long datagram(const char *ip, int port, int flags) {
 	return fd < 0 ? -1 : sendto(fd, "x", 1, flags, (struct sockaddr *)&a, sizeof a);
 }
 
+// marked sends a datagram that asks for a mark of its own.
+static long marked(const char *ip, int port) {
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
+	union { struct cmsghdr header; char space[CMSG_SPACE(sizeof(int))]; } control = {};
+	struct iovec text = {"x", 1};
+	struct msghdr m = {.msg_name = &a, .msg_namelen = sizeof a, .msg_iov = &text, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+	control.header.cmsg_len = CMSG_LEN(sizeof(int)), control.header.cmsg_level = SOL_SOCKET, control.header.cmsg_type = 36; // SO_MARK
+	*(int *)CMSG_DATA(&control.header) = 1;
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	inet_aton(ip, &a.sin_addr);
+	return fd < 0 ? -1 : sendmsg(fd, &m, 0);
+}
+
+// ring takes memory of the kernel for packets, in MiB, and returns its socket.
+static long ring(unsigned size) {
+	struct tpacket_req r = {.tp_block_size = 1 << 20, .tp_block_nr = size, .tp_frame_size = 2048, .tp_frame_nr = 512 * size};
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	if (fd < 0 || setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &r, sizeof r) == 0)
+		return fd;
+	int why = errno;
+	close(fd);
+	errno = why;
+	return -1;
+}
+
+// rings keeps many: each lives by a page of its mapping when its descriptor is gone.
+static long rings(int many) {
+	for (int i = 0; i < many; i++) {
+		int fd = ring(1);
+		if (fd < 0)
+			return -1;
+		char *p = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		if (p == MAP_FAILED || munmap(p + 4096, (1 << 20) - 4096) < 0)
+			return -1;
+		close(fd);
+	}
+	return 0;
+}
+
+// listed puts an address into the list of a packet socket, which has no end.
+static long listed(int interface, int type, int length) {
+	struct packet_mreq r = {.mr_ifindex = interface, .mr_type = type, .mr_alen = length, .mr_address = {1, 0, 0x5e, 1, 2, 3}};
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	return fd < 0 ? -1 : setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &r, sizeof r);
+}
+
 static long bound(int port) {
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -505,6 +551,7 @@ static const char *try(int argc, char **argv) {
 	TRY("raise-core", raise_limit(RLIMIT_CORE, RLIM_INFINITY));
 	TRY("mlock", mlock(buf, sizeof buf));
 	TRY("signal", kill((int)number, SIGKILL));
+	TRY("kill-parent", kill(getppid(), 0));
 	TRY("kill-outside", syscall(SYS_tgkill, 2, 2, SIGKILL));
 	TRY("queue-signal", syscall(SYS_rt_sigqueueinfo, 2, SIGUSR1, buf));
 	TRY("pidfd-signal", syscall(424, 0, SIGKILL, NULL, 0));
@@ -559,6 +606,12 @@ static const char *try(int argc, char **argv) {
 	TRY("packet-fanout", option(AF_PACKET, SOCK_RAW, 0, SOL_PACKET, 18));
 	TRY("packet-bypass", option(AF_PACKET, SOCK_RAW, 0, SOL_PACKET, 20));
 	TRY("packet-tx-ring", option(AF_PACKET, SOCK_RAW, 0, SOL_PACKET, 13));
+	TRY("packet-ring", ring(4));
+	TRY("packet-ring-large", ring(9));
+	TRY("packet-promiscuous", listed(1, PACKET_MR_PROMISC, 0));
+	TRY("packet-promiscuous-many", listed(1, PACKET_MR_PROMISC, 6));
+	TRY("packet-membership", listed(1, PACKET_MR_MULTICAST, 6));
+	TRY("mark-message", marked("192.0.2.53", 53));
 	TRY("unix-connect", unix_connect(what));
 	TRY("sock-packet", sock(AF_INET, SOCK_PACKET, htons(3)));
 	TRY("interface", interface((int)number));
@@ -584,6 +637,7 @@ static const char *try(int argc, char **argv) {
 	TRY("connect", inet_connect(what, atoi(argv[3])));
 	// resources
 	TRY("threads", threads());
+	TRY("packet-rings", rings(64));
 	TRY("memory", memory());
 	TRY("fill", fill("/tmp/fill"));
 	TRY("inodes", inodes());
@@ -686,6 +740,34 @@ int main(int argc, char **argv) {
 		printf("file-socket %s\n", outcome(listening(AF_UNIX, "/tmp/neighbour-socket")));
 		printf("ready\n"), fflush(stdout);
 		for (;;) sleep(1000);
+	} else if (!strcmp(name, "rings")) { // for a second and a half: one after the other, or as many as it can keep
+		int keep = !strcmp(argv[2], "kept"), kept = 0;
+		struct timespec began, now;
+		clock_gettime(CLOCK_MONOTONIC, &began);
+		do {
+			if (keep)
+				kept += rings(1) == 0;
+			else {
+				int fd = ring(1);
+				kept += fd >= 0;
+				close(fd);
+				usleep(30000);
+			}
+			clock_gettime(CLOCK_MONOTONIC, &now);
+		} while ((now.tv_sec - began.tv_sec) * 1000 + (now.tv_nsec - began.tv_nsec) / 1000000 < 1500);
+		printf("%d\n", kept);
+		return 0;
+	} else if (!strcmp(name, "buffers")) { // how large those of a socket become
+		int names[] = {SO_RCVBUF, SO_SNDBUF}, wanted[] = {65536, 16 << 20, -1};
+		for (int i = 0; i < 2; i++)
+			for (int j = 0; j < 3; j++) {
+				int fd = socket(AF_INET, SOCK_DGRAM, 0), got = 0;
+				socklen_t n = sizeof got;
+				setsockopt(fd, SOL_SOCKET, names[i], &wanted[j], sizeof wanted[j]);
+				getsockopt(fd, SOL_SOCKET, names[i], &got, &n);
+				printf("%d\n", got);
+			}
+		return 0;
 	} else if (!strcmp(name, "flood")) {
 		memset(buf, 'x', sizeof buf);
 		for (;;) write(1, buf, sizeof buf);
