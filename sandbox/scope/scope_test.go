@@ -631,7 +631,7 @@ func TestNothingPassesOnceASlotIsClosed(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
 		l := newLab(t)
 		n := openNet(t)
-		s, err := n.Slot(context.Background(), []netip.Prefix{host(allowed)}, 0)
+		s, err := n.Slot(context.Background(), All(host(allowed)), 0)
 		must(t, err)
 		fd, err := unix.FcntlInt(s.netns.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		must(t, err)
