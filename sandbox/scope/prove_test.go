@@ -34,6 +34,8 @@ func TestTheProofFailsWithoutTheFilter(t *testing.T) {
 	must(t, err)
 	real := n.filter.programs.Out
 	n.filter.programs.Out = passing
+	n.filter.out, err = programNumber(passing)
+	must(t, err)
 	defer func() { n.filter.programs.Out = real; must(t, passing.Close()) }()
 	err = n.Prove(context.Background())
 	if err == nil {
@@ -64,7 +66,7 @@ func TestWhatIsLeftOfAProofIsRemoved(t *testing.T) {
 	n := openNet(t)
 	_, _, err := n.rewrite(allowed, forbidden)
 	must(t, err)
-	must(t, Reclaim())
+	must(t, reclaim(somebody(t), nil))
 	tables, err := somebody(t).ListTables()
 	must(t, err)
 	for _, left := range tables {
