@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 )
 
@@ -88,5 +89,21 @@ func TestNothingIsProvedWhereNothingArrives(t *testing.T) {
 	}
 	if l, err := netlink.LinkByName(targetName); err == nil {
 		t.Errorf("%s is left", l.Attrs().Name)
+	}
+}
+
+// A way that was open once proves nothing of what is tried when it is closed.
+func TestNothingIsProvedWhereTheWayClosesMeanwhile(t *testing.T) {
+	n := openNet(t)
+	other := somebody(t)
+	table := other.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "firewall"})
+	chain := other.AddChain(&nftables.Chain{Table: table, Name: "forward", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
+		Priority: nftables.ChainPriorityFilter})
+	other.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Quota{Bytes: 60, Over: true}, &expr.Verdict{Kind: expr.VerdictDrop}}}) // two packets pass
+	must(t, other.Flush())
+	t.Cleanup(func() { other.DelTable(table); must(t, other.Flush()) })
+	if err := n.Prove(context.Background()); !errors.Is(err, ErrUnproven) || !strings.Contains(err.Error(), "after") {
+		t.Errorf("got %v", err)
 	}
 }
