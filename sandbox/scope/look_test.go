@@ -84,12 +84,18 @@ var hands = []struct {
 	}, "routing of the link", false, "nftables"},
 }
 
+// byFilter is withBoth in one mode: what is looked at is the same in each.
+func byFilter(t *testing.T, try func(t *testing.T)) {
+	t.Run("bpf", try)
+	t.Run("nftables", func(t *testing.T) { withTable(t); try(t) })
+}
+
 // s0 stands for whatever is said of the link: there is more than one consequence, and which one is seen
 // first is a matter of luck.
 const s0 = "secv"
 
 func TestASlotThatSomebodyChangesIsLost(t *testing.T) {
-	withBoth(t, func(t *testing.T) {
+	byFilter(t, func(t *testing.T) {
 		for _, hand := range hands {
 			if hand.only != "" && (hand.only == "nftables") != config.NoBPF {
 				continue
@@ -154,7 +160,7 @@ func TestASlotThatSomebodyChangesIsLost(t *testing.T) {
 
 // Whoever asks at the end hears of it even if the watch has not come to it yet.
 func TestALastLookFindsWhatSomebodyHasChanged(t *testing.T) {
-	withBoth(t, func(t *testing.T) {
+	byFilter(t, func(t *testing.T) {
 		for _, hand := range hands {
 			if hand.only != "" && (hand.only == "nftables") != config.NoBPF || hand.says == "removes a route of its fence" { // which only events tell
 				continue
@@ -177,7 +183,7 @@ func TestALastLookFindsWhatSomebodyHasChanged(t *testing.T) {
 
 // The same for all that are made ready: none of them is given to anybody.
 func TestALinkThatSomebodyChangedIsNotGivenOut(t *testing.T) {
-	withBoth(t, func(t *testing.T) {
+	byFilter(t, func(t *testing.T) {
 		for _, hand := range hands {
 			if hand.all || hand.only == "nftables" || hand.only == "bpf" && config.NoBPF || strings.Contains(hand.says, "forwarding") || hand.says == "flushes its IPv6 addresses" {
 				continue // of the slot alone, or set again by it; or of no consequence
@@ -206,7 +212,7 @@ func TestALinkThatSomebodyChangedIsNotGivenOut(t *testing.T) {
 
 // Slots that come and go beside one, and what others do to their own, end none.
 func TestASlotThatIsLeftAloneIsNotLost(t *testing.T) {
-	withBoth(t, func(t *testing.T) {
+	byFilter(t, func(t *testing.T) {
 		newLab(t)
 		n := openNet(t)
 		told := watching(t, n)

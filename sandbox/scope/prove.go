@@ -30,7 +30,7 @@ const proofTable = tableName + "-proof"
 
 // Prove attacks the filter as a hostile scanner would, from a slot of its own: first a packet to
 // an address of the scope, which has to arrive, then by every way there is to put frames on a link,
-// which must not; and then a packet to the scope that somebody else's rule translates to where the
+// which must not, each followed by one more that has to arrive; and then a packet to the scope that somebody else's rule translates to where the
 // scope does not reach. It takes about 0.2 s. An error other than ErrUnproven says that a frame got
 // through, or that it could not be tried.
 func (n *Net) Prove(ctx context.Context) (err error) {
@@ -56,14 +56,19 @@ func (n *Net) Prove(ctx context.Context) (err error) {
 	defer unix.Close(eye)
 
 	// What is sent first may be lost on a machine that is just starting.
-	arrived, err := n.try(ctx, to, to, to, eye, slices.Repeat(frames[:1], 50), 1)
+	arrived, err := n.try(ctx, to, to, to, eye, slices.Repeat(frames[:1], 50), 1, nil)
 	if err == nil && len(arrived) == 0 {
 		err = ErrUnproven
 	}
 	if err != nil {
 		return err
 	}
-	arrived, err = n.try(ctx, beside, to, to, eye, frames, len(frames))
+	may, err := n.Slot(ctx, All(netip.PrefixFrom(to, to.BitLen())), 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, may.Close()) }()
+	arrived, err = n.try(ctx, beside, to, to, eye, frames, len(frames), func() error { return may.arrives(to, eye) })
 	if err == nil && len(arrived) > 0 {
 		err = fmt.Errorf("the filter lets through what it must not: %v", arrived)
 	}
@@ -75,7 +80,7 @@ func (n *Net) Prove(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, restore()) }()
-	arrived, err = n.try(ctx, beside, beside, to, eye, frames[:1], 1)
+	arrived, err = n.try(ctx, beside, beside, to, eye, frames[:1], 1, nil)
 	if err == nil && len(arrived) > 0 {
 		err = fmt.Errorf("a rule that translates destinations carries packets past the filter: %v", arrived)
 	}
@@ -105,8 +110,9 @@ func (n *Net) rewrite(from, to netip.Addr) (done bool, restore func() error, err
 }
 
 // try sends frames to an address from a slot whose scope is one address, and names those that
-// arrive at a third one, until so many have.
-func (n *Net) try(ctx context.Context, scope, to, at netip.Addr, eye int, by []frameBy, enough int) (arrived []string, err error) {
+// arrive at a third one, until so many have. After each, open says whether the way is still open;
+// nil: nobody asks.
+func (n *Net) try(ctx context.Context, scope, to, at netip.Addr, eye int, by []frameBy, enough int, open func() error) (arrived []string, err error) {
 	s, err := n.Slot(ctx, All(netip.PrefixFrom(scope, scope.BitLen())), 0)
 	if err != nil {
 		return nil, err
@@ -132,8 +138,26 @@ func (n *Net) try(ctx context.Context, scope, to, at netip.Addr, eye int, by []f
 				break
 			}
 		}
+		if open != nil {
+			if err := open(); err != nil {
+				return nil, fmt.Errorf("after %s: %w", f.name, err)
+			}
+		}
 	}
 	return arrived, nil
+}
+
+// arrives sends to an address of the slot's scope until that is seen; ErrUnproven: it is not.
+func (s *Slot) arrives(to netip.Addr, eye int) error {
+	for range 10 { // one may be lost on a machine that is busy
+		if err := inside(s.netns, func() error { return frames[0].send(s.frame(s.inner4, to)) }); err != nil {
+			return fmt.Errorf("cannot try whether the way is open: %w", err)
+		}
+		if seen(eye, to, 20*time.Millisecond) {
+			return nil
+		}
+	}
+	return ErrUnproven
 }
 
 // frameBy is a way to put a frame on a link.

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 )
 
@@ -34,6 +35,8 @@ func TestTheProofFailsWithoutTheFilter(t *testing.T) {
 	must(t, err)
 	real := n.filter.programs.Out
 	n.filter.programs.Out = passing
+	n.filter.out, err = programNumber(passing)
+	must(t, err)
 	defer func() { n.filter.programs.Out = real; must(t, passing.Close()) }()
 	err = n.Prove(context.Background())
 	if err == nil {
@@ -64,7 +67,7 @@ func TestWhatIsLeftOfAProofIsRemoved(t *testing.T) {
 	n := openNet(t)
 	_, _, err := n.rewrite(allowed, forbidden)
 	must(t, err)
-	must(t, Reclaim())
+	must(t, reclaim(somebody(t), nil))
 	tables, err := somebody(t).ListTables()
 	must(t, err)
 	for _, left := range tables {
@@ -86,5 +89,21 @@ func TestNothingIsProvedWhereNothingArrives(t *testing.T) {
 	}
 	if l, err := netlink.LinkByName(targetName); err == nil {
 		t.Errorf("%s is left", l.Attrs().Name)
+	}
+}
+
+// A way that was open once proves nothing of what is tried when it is closed.
+func TestNothingIsProvedWhereTheWayClosesMeanwhile(t *testing.T) {
+	n := openNet(t)
+	other := somebody(t)
+	table := other.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "firewall"})
+	chain := other.AddChain(&nftables.Chain{Table: table, Name: "forward", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
+		Priority: nftables.ChainPriorityFilter})
+	other.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Quota{Bytes: 60, Over: true}, &expr.Verdict{Kind: expr.VerdictDrop}}}) // two packets pass
+	must(t, other.Flush())
+	t.Cleanup(func() { other.DelTable(table); must(t, other.Flush()) })
+	if err := n.Prove(context.Background()); !errors.Is(err, ErrUnproven) || !strings.Contains(err.Error(), "after") {
+		t.Errorf("got %v", err)
 	}
 }
