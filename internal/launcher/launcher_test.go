@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -1204,4 +1205,72 @@ func TestEveryLimitIsAudited(t *testing.T) {
 	if b, err := json.Marshal(none); err != nil || string(b) != `{"wall_s":0,"memory_mib":0,"pids":0,"cpu_percent":0,"cpu_s":0,"output_mib":0}` {
 		t.Errorf("%s, %v", b, err)
 	}
+}
+
+// Whichever step of a launch before the box fails leaves nothing: no file that is open to be written,
+// no room kept, no box, and the only slot is free for the next job.
+func TestAFaultBeforeTheBoxLeavesNothing(t *testing.T) {
+	h := newHouse(t)
+	h.cfg.Slots = 1
+	var l *Launcher
+	h.inside = func(made *Launcher) { l = made }
+	h.open()
+	handle, _ := h.client()
+	for i, c := range []struct{ in, stage string }{
+		{fileArgv, "outputs"}, {fileSpec, "outputs"}, {fileStdout, "outputs"}, {fileStderr, "outputs"}, {fileRecord + ".new", "audit"},
+	} {
+		before, job := strings.Repeat(string(rune('c'+i)), 26), strings.Repeat(string(rune('n'+i)), 26)
+		h.running(handle, before, longScan)
+		h.accepted(handle, job, quickScan) // it waits for the slot
+		obstacle := l.records.path(job, c.in)
+		if err := os.Mkdir(obstacle, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if r := h.cancel(handle, before); r != nil {
+			t.Fatalf("%+v", r)
+		}
+		h.endOf(before)
+		if c.stage == "audit" { // the end of the job is to be kept again
+			time.AfterFunc(500*time.Millisecond, func() { os.Remove(obstacle) })
+		}
+		if o := h.endOf(job).Outcome; o.Reason != wire.Launch || o.Stage != c.stage || o.Refused == nil {
+			t.Errorf("%s: %+v", c.in, o)
+		}
+		os.Remove(obstacle)
+		l.reserved.mu.Lock()
+		if len(l.reserved.limits) > 0 {
+			t.Errorf("%s: room is still kept: %v", c.in, l.reserved.limits)
+		}
+		l.reserved.mu.Unlock()
+		if left := openToWrite(t, job); len(left) > 0 {
+			t.Errorf("%s: still open: %v", c.in, left)
+		}
+		if left, _ := filepath.Glob(l.boxes.Features().Cgroup + "/boxes/box-" + job); len(left) > 0 {
+			t.Errorf("%s: left: %v", c.in, left)
+		}
+	}
+	h.accepted(handle, jobA, quickScan)
+	if o := h.endOf(jobA).Outcome; o.Reason != wire.Exited {
+		t.Errorf("the next job: %+v", o)
+	}
+}
+
+// openToWrite lists the files of a job that this process could still write to.
+func openToWrite(t *testing.T, job string) (names []string) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		number, _ := strconv.Atoi(filepath.Base(link))
+		name, err := os.Readlink(link)
+		if err != nil || !strings.Contains(name, job) {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(number), unix.F_GETFL, 0); err == nil && flags&unix.O_ACCMODE != unix.O_RDONLY {
+			names = append(names, name)
+		}
+	}
+	return names
 }
