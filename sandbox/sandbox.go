@@ -94,7 +94,8 @@ func Open(c Config) (*Sandbox, error) {
 	}
 	s := &Sandbox{features: f, accept: slices.Clone(c.Accept), orders: make(chan order), total: c.Total, filters: map[filterKey][]byte{}, devices: map[uint64]disk{}, fault: -1, pause: -1}
 	// Inherited by whoever is started: should a core be written all the same, no memory is in it.
-	if err := os.WriteFile("/proc/self/coredump_filter", []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+	// The files of a user's undumpable process are root's; his boxes are his own to look into.
+	if err := os.WriteFile("/proc/self/coredump_filter", []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) && f.UID == 0 {
 		return nil, fmt.Errorf("cannot keep memory out of cores: %w", err)
 	}
 	if s.privileged() && f.Cgroup != "" && f.NoRings == "" {
