@@ -61,6 +61,15 @@ var profiles = map[string]profile{
 		ioctls:  ttyIoctls,
 		options: plainOptions,
 	},
+	// A scanner that an operator declares: a client of TCP and UDP, in whatever
+	// language, without raw sockets and with threads.
+	"declared": {
+		network: true, threads: true,
+		calls:   join(base, inet, goCalls, nmapCalls),
+		sockets: join(inetSockets, netlinkRoute),
+		ioctls:  ttyIoctls,
+		options: plainOptions,
+	},
 	// Our own binary. At its start libseccomp, which it links, asks what the
 	// kernel can do; it is content with no answer.
 	"resolver": {
