@@ -233,10 +233,13 @@ func TestASlotThatIsLeftAloneIsNotLost(t *testing.T) {
 		shell(t, "ip", "link", "del", "other0")
 		// And when events were lost, all is looked at.
 		must(t, n.links.conn.Control(func(fd uintptr) { _ = setReceive(int(fd), 1) }))
+		// Not of lo: IPv6 routes that swallow are its routes, and those of a fence are gone with it.
+		shell(t, "ip", "link", "add", "other0", "type", "veth", "peer", "name", "other1")
 		for range 50 {
-			shell(t, "ip", "link", "set", "lo", "down")
-			shell(t, "ip", "link", "set", "lo", "up")
+			shell(t, "ip", "link", "set", "other0", "up")
+			shell(t, "ip", "link", "set", "other0", "down")
 		}
+		shell(t, "ip", "link", "del", "other0")
 		time.Sleep(stopsWithin)
 		select {
 		case err := <-told:
