@@ -57,7 +57,7 @@ type scanSettings struct {
 
 type slotSettings struct {
 	Mode     scope.Mode   `yaml:"mode"`      // how scans leave this machine
-	FirstUID int          `yaml:"first_uid"` // at_once+2 uids from here belong to boxes
+	FirstUID int          `yaml:"first_uid"` // at_once+3 uids from here belong to boxes
 	IPv4     netip.Prefix `yaml:"ipv4"`      // the range of the slots' links
 	IPv6     netip.Prefix `yaml:"ipv6"`
 }

@@ -41,7 +41,7 @@ type Config struct {
 	FrontUID     uint32            // never a caller
 	Slots        int               // scans at once
 	Queue        int               // scans that may wait
-	FirstSlotUID uint32            // Slots+2 uids from here belong to boxes
+	FirstSlotUID uint32            // Slots+3 uids from here belong to boxes
 	Mode         scope.Mode        // how scans leave this machine
 	SlotsV4      netip.Prefix      // addresses of the slots' links
 	SlotsV6      netip.Prefix      //
@@ -76,10 +76,10 @@ type Stdio struct {
 
 func (c *Config) stdio() bool { return c.Stdio != nil }
 
-// isSlotUID reports whether a uid belongs to a box; after the scans' come the resolver's and that
-// of whatever is asked for its version.
+// isSlotUID reports whether a uid belongs to a box; after the scans' come the resolver's, that of
+// whatever is asked for its version, and that of doctor's proofs.
 func (c *Config) isSlotUID(uid uint32) bool {
-	return uid >= c.FirstSlotUID && uid-c.FirstSlotUID <= uint32(c.Slots)+1
+	return uid >= c.FirstSlotUID && uid-c.FirstSlotUID <= uint32(c.Slots)+2
 }
 
 func (c *Config) dialFront(ctx context.Context) (*net.UnixConn, error) {
