@@ -98,7 +98,9 @@ func (r *rings) instructions() asm.Instructions {
 		asm.JEq.Imm(asm.R2, unix.SO_RCVBUF, "buffer").WithSymbol("socket"),
 		asm.JEq.Imm(asm.R2, unix.SO_SNDBUF, "buffer"),
 		// 0 bytes looked at: the kernel takes the scanner's own value, however long it is.
-		asm.StoreImm(asm.R6, sockoptBytes, 0, asm.Word).WithSymbol("pass"),
+		// By way of a register: before Linux 6.3 a constant is not stored there.
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("pass"),
+		asm.StoreMem(asm.R6, sockoptBytes, asm.R0, asm.Word),
 		asm.Mov.Imm(asm.R0, 1),
 		asm.Return(),
 	},
