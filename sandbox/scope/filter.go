@@ -788,9 +788,9 @@ func (f *filter) named(job uint32) (keys []violationKey, found []violation, err 
 	return keys, found, err
 }
 
-// supported says why the filter could not be had here: it loads it and puts it on a link that it
+// SupportedBPF says why the table has to be the filter here: it loads it and puts it on a link that it
 // makes for this, in a namespace of its own.
-func supported() (err error) {
+func SupportedBPF() (err error) {
 	f, err := loadFilter()
 	if err != nil {
 		return err

@@ -854,4 +854,4 @@ func TestTheObjectIsOfItsSources(t *testing.T) {
 	}
 }
 
-func TestTheFilterIsSupported(t *testing.T) { must(t, supported()) }
+func TestTheFilterIsSupported(t *testing.T) { must(t, SupportedBPF()) }

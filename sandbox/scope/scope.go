@@ -359,9 +359,6 @@ func (n *Net) Filter() (kind string, without error) {
 	return "nftables", n.without
 }
 
-// SupportedBPF says why the table has to be the filter here.
-func SupportedBPF() error { return supported() }
-
 // Supported says why slots could not be made here.
 func Supported() error {
 	conn, err := nftables.New()
