@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"math"
 	"strconv"
 	"unicode/utf8"
 )
@@ -49,6 +50,16 @@ func Members(arguments []byte) (map[string]json.RawMessage, []Fault) {
 		return nil, []Fault{notAnObject()}
 	}
 	return members, faults
+}
+
+// Whole reads a whole number, up to 2^53 either way. 10.0 is one, too: clients exist that write every number so. One
+// with an exponent is not taken.
+func Whole(raw []byte) (n int64, is bool) {
+	x, err := strconv.ParseFloat(string(raw), 64)
+	if err != nil || bytes.ContainsAny(raw, "eE") || x != math.Trunc(x) || math.Abs(x) > 1<<53 {
+		return 0, false
+	}
+	return int64(x), true
 }
 
 func notAnObject() Fault {

@@ -250,8 +250,8 @@ func (d *draft) truth(field string, raw json.RawMessage) bool {
 
 // number reads an integer. No bound is wider than 32 bits.
 func (d *draft) number(field string, raw json.RawMessage) int {
-	n, err := strconv.ParseInt(string(raw), 10, 32)
-	if err != nil {
+	n, is := Whole(raw)
+	if !is || n != int64(int32(n)) {
 		d.wrongType(field, raw, "a whole number")
 	} else if n == 0 {
 		// Zero stands for "not given" in several fields, and to give it is not the same.
@@ -299,6 +299,8 @@ func (d *draft) ports(field string, raw json.RawMessage) []Ports {
 		text := string(e) // a bare number is a port as well
 		if strings.HasPrefix(text, `"`) {
 			text = d.text(element(field, i), e)
+		} else if n, is := Whole(e); is {
+			text = strconv.FormatInt(n, 10)
 		}
 		r, fault := readPorts(element(field, i), text)
 		if fault != nil {

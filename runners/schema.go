@@ -33,7 +33,7 @@ type field struct {
 // first for whoever reads it.
 func objectSchema(fields []field, required ...string) json.RawMessage {
 	var out bytes.Buffer
-	out.WriteString(`{"$schema":"https://json-schema.org/draft/2020-12/schema","type":"object","additionalProperties":false,"required":`)
+	out.WriteString(`{"type":"object","additionalProperties":false,"required":`)
 	out.Write(mustJSON(required))
 	out.WriteString(`,"properties":{`)
 	for i, f := range fields {

@@ -156,4 +156,3 @@ func scriptNames(keep func(script) bool) []string {
 
 func anyScript(script) bool         { return true }
 func standardScript(s script) bool  { return s.standard && !s.intrusive }
-func intrusiveScript(s script) bool { return s.intrusive }
