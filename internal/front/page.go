@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -16,6 +17,7 @@ type query struct {
 	Limit  int        // hosts, 1 to 100
 	Cursor string     // from the page before
 	Host   netip.Addr // only this address, if it is one
+	Room   int        // bytes of hosts; 0 for pageBytes
 }
 
 type page struct {
@@ -65,8 +67,7 @@ func (q query) begin(job string, hosts []report.Host) (host, part int, err error
 }
 
 func (q query) foreign() error {
-	return faults{{Code: "bad_value", Field: "cursor", Got: clip(q.Cursor), Allowed: []string{"page.next_cursor of an answer of job_result about this job"},
-		Hint: "leave cursor out to begin with the first page"}}
+	return faults{argPage.fault("bad_value", clip(q.Cursor))}
 }
 
 // page is the part of a report that a query wants. A host that does not fit is on the next page;
@@ -85,7 +86,7 @@ func (q query) page(job string, hosts []report.Host) ([]report.Host, *page, erro
 		p.Total = end - at
 	}
 	out := []report.Host{}
-	for room := pageBytes; at < end && len(out) < q.Limit; at++ {
+	for room := cmp.Or(q.Room, pageBytes); at < end && len(out) < q.Limit; at++ {
 		h, next := split(hosts[at], from, room)
 		size := weight(h)
 		if len(out) > 0 && (next > 0 || size > room) {

@@ -4,111 +4,142 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
-)
+	"time"
 
-func isAddress(s string) bool {
-	a, err := netip.ParseAddr(s)
-	return err == nil && a.Zone() == "" && a.String() == s
-}
+	"github.com/google/jsonschema-go/jsonschema"
+
+	"github.com/secmcpd/secmcpd/internal/store"
+	"github.com/secmcpd/secmcpd/internal/wire"
+)
 
 // The schemas are JSON Schema 2020-12 in the plain subset that every model's API takes: one type
-// a property, no references. What agents see of them is a golden file; a change is a change of
-// behaviour.
-const (
-	emptySchema = `{"type":"object","properties":{},"additionalProperties":false}`
+// a property, no references. Those of answers come from the types that are answered with. The list
+// of tools, which a model reads in every session, has the first level of them; the whole is a
+// resource, secmcpd://schemas/NAME.
 
-	jobIDProperty = `"job_id":{"type":"string","pattern":"^[a-z2-7]{26}$","description":"the job_id that a scan answered"}`
-	waitProperty  = `"wait_s":{"type":"integer","minimum":0,"maximum":45,"default":%d,"description":"seconds to wait for the end of the scan before answering"}`
+// fullSchema is the whole schema of an answer of type T.
+func fullSchema[T any]() *jsonschema.Schema {
+	text := &jsonschema.Schema{Type: "string"}
+	var states []any
+	for _, s := range jobStates {
+		states = append(states, s)
+	}
+	s, err := jsonschema.For[T](&jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
+		reflect.TypeFor[netip.Addr]():      text,
+		reflect.TypeFor[time.Time]():       text,
+		reflect.TypeFor[store.State]():     {Type: "string", Enum: states},
+		reflect.TypeFor[json.RawMessage](): {Type: "object"},
+	}})
+	if err != nil {
+		panic(fmt.Sprintf("front: schema of %T: %v", *new(T), err)) // a type of ours; tested
+	}
+	plain(s)
+	return s
+}
 
-	jobIDSchema = `{"type":"object","properties":{` + jobIDProperty + `},"required":["job_id"],"additionalProperties":false}`
+// plain leaves each property one type: what may be null in Go is left out or empty here.
+func plain(s *jsonschema.Schema) {
+	if len(s.Types) == 2 && s.Types[0] == "null" {
+		s.Type, s.Types = s.Types[1], nil
+	}
+	for _, p := range s.Properties {
+		plain(p)
+	}
+	if s.Items != nil {
+		plain(s.Items)
+	}
+	if s.AdditionalProperties != nil {
+		plain(s.AdditionalProperties)
+	}
+}
 
-	cursorProperty = `"cursor":{"type":"string","description":"next_cursor of the page before, of the same %s"}`
-	limitProperty  = `"limit":{"type":"integer","minimum":1,"maximum":100,"default":20,"description":"entries on a page; large ones make it shorter"}`
-)
+// listed is the first level of a schema: the properties named, or all, and which of them are
+// always there.
+func listed(full *jsonschema.Schema, names ...string) json.RawMessage {
+	if len(names) == 0 {
+		names = full.PropertyOrder
+	}
+	out := jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{}, PropertyOrder: names}
+	for _, name := range names {
+		p := full.Properties[name]
+		out.Properties[name] = &jsonschema.Schema{Type: p.Type, Description: p.Description}
+	}
+	for _, name := range full.Required {
+		if out.Properties[name] != nil {
+			out.Required = append(out.Required, name)
+		}
+	}
+	return encode(&out)
+}
 
-var (
-	jobSchema    = fmt.Sprintf(`{"type":"object","properties":{`+jobIDProperty+`,`+waitProperty+`},"required":["job_id"],"additionalProperties":false}`, 0)
-	resultSchema = fmt.Sprintf(`{"type":"object","properties":{`+jobIDProperty+`,`+waitProperty+`,`+cursorProperty+`,`+limitProperty+
-		`,"host":{"type":"string","description":"one address: what became of it, and what was found there"}},"required":["job_id"],"additionalProperties":false}`, 0, "job")
-	listSchema = `{"type":"object","properties":{"state":{"type":"string","enum":["` + strings.Join(states, `","`) + `"],"description":"only jobs in this state"},` +
-		limitProperty + `,` + fmt.Sprintf(cursorProperty, "state") + `},"additionalProperties":false}`
-)
+// bare is a schema without descriptions: a tool's that stands before it in the list has them.
+func bare(schema json.RawMessage) json.RawMessage {
+	var s jsonschema.Schema
+	if err := json.Unmarshal(schema, &s); err != nil {
+		panic(fmt.Sprintf("front: a schema of ours: %v", err)) // tested
+	}
+	for _, p := range s.Properties {
+		p.Description = ""
+	}
+	return encode(&s)
+}
 
-// withOurs adds the arguments that concern the call to a runner's schema.
-func withOurs(schema json.RawMessage) string {
+// fullSchemas are the whole schemas of what tools answer, by the names of their resources.
+func fullSchemas() map[string]*jsonschema.Schema {
+	return map[string]*jsonschema.Schema{"job": fullSchema[answer](), "job_list": fullSchema[listing](), "scan_preview": fullSchema[previewed](),
+		"capabilities": fullSchema[wire.Capabilities](), "error": fullSchema[failure]()}
+}
+
+// schemaOf is the name of the whole schema of a tool's answers.
+func schemaOf(tool string) string {
+	switch tool {
+	case "job_list", "scan_preview", "capabilities":
+		return tool
+	}
+	return "job"
+}
+
+// inputSchema is that of a tool of ours.
+func inputSchema(arguments []argument) json.RawMessage {
+	properties, required := []string{}, []string{}
+	for _, a := range arguments {
+		properties = append(properties, string(encode(a.name))+":"+string(encode(a.schema())))
+		if a.required {
+			required = append(required, a.name)
+		}
+	}
+	more := ""
+	if len(required) > 0 {
+		more = `,"required":` + string(encode(required))
+	}
+	return json.RawMessage(`{"type":"object","properties":{` + strings.Join(properties, ",") + `}` + more + `,"additionalProperties":false}`)
+}
+
+// scanSchema is that of a scan tool: the runner's, and the arguments that concern the call.
+func scanSchema(schema json.RawMessage) map[string]any {
 	var s map[string]any
 	if err := json.Unmarshal(schema, &s); err != nil {
 		panic(fmt.Sprintf("front: schema of a runner: %v", err)) // a constant of ours; tested
 	}
 	properties := s["properties"].(map[string]any)
-	for name, text := range map[string]string{
-		"wait_s":         `{"type":"integer","minimum":0,"maximum":45,"default":30,"description":"seconds to wait for the end; a scan that takes longer answers with its job_id and goes on"}`,
-		"correlation_id": `{"type":"string","pattern":"^[A-Za-z0-9._:-]{1,64}$","description":"an id of your own, shown with the job in later answers"}`,
-	} {
-		properties[name] = json.RawMessage(text)
+	for _, a := range ours {
+		properties[a.name] = a.schema()
 	}
-	return string(encode(s))
+	return s
 }
 
-func previewSchema(names []string) string {
-	return `{"type":"object","properties":{"tool":{"type":"string","enum":["` + strings.Join(names, `","`) + `"],"description":"the scan tool"},` +
-		`"arguments":{"type":"object","description":"its arguments, as that tool takes them"}},"required":["tool","arguments"],"additionalProperties":false}`
+// shortSchema leaves out lists of words that are too long to be read in every session. A word that
+// is not among them is refused with the nearest that is.
+func shortSchema(tool string, schema map[string]any) json.RawMessage {
+	for _, p := range schema["properties"].(map[string]any) {
+		p, _ := p.(map[string]any)
+		items, _ := p["items"].(map[string]any)
+		if words, _ := items["enum"].([]any); len(words) > 16 {
+			p["items"] = map[string]any{"type": items["type"]}
+			p["description"] = fmt.Sprintf("%s Names as in secmcpd://schemas/%s, such as %q.", p["description"], tool, words[len(words)-12])
+		}
+	}
+	return encode(schema)
 }
-
-// The parts of answers.
-const (
-	errorProperty = `"error":{"type":"object","description":"why it was refused","properties":{"code":{"type":"string"},"field":{"type":"string"},"got":{"type":"string"},` +
-		`"allowed":{"type":"array","items":{"type":"string"}},"reason":{"type":"string"},"hint":{"type":"string"},"rule":{"type":"string"},"example":{"type":"string"},"retryable":{"type":"boolean"}}},` +
-		`"faults":{"type":"array","description":"the first 32 faults","items":{"type":"object"}}`
-	gapsProperty = `"not_enforced":{"type":"array","description":"protections that were missing","items":{"type":"object","properties":{"layer":{"type":"string"},"why":{"type":"string"},"follows":{"type":"string"}}}}`
-
-	scannerProperty = `"scanner":{"type":"object","properties":{"tool":{"type":"string"},"path":{"type":"string"},"version":{"type":"string"},"sha256":{"type":"string"},"problem":{"type":"string"}}}`
-)
-
-var answerSchema = `{"type":"object","properties":{` +
-	`"job_id":{"type":"string"},` +
-	`"status":{"type":"string","enum":["` + strings.Join(states, `","`) + `"]},` +
-	`"tool":{"type":"string"},"profile":{"type":"string"},"correlation_id":{"type":"string"},"engagement":{"type":"string"},"rule":{"type":"string"},` +
-	`"created":{"type":"string"},"started":{"type":"string"},"ended":{"type":"string"},"deadline":{"type":"string"},` +
-	`"end":{"type":"object","description":"how it ended","properties":{"reason":{"type":"string"},"exit_code":{"type":"integer"},"signal":{"type":"integer"},"stage":{"type":"string"},"detail":{"type":"string"},"scanner_error":{"type":"string"}}},` +
-	`"progress":{"type":"object","properties":{"task":{"type":"string"},"percent":{"type":"number"},"remaining_s":{"type":"integer"},"hosts_done":{"type":"integer"}}},` +
-	`"arguments":{"type":"object","description":"what was asked, defaults filled in"},"arguments_shortened":{"type":"object","description":"the whole length of lists that are shown in part"},` +
-	`"resolved":{"type":"array","description":"the first names that were asked for: name, the first addresses, count of all","items":{"type":"object"}},` +
-	`"summary":{"type":"object","properties":{"hosts_up":{"type":"integer","description":"that answered"},"open_ports":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"complete":{"type":"boolean"}}},` +
-	`"hosts":{"type":"array","description":"hosts that are up, silent or timed out","items":{"type":"object","properties":{"addr":{"type":"string"},"status":{"type":"string"},` +
-	`"silent":{"type":"boolean","description":"called up without looking; nothing answered"},"timed_out":{"type":"boolean","description":"given up: nothing is known of its ports"},` +
-	`"ports":{"type":"array","items":{"type":"object","properties":{"port":{"type":"integer"},"proto":{"type":"string"},"state":{"type":"string"},"service":{"type":"string"},` +
-	`"untrusted":{"type":"object","description":"text of the scanned host"}}}},"untrusted":{"type":"object","description":"text of the scanned host"}}}},` +
-	`"page":{"type":"object","properties":{"returned":{"type":"integer"},"total":{"type":"integer"},"continued":{"type":"boolean","description":"the first host began on the page before"},` +
-	`"continues":{"type":"boolean","description":"the last host goes on on the next page"},"ports_total":{"type":"integer"},"next_cursor":{"type":"string"}}},` +
-	`"coverage":{"type":"object","description":"what was asked for and what became of it, in addresses","properties":{"asked":{"type":"integer","description":"without those excluded"},"excluded":{"type":"integer"},` +
-	`"exclusions":{"type":"array","items":{"type":"object"}},"probed":{"type":"integer"},"up":{"type":"integer","description":"silent and timed out ones among them"},"down":{"type":"integer"},"silent":{"type":"integer"},"timed_out":{"type":"integer"},"not_reached":{"type":"integer"},` +
-	`"addresses":{"type":"object","description":"which they are: completed, timed_out and not_reached, each with count (of addresses), prefixes (the first) and more (not all are listed)"},` +
-	`"hosts_not_listed":{"type":"integer"},"dropped_packets":{"type":"integer"},"cut_by":{"type":"string"},"cut_from":{"type":"array","items":{"type":"string"}},"complete":{"type":"boolean"}}},` +
-	`"usage":{"type":"object"},"network":{"type":"object"},` + scannerProperty + `,` + gapsProperty + `,` +
-	`"artifacts":{"type":"array","items":{"type":"object","properties":{"uri":{"type":"string"},"mime_type":{"type":"string"},"size":{"type":"integer"}}}},` +
-	errorProperty + `,"notice":{"type":"string"},"next":{"type":"string"},"poll_after_s":{"type":"integer"}}}`
-
-// briefSchema is the same answer for the tools that go on from a job, without repeating its
-// inside in every list of tools that a model reads.
-var briefSchema = `{"type":"object","properties":{` +
-	`"job_id":{"type":"string"},"status":{"type":"string","enum":["` + strings.Join(states, `","`) + `"]},` +
-	`"summary":{"type":"object"},"hosts":{"type":"array","items":{"type":"object"}},"page":{"type":"object"},"progress":{"type":"object"},"end":{"type":"object"},` +
-	`"host":{"type":"object","description":"what became of the address asked about","properties":{"addr":{"type":"string"},"state":{"type":"string","enum":["` + strings.Join(fates, `","`) + `"]},"rule":{"type":"string"}}},` +
-	`"coverage":{"type":"object","description":"as the scan tool has it"},"not_enforced":{"type":"array","items":{"type":"object"}},"artifacts":{"type":"array","items":{"type":"object"}},` +
-	`"error":{"type":"object"},"next":{"type":"string"},"poll_after_s":{"type":"integer"}}}`
-
-const listOutputSchema = `{"type":"object","properties":{"jobs":{"type":"array","items":{"type":"object"}},"next_cursor":{"type":"string"},` + errorProperty + `}}`
-
-const previewOutputSchema = `{"type":"object","properties":{"allowed":{"type":"boolean"},"verdict":{"type":"object"},` + scannerProperty + `,` + gapsProperty + `,` +
-	`"argv":{"type":"array","items":{"type":"string"}},"argv_words":{"type":"integer"},"expected":{"type":"object","properties":{"packets":{"type":"integer"},"seconds":{"type":"integer"}}},` +
-	`"next":{"type":"string"},` + errorProperty + `}}`
-
-const capabilitiesOutputSchema = `{"type":"object","properties":{"engagements":{"type":"array","description":"those that name you; lists are cut, the counts beside them are exact","items":{"type":"object","properties":{` +
-	`"name":{"type":"string"},"description":{"type":"string"},"targets":{"type":"array","items":{"type":"string"}},"targets_count":{"type":"integer"},` +
-	`"excluded":{"type":"array","items":{"type":"string"}},"excluded_count":{"type":"integer"},"tools":{"type":"array","items":{"type":"string"}},` +
-	`"profiles":{"type":"object","description":"of each tool; * is all"},"intrusive":{"type":"string"},"addresses_per_job":{"type":"integer"},"ports_per_address":{"type":"integer"},` +
-	`"packets_per_second":{"type":"integer"},"limit_s":{"type":"integer"},"jobs_at_once":{"type":"integer"},"hours":{"type":"string"},"expires":{"type":"string"},` +
-	`"open":{"type":"boolean","description":"may be used now"},"closed":{"type":"string","description":"why not"}}}},"engagements_count":{"type":"integer"},"scanners":{"type":"array","items":{"type":"object"}},` +
-	`"slots":{"type":"integer"},"running":{"type":"integer"},"queued":{"type":"integer"},` + gapsProperty + `,` + errorProperty + `}}`

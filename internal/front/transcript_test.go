@@ -109,7 +109,7 @@ func converse(t *testing.T, r *room, sent string) string {
 			answer = c.form.ReplaceAllString(answer, c.by)
 		}
 		if strings.Contains(line, "tools/list") {
-			answer = fmt.Sprintf("(the list of tools, %d of them: tools.json)\n", strings.Count(answer, `"inputSchema"`))
+			answer = fmt.Sprintf("(the list of tools, %d of them: testdata/tools)\n", strings.Count(answer, `"inputSchema"`))
 		}
 		lines = append(lines, answer)
 	}
