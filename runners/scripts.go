@@ -154,5 +154,5 @@ func scriptNames(keep func(script) bool) []string {
 	return names
 }
 
-func anyScript(script) bool         { return true }
-func standardScript(s script) bool  { return s.standard && !s.intrusive }
+func anyScript(script) bool        { return true }
+func standardScript(s script) bool { return s.standard && !s.intrusive }

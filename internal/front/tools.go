@@ -53,10 +53,11 @@ func (r refused) Error() string { return r.Code }
 // for everybody and never changes.
 func newServer(f *front) (*mcp.Server, error) {
 	s := mcp.NewServer(&mcp.Implementation{Name: "secmcpd", Title: "secmcpd", Version: f.cfg.Version}, &mcp.ServerOptions{
-		Instructions: instructions,
-		Logger:       nil, // the SDK's log lines quote what clients send
-		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}, Resources: &mcp.ResourceCapabilities{}},
-		SetCacheable: func(_ context.Context, _ mcp.Request, c *mcp.Cacheable) { c.CacheScope = "private" },
+		Instructions:      instructions,
+		Logger:            nil, // the SDK's log lines quote what clients send
+		Capabilities:      &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}, Resources: &mcp.ResourceCapabilities{}, Prompts: &mcp.PromptCapabilities{}},
+		CompletionHandler: f.complete,
+		SetCacheable:      func(_ context.Context, _ mcp.Request, c *mcp.Cacheable) { c.CacheScope = "private" },
 	})
 	s.AddReceivingMiddleware(f.recovered, f.around)
 	for _, t := range tools() {
@@ -68,6 +69,7 @@ func newServer(f *front) (*mcp.Server, error) {
 		})
 	}
 	f.addResources(s)
+	f.addPrompts(s)
 	return s, nil
 }
 
@@ -97,6 +99,15 @@ type failure struct {
 	Status store.State `json:"status,omitempty"`
 }
 
+func failureOf(fs faults) failure {
+	said := failure{Total: len(fs)}
+	for _, f := range fs[:min(len(fs), maxFaults)] {
+		said.Faults = append(said.Faults, problem{Code: f.Code, Field: f.Field, Got: f.Got, Allowed: f.Allowed, Hint: f.Hint, Example: f.Example})
+	}
+	said.Error = said.Faults[0]
+	return said
+}
+
 // result turns what a tool did into what the protocol says. An error that a model can do
 // something about is a result; anything else is the daemon's own fault and is told without its text.
 func result(value any, err error) (*mcp.CallToolResult, error) {
@@ -105,12 +116,7 @@ func result(value any, err error) (*mcp.CallToolResult, error) {
 	switch {
 	case err == nil:
 	case errors.As(err, &fs):
-		said := failure{Total: len(fs)}
-		for _, f := range fs[:min(len(fs), maxFaults)] {
-			said.Faults = append(said.Faults, problem{Code: f.Code, Field: f.Field, Got: f.Got, Allowed: f.Allowed, Hint: f.Hint, Example: f.Example})
-		}
-		said.Error = said.Faults[0]
-		value = said
+		value = failureOf(fs)
 	case errors.As(err, &r):
 		said := failure{Error: problemOf(r.Refusal), JobID: r.JobID}
 		if r.JobID != "" {
