@@ -60,6 +60,7 @@ type Record struct {
 	Rule        string        `json:"rule,omitempty"`
 	Code        string        `json:"code,omitempty"` // of a denial
 	Reason      string        `json:"reason,omitempty"`
+	Consent     []string      `json:"consent,omitempty"`   // what the user of the agent confirmed, as the front told; no operator's approval
 	Addresses   []string      `json:"addresses,omitempty"` // that may be sent to; the first MaxList
 	Prefixes    int           `json:"prefixes,omitempty"`  // how many there are
 	Ports       []string      `json:"ports,omitempty"`     // that may be sent to at each; the first MaxList; none: all

@@ -187,7 +187,7 @@ func (a attempt) beyond(b attempt) bool {
 
 // try judges r under e.
 func (e *Engagement) try(m Machine, r Request, now time.Time, resolved bool) attempt {
-	allowed := Verdict{Outcome: Allow, Reason: "engagement " + e.Name + " allows it", Limits: e.Limits, Until: e.until(now)}
+	allowed := Verdict{Outcome: Allow, Reason: "engagement " + e.Name + " allows it", Limits: e.Limits, Until: e.until(now), Confirm: e.toConfirm(r)}
 	fits, outside := e.judgeTargets(&allowed, m, r, resolved)
 	v := e.open(now)
 	if v == nil {

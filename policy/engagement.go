@@ -40,6 +40,7 @@ type Engagement struct {
 	excludePorts portTable
 	hours        *hours
 	tools        map[string][]string // profiles, or "*" alone
+	confirm      []string            // intrusive, a tool, or TOOL/PROFILE
 }
 
 // nameRule permits asking for names. What the answers may be is its own scope: a name is
@@ -106,6 +107,9 @@ type engagementFile struct {
 	Limits limitsFile `yaml:"limits"`
 	// Intrusive is deny (as without the key), approve or allow.
 	Intrusive intrusive `yaml:"intrusive"`
+	// Confirm is what the user of the agent has to confirm before it starts: intrusive, a tool, or
+	// TOOL/PROFILE. It takes the place of no approval.
+	Confirm []string `yaml:"confirm"`
 }
 
 type callersFile struct {
@@ -194,6 +198,7 @@ func (c *compiler) engagement(file string, f engagementFile) Engagement {
 	e.Expires = f.Expires.end(e.hours)
 	e.tools = c.tools(f.Tools)
 	e.Limits = c.limits(f.Limits)
+	c.confirm(&e, f.Confirm)
 	return e
 }
 
@@ -413,6 +418,47 @@ func (c *compiler) profiles(at, tool string, profiles []string) {
 			c.wrong(path, strict.Quote(p), strings.Join(known, ", "), hint)
 		}
 	}
+}
+
+// intrusiveScans stands for them in confirm.
+const intrusiveScans = "intrusive"
+
+func (c *compiler) confirm(e *Engagement, words []string) {
+	known := []string{intrusiveScans}
+	for _, tool := range e.Tools() {
+		profiles := e.tools[tool]
+		if slices.Contains(profiles, anyProfile) && c.who.Profiles != nil {
+			profiles, _ = c.who.Profiles(tool)
+		}
+		known = append(known, tool)
+		for _, p := range profiles {
+			known = append(known, tool+"/"+p)
+		}
+	}
+	for i, w := range words {
+		at := strict.Index("confirm", i)
+		if !c.Bad(at) && !slices.Contains(known, w) {
+			hint := ""
+			if near := strict.Nearest(w, known); near != "" {
+				hint = "did you mean " + strict.Quote(near) + "?"
+			}
+			c.wrong(at, strict.Quote(w), "intrusive, a tool of tools, or TOOL/PROFILE", hint)
+		}
+	}
+	e.confirm = slices.Clone(words)
+}
+
+// Confirm is what the user of the agent has to confirm before it starts.
+func (e Engagement) Confirm() []string { return slices.Clone(e.confirm) }
+
+// toConfirm is what of confirm applies to a request.
+func (e *Engagement) toConfirm(r Request) (out []string) {
+	for _, w := range e.confirm {
+		if w == r.Tool || w == r.Tool+"/"+r.Profile || w == intrusiveScans && len(r.Intrusive) > 0 {
+			out = append(out, w)
+		}
+	}
+	return distinct(out)
 }
 
 func (c *compiler) limits(f limitsFile) Limits {

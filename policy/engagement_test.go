@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -67,13 +68,13 @@ func TestTheShippedEngagementShowsEveryKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "description", "callers", "users", "groups", "targets", "within", "network", "ports", "icmp", "exclude", "hours", "days", "from", "to",
-		"timezone", "expires", "tools", "profiles", "limits", "addresses_per_job", "ports_per_address", "packets_per_second", "duration", "jobs", "intrusive"} {
+		"timezone", "expires", "tools", "profiles", "limits", "addresses_per_job", "ports_per_address", "packets_per_second", "duration", "jobs", "intrusive", "confirm"} {
 		if !strings.Contains(string(data), key+":") {
 			t.Errorf("the example does not show %s", key)
 		}
 	}
 	text := string(data)
-	for _, line := range []string{"  # users: [alice, 1001]", "  # - 10.0.0.1 ", "  # - 10.20.0.0/16", "  # - {network: 10.0.7.0/24, ports: [9100]}", "  # - network: 100.64.8.0/24", "  #   ports: [22,", "  #   icmp: true", "# hours:", "#   days:", "#   from:", "#   to:", "#   timezone:", "# expires: 2027-03-31"} {
+	for _, line := range []string{"  # users: [alice, 1001]", "  # - 10.0.0.1 ", "  # - 10.20.0.0/16", "  # - {network: 10.0.7.0/24, ports: [9100]}", "  # - network: 100.64.8.0/24", "  #   ports: [22,", "  #   icmp: true", "# hours:", "#   days:", "#   from:", "#   to:", "#   timezone:", "# expires: 2027-03-31", "# confirm: [intrusive,"} {
 		if !strings.Contains(text, "\n"+line) {
 			t.Fatalf("the example has no line %q", line)
 		}
@@ -84,7 +85,7 @@ func TestTheShippedEngagementShowsEveryKey(t *testing.T) {
 	if err := faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if len(e.exclude) != 2 || len(e.partly) != 1 || e.hours == nil || e.Expires.IsZero() || !slices.Equal(e.users, []uint32{1000, 1001}) {
+	if !slices.Equal(e.Confirm(), []string{"intrusive", "nmap_scan/thorough"}) || len(e.exclude) != 2 || len(e.partly) != 1 || e.hours == nil || e.Expires.IsZero() || !slices.Equal(e.users, []uint32{1000, 1001}) {
 		t.Errorf("not all of it was read: %s", e)
 	}
 	for _, want := range []string{"user alice (1000)", "user 1001", "10.20.0.0/16", "10.0.7.0/24 ports 9100", "100.64.8.0/24 ports 22, 80, 443, 8000-8100, udp/53, icmp", "mon tue wed thu fri 22:00-06:00 Europe/Berlin", "2027-04-01T00:00:00+02:00"} {
@@ -198,6 +199,7 @@ func TestEngagementFaults(t *testing.T) {
 		{"a very long job", "tools", "limits: {duration: 1000h}\ntools", "limits.duration: got 1000h0m0s"},
 		{"an unknown limit", "tools", "limits: {rate: 5}\ntools", `limits.rate: got an unknown key "rate"`},
 		{"another word for intrusive", "tools", "intrusive: yes\ntools", "allowed: deny, approve, allow"},
+		{"a profile to confirm that is not allowed", "tools", "confirm: [intrusive, nmap_scan/quikc]\ntools", `did you mean "nmap_scan/quick"?`},
 		{"a day that is none", "tools", "expires: 2026-02-30\ntools", "expires: got \"2026-02-30\""},
 		{"a time without a zone", "tools", "expires: 2026-02-03T10:00:00\ntools", "expires:"},
 		{"hours without a zone", "tools", "hours: {from: \"08:00\", to: \"10:00\"}\ntools", "hours.timezone: got nothing"},
@@ -335,6 +337,33 @@ func TestHoursAgreeWithThemselves(t *testing.T) {
 			if last, closed := e.Open(until.Add(-time.Nanosecond)); closed != "" || last.Before(until) {
 				t.Fatalf("%s: at %v open until %v, and then until %v, %q", hours, now, until, last, closed)
 			}
+		}
+	}
+}
+
+// What is to be confirmed is in the verdict, and denies nothing.
+func TestConfirm(t *testing.T) {
+	const text = "name: x\ncallers: {users: [1]}\ntargets: [10.0.0.0/8]\ntools: {nmap_scan: {profiles: [\"*\"]}, other_scan: {profiles: [\"*\"]}}\nintrusive: allow\nconfirm: [intrusive, other_scan, nmap_scan/thorough, intrusive]\n"
+	e, faults := ParseEngagement("x.yaml", []byte(text), Lookup{Profiles: func(string) ([]string, bool) { return []string{"quick", "thorough"}, true }})
+	if err := faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	p := &Policy{Engagements: []Engagement{e}}
+	for _, c := range []struct {
+		why, tool, profile string
+		intrusive          []string
+		want               string
+	}{
+		{"an ordinary scan", "nmap_scan", "quick", nil, ""},
+		{"an intrusive one", "nmap_scan", "quick", []string{"scripts"}, "intrusive"},
+		{"a profile", "nmap_scan", "thorough", nil, "nmap_scan/thorough"},
+		{"both", "nmap_scan", "thorough", []string{"scripts"}, "intrusive nmap_scan/thorough"},
+		{"a tool", "other_scan", "quick", nil, "other_scan"},
+	} {
+		v := Decide(p, Caller{UID: 1}, Request{Tool: c.tool, Profile: c.profile, Intrusive: c.intrusive, Ports: 1,
+			Targets: []Target{{Text: "10.0.0.5", Prefix: netip.MustParsePrefix("10.0.0.5/32")}}}, monday)
+		if v.Outcome != Allow || strings.Join(v.Confirm, " ") != c.want {
+			t.Errorf("%s: %s %v", c.why, v.Outcome, v.Confirm)
 		}
 	}
 }

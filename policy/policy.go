@@ -120,6 +120,9 @@ type Verdict struct {
 	Limits       Limits
 	// Until is when the hours or the engagement end, whichever is first; zero for neither.
 	Until time.Time
+	// Confirm is what of an allowed request the user of the agent has to confirm before it starts, as
+	// the engagement has it: whoever starts it sees to that.
+	Confirm []string
 	// MoreNames says that names have yet to be asked for: the verdict is [Precheck]'s, and
 	// Targets has no address for them.
 	MoreNames bool

@@ -65,6 +65,7 @@ func (e Engagement) String() string {
 	p.limits(e.Limits)
 	p.fact("", "%s at once", plural(e.Limits.Jobs, "job", "jobs"))
 	p.fact("intrusive", "%s", e.Intrusive)
+	p.facts("confirm", e.confirm)
 	return p.String()
 }
 
@@ -130,6 +131,7 @@ func (v Verdict) grant(p *page) {
 		p.fact("names", "are yet to be asked for, and each answer to be judged")
 	}
 	p.limits(v.Limits)
+	p.facts("confirm", v.Confirm)
 	if !v.Until.IsZero() {
 		p.fact("until", "%s", v.Until.Format(time.RFC3339))
 	}

@@ -135,3 +135,32 @@ func TestTheNearestIsNamed(t *testing.T) {
 		t.Errorf("%v", a.err)
 	}
 }
+
+// What is given as an example is taken.
+func TestExamplesAreTaken(t *testing.T) {
+	for _, a := range slices.Concat(statusArguments, resultArguments, cancelArguments, listArguments, previewArguments, ours) {
+		if a.example == "" {
+			continue
+		}
+		example := json.RawMessage(a.example)
+		if a.kind == "string" {
+			example = encode(a.example)
+		}
+		if f, is := a.wrong(example); is {
+			t.Errorf("%s: its example %s is refused: %v", a.name, a.example, f)
+		}
+	}
+	if _, fs := runners.Read("nmap_scan", []byte(argArguments.example)); len(fs) > 0 {
+		t.Errorf("%s: %v", argArguments.example, fs)
+	}
+	// The targets that a fault gives for examples.
+	_, fs := runners.Read("nmap_scan", []byte(`{"targets":["-x"]}`))
+	if len(fs) == 0 || fs[0].Example == "" {
+		t.Fatalf("%v", fs)
+	}
+	for _, target := range strings.Split(strings.ReplaceAll(fs[0].Example, " or ", ", "), ", ") {
+		if _, fs := runners.Read("nmap_scan", encode(map[string]any{"targets": []string{target}})); len(fs) > 0 {
+			t.Errorf("the example %q is refused: %v", target, fs)
+		}
+	}
+}

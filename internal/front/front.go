@@ -7,6 +7,7 @@ package front
 
 import (
 	"context"
+	"crypto/cipher"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -47,6 +48,8 @@ type front struct {
 	ctx     context.Context // ends with Serve
 	running sync.WaitGroup  // sessions and jobs; added to under mu while not closing
 
+	sealer cipher.AEAD // of what clients keep for us; its key is this process's
+
 	counted chan struct{} // holds one: a job has ended since metrics were written
 	keeping sync.Mutex    // one job's result at a time is put into the store: each may be large
 	pruning sync.Mutex
@@ -81,6 +84,9 @@ func Serve(ctx context.Context, cfg Config) error {
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
 	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, counted: make(chan struct{}, 1), jobs: map[string]*job{}, sessions: map[uint64]*session{}}
 	var err error
+	if f.sealer, err = newSealer(); err != nil {
+		return nil, err
+	}
 	if f.server, err = newServer(f); err != nil {
 		return nil, err
 	}

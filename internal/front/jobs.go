@@ -65,7 +65,7 @@ func (j *job) now() answer {
 
 // begin makes a job durable, asks the launcher for it and waits so long for its answer. A refusal
 // ends the job with it.
-func (f *front) begin(ctx context.Context, s *session, row store.Job, value []byte, wait time.Duration) (*job, *wire.Refusal) {
+func (f *front) begin(ctx context.Context, s *session, row store.Job, value []byte, consent string, wait time.Duration) (*job, *wire.Refusal) {
 	j := newJob(row)
 	if err := f.store.Create(ctx, row); err != nil {
 		f.log.Error("cannot keep a job", "why", err)
@@ -83,7 +83,7 @@ func (f *front) begin(ctx context.Context, s *session, row store.Job, value []by
 	}
 	// The client may vanish meanwhile; whether the job was accepted must be known all the same.
 	answered := make(chan *wire.Refusal, 1)
-	f.spawn(func() { answered <- f.request(j, l, s.client.Handle, value) })
+	f.spawn(func() { answered <- f.request(j, l, s.client.Handle, value, consent) })
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
 	select {
@@ -98,9 +98,9 @@ func (f *front) begin(ctx context.Context, s *session, row store.Job, value []by
 // request asks the launcher for a job and returns its refusal. Where the connection ends before
 // the answer, the job may have been accepted, and may run: it stays under way until the records of
 // the launcher's next connection tell.
-func (f *front) request(j *job, l *link, handle uint64, value []byte) *wire.Refusal {
+func (f *front) request(j *job, l *link, handle uint64, value []byte, consent string) *wire.Refusal {
 	reply, err := l.ask(f.ctx, func(seq uint64) wire.Message {
-		return wire.Message{Start: &wire.Start{Seq: seq, Handle: handle, Job: j.row.ID, Value: value}}
+		return wire.Message{Start: &wire.Start{Seq: seq, Handle: handle, Job: j.row.ID, Value: value, Consent: consent}}
 	})
 	if err != nil {
 		return nil

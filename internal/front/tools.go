@@ -113,6 +113,9 @@ func failureOf(fs faults) failure {
 func result(value any, err error) (*mcp.CallToolResult, error) {
 	var fs faults
 	var r refused
+	if asks, is := value.(*mcp.CallToolResult); is && err == nil {
+		return asks, nil
+	}
 	switch {
 	case err == nil:
 	case errors.As(err, &fs):
@@ -248,7 +251,14 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 	row := store.Job{ID: newJobID(), UID: s.client.UID, Tool: name, Profile: plan.Profile, Engagement: plan.Engagement, Correlation: correlation,
 		State: store.Queued, Created: time.Now(), Arguments: arguments}
 	began := time.Now()
-	j, refusal := f.begin(ctx, s, row, value, max(wait, acceptWait))
+	consent, unwilling := f.consented(s, r.Params, name, value)
+	if unwilling != nil {
+		return nil, refused{Refusal: unwilling}
+	}
+	j, refusal := f.begin(ctx, s, row, value, consent, max(wait, acceptWait))
+	if refusal != nil && refusal.Code == wire.ConfirmationNeeded && canAsk(r) {
+		return f.askConsent(ctx, s, name, plan.Profile, value, refusal)
+	}
 	if refusal != nil {
 		id := ""
 		if j != nil {

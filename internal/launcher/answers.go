@@ -187,6 +187,7 @@ func (j *job) entry(event observability.Event) observability.Record {
 		e.TargetCount, e.Engagement = len(e.Targets), j.plan.Engagement
 		return e
 	case observability.Decided, observability.Launched:
+		e.Consent = r.Verdict.Confirm // without it there was no decision to be recorded
 		e.Addresses, e.Prefixes, e.Ports = r.Verdict.Addresses, len(j.verdict.Addresses()), r.Verdict.Ports
 	}
 	if event == observability.Launched {
@@ -263,7 +264,7 @@ func view(e policy.Engagement, now time.Time, closed string, entries int) wire.E
 	}
 	targets, excluded := e.Targets(), e.Excluded()
 	return wire.EngagementView{Name: e.Name, Description: e.Description, Targets: clipped(targets, entries), TargetsCount: len(targets),
-		Excluded: clipped(excluded, entries), ExcludedCount: len(excluded), Tools: e.Tools(), Profiles: profiles, Intrusive: string(e.Intrusive),
+		Excluded: clipped(excluded, entries), ExcludedCount: len(excluded), Tools: e.Tools(), Profiles: profiles, Intrusive: string(e.Intrusive), Confirm: clipped(e.Confirm(), entries),
 		Addresses: e.Limits.Addresses, Ports: e.Limits.Ports, Rate: e.Limits.Rate, LimitS: int64(e.Limits.Duration / time.Second), Jobs: e.Limits.Jobs,
 		Hours: e.Hours(), Expires: e.Expires, Open: closed == "", Closed: closed}
 }

@@ -27,11 +27,12 @@ var (
 
 // job is one requested scan, from acceptance until the front has acknowledged its end.
 type job struct {
-	caller wire.Client // as it was when the scan was asked for
-	call   runners.Call
-	plan   runners.Plan
-	end    context.CancelCauseFunc // nil: it ended with an earlier launcher
-	begun  bool                    // it is accepted, and the front may be told of it; guarded by Launcher.mu
+	caller  wire.Client // as it was when the scan was asked for
+	call    runners.Call
+	plan    runners.Plan
+	end     context.CancelCauseFunc // nil: it ended with an earlier launcher
+	consent string                  // as wire.Start has it
+	begun   bool                    // it is accepted, and the front may be told of it; guarded by Launcher.mu
 
 	mu      sync.Mutex
 	request policy.Request // what is judged, again and again; names get their answers once
@@ -129,6 +130,18 @@ func refusal(v policy.Verdict) *wire.Refusal {
 		Hint: v.Hint, Rule: rule(v), Retryable: v.Code == "outside_hours" || v.Code == "engagement_suspended"}
 }
 
+// unconfirmed refuses what the user of the agent has to confirm and has not. A consent is to one
+// revision of one engagement when the scan is first decided, and what was confirmed stays so while
+// it waits.
+func (j *job) unconfirmed(v policy.Verdict, again bool) *wire.Refusal {
+	if len(v.Confirm) == 0 || j.consent == v.Engagement+"@"+v.Revision || again && j.consent != "" {
+		return nil
+	}
+	return &wire.Refusal{Code: wire.ConfirmationNeeded, Reason: "engagement " + v.Engagement + " wants the user of the agent to confirm this scan, and nobody has",
+		Rule: v.Engagement + ": confirm", Allowed: firstOf(v.Confirm, wire.MaxList),
+		Hint: "use a client that can ask its user (elicitation), leave out what has to be confirmed, or ask the operator to take it out of confirm"}
+}
+
 // rule names an engagement's rule so that the operator finds it.
 func rule(v policy.Verdict) string {
 	if v.Engagement == "" || v.Rule == "" {
@@ -140,7 +153,7 @@ func rule(v policy.Verdict) string {
 // onWire shows a verdict to the front, its lists bounded.
 func onWire(v policy.Verdict) wire.Verdict {
 	out := wire.Verdict{Outcome: string(v.Outcome), Engagement: v.Engagement, Revision: v.Revision, Rule: clip(v.Rule), Reason: clip(v.Reason),
-		Rate: v.Limits.Rate, LimitS: int64(v.Limits.Duration / time.Second), Until: v.Until}
+		Rate: v.Limits.Rate, LimitS: int64(v.Limits.Duration / time.Second), Until: v.Until, Confirm: firstOf(v.Confirm, wire.MaxList)}
 	for _, p := range v.Addresses() {
 		out.AddressCount += count(p)
 		if len(out.Addresses) < wire.MaxList {

@@ -39,7 +39,7 @@ func (l *Launcher) start(front context.Context, m wire.Start) *wire.Refusal {
 	plan := call.Plan()
 	// Before anybody can find the job: whoever does can end it.
 	ctx, end := context.WithCancelCause(context.WithoutCancel(front))
-	j := &job{caller: caller, call: call, plan: plan, request: asked(plan, call.Tool), end: end,
+	j := &job{caller: caller, call: call, plan: plan, request: asked(plan, call.Tool), end: end, consent: m.Consent,
 		record: wire.Job{ID: m.Job, UID: caller.UID, Tool: call.Tool, State: wire.Queued, Asked: time.Now()}}
 	if refused := l.enlist(j); refused != nil {
 		return refused
@@ -127,7 +127,8 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 		l.log.Error("cannot write the audit log: scans are refused", "why", err)
 		return auditUnavailable()
 	}
-	if v := policy.Precheck(l.judged(), onPolicy(j.caller), j.asks(), time.Now()); v.Outcome != policy.Allow {
+	v := policy.Precheck(l.judged(), onPolicy(j.caller), j.asks(), time.Now())
+	if v.Outcome != policy.Allow {
 		l.note(j.denied(v))
 		return refusal(v)
 	}
@@ -135,6 +136,9 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 		r := unenforced(missing)
 		l.note(j.refusedBy(r))
 		return r
+	}
+	if refused := j.unconfirmed(v, false); refused != nil {
+		return l.noted(j, refused)
 	}
 	if len(names(j.asks())) > 0 {
 		if _, refused := l.resolvers(); refused != nil {
@@ -227,6 +231,9 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 	}
 	again := j.decided().Outcome == policy.Allow
 	if refused := l.crowded(j, v); refused != nil && !again {
+		return l.noted(j, refused)
+	}
+	if refused := j.unconfirmed(v, again); refused != nil {
 		return l.noted(j, refused)
 	}
 	j.mu.Lock()

@@ -117,7 +117,14 @@ type Start struct {
 	Handle uint64 `cbor:"handle"`
 	Job    string `cbor:"job"`
 	Value  []byte `cbor:"value"`
+	// Consent is the engagement and its revision, as ENGAGEMENT@REVISION, for which the user of the
+	// agent has confirmed the scan; empty where nobody was asked. It is the front's word for the
+	// caller's, and stands in for no approval.
+	Consent string `cbor:"consent,omitempty"`
 }
+
+// MaxConsent bounds a consent in bytes.
+const MaxConsent = 192
 
 // Preview asks what Start would do. Nothing is run and no name is resolved.
 type Preview struct {
@@ -159,6 +166,9 @@ type Reply struct {
 	Capabilities *Capabilities `cbor:"capabilities,omitempty"`
 }
 
+// ConfirmationNeeded is the code of a refusal of what the user of the agent has not confirmed.
+const ConfirmationNeeded = "confirmation_needed"
+
 // Refusal is an error that a model can act on: what was wrong, with which field, what would be
 // accepted.
 type Refusal struct {
@@ -192,6 +202,7 @@ type Verdict struct {
 	ExcludedPorts      []string  `cbor:"excluded_ports,omitempty" json:"excluded_ports,omitempty"`
 	ExcludedPortsCount int       `cbor:"excluded_ports_count,omitempty" json:"excluded_ports_count,omitempty"`
 	ExcludedPortsRule  string    `cbor:"excluded_ports_rule,omitempty" json:"excluded_ports_rule,omitempty"`
+	Confirm            []string  `cbor:"confirm,omitempty" json:"confirm,omitempty"` // what the user of the agent has to confirm
 	Unresolved         []string  `cbor:"unresolved,omitempty" json:"unresolved,omitempty"`
 	Rate               int       `cbor:"rate,omitempty" json:"rate,omitempty"`       // packets per second
 	LimitS             int64     `cbor:"limit_s,omitempty" json:"limit_s,omitempty"` // seconds a job may take
@@ -250,6 +261,7 @@ type EngagementView struct {
 	Tools         []string            `cbor:"tools,omitempty" json:"tools"`
 	Profiles      map[string][]string `cbor:"profiles,omitempty" json:"profiles"` // of each tool; "*" is all
 	Intrusive     string              `cbor:"intrusive" json:"intrusive"`
+	Confirm       []string            `cbor:"confirm,omitempty" json:"confirm,omitempty"` // what the user of the agent has to confirm
 	Addresses     int                 `cbor:"addresses" json:"addresses_per_job"`
 	Ports         int                 `cbor:"ports" json:"ports_per_address"`
 	Rate          int                 `cbor:"rate" json:"packets_per_second"`
@@ -441,6 +453,9 @@ func (m *Message) check() error {
 	}
 	switch {
 	case m.Start != nil:
+		if len(m.Start.Consent) > MaxConsent {
+			return fmt.Errorf("consent: %d bytes, at most %d", len(m.Start.Consent), MaxConsent)
+		}
 		return errors.Join(checkJobID(m.Start.Job), checkValue(m.Start.Value))
 	case m.Preview != nil:
 		return checkValue(m.Preview.Value)
