@@ -88,7 +88,11 @@ func bare(schema json.RawMessage) json.RawMessage {
 
 // fullSchemas are the whole schemas of what tools answer, by the names of their resources.
 func fullSchemas() map[string]*jsonschema.Schema {
-	return map[string]*jsonschema.Schema{"job": fullSchema[answer](), "job_list": fullSchema[listing](), "scan_preview": fullSchema[previewed](),
+	job := fullSchema[answer]()
+	for _, state := range fates {
+		job.Properties["host"].Properties["state"].Enum = append(job.Properties["host"].Properties["state"].Enum, state)
+	}
+	return map[string]*jsonschema.Schema{"job": job, "job_list": fullSchema[listing](), "scan_preview": fullSchema[previewed](),
 		"capabilities": fullSchema[wire.Capabilities](), "error": fullSchema[failure]()}
 }
 
