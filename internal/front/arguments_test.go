@@ -19,11 +19,18 @@ var pool = []string{`1`, `0`, `-1`, `45`, `46`, `10`, `100`, `101`, `5.0`, `1.5`
 	`"10.0.0.5"`, `"10.0.0.0/24"`, `"fd00::5"`, `["10.0.0.5"]`, `["host.lab.internal","10.0.0.0/30"]`, `[22,"80-90"]`, `[22.0]`, `[0]`, `["ssl-cert"]`, `["nope"]`, `[1,"x",null]`,
 	`"quick"`, `"udp"`, `"polite"`, `"lab"`, `"LAB"`, `"completed"`, `"queued"`, `"abcdefghijklmnopqrstuvwxyz"`, `"abcdefgh.1.0"`, `"c-1"`, `"a b"`, `"nmap_scan"`, `{"targets":["10.0.0.5"]}`}
 
+// needed are values for what tools need: few calls fit a schema without.
+var needed = map[string]json.RawMessage{"targets": json.RawMessage(`["10.0.0.5"]`), "job_id": json.RawMessage(`"abcdefghijklmnopqrstuvwxyz"`),
+	"tool": json.RawMessage(`"nmap_scan"`), "arguments": json.RawMessage(`{}`)}
+
 // generated is arguments of a tool, most of them known ones.
 func generated(random *rand.Rand, names []string) map[string]json.RawMessage {
 	arguments := map[string]json.RawMessage{}
 	for _, name := range names {
-		if random.IntN(4) == 0 {
+		if value := needed[name]; value != nil {
+			arguments[name] = value
+		}
+		if random.IntN(len(names)+1) == 0 {
 			arguments[name] = json.RawMessage(pool[random.IntN(len(pool))])
 		}
 	}
@@ -33,8 +40,8 @@ func generated(random *rand.Rand, names []string) map[string]json.RawMessage {
 	return arguments
 }
 
-// formal are the codes of faults that a schema can tell, too.
-var formal = []string{"wrong_type", "unknown_argument", "missing"}
+// formal are the codes of faults that a schema can tell, too, of what is in the pool.
+var formal = []string{"wrong_type", "unknown_argument", "missing", "bad_port"}
 
 // readAs reads the arguments of a tool as it does.
 func readAs(tool string, raw json.RawMessage) faults {
@@ -89,7 +96,7 @@ func FuzzTheSchemaAndTheReaderAgree(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
-	for seed := range uint64(3000) {
+	for seed := range uint64(20000) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {

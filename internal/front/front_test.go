@@ -849,6 +849,11 @@ func TestTheToolsAsAgentsSeeThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("the list is %d bytes", len(compact))
+	for _, unclear := range []string{`"type":[`, `"$ref"`, `"null"`} {
+		if strings.Contains(string(compact), unclear) {
+			t.Errorf("there are clients that do not take %s", unclear)
+		}
+	}
 	// With masscan_scan and gobuster_scan it may be 12,000 bytes: 3,000 tokens.
 	if len(compact) > 9000 {
 		t.Errorf("the list of tools is %d bytes: models read it in every session", len(compact))
