@@ -203,6 +203,7 @@ func (e *Engagement) try(m Machine, r Request, now time.Time, resolved bool) att
 		v = e.intrusive(r.Intrusive)
 	}
 	if v == nil {
+		allowed.slow(e.Name, m)
 		v = &allowed
 	}
 	v.Engagement, v.Revision = e.Name, e.Revision
@@ -544,6 +545,19 @@ func (e *Engagement) size(allowed *Verdict, r Request) *Verdict {
 		allowed.Limits.Duration = r.Duration
 	}
 	return nil
+}
+
+// slow makes the rate of a job no more than there is for all jobs together.
+func (v *Verdict) slow(engagement string, m Machine) {
+	for _, b := range []struct {
+		most     int
+		who, key string
+	}{{v.Limits.Budget, "under engagement " + engagement, "limits.total_packets_per_second"}, {m.Budget, "of this machine", "scans.packets_per_second"}} {
+		if b.most > 0 && v.Limits.Rate > b.most {
+			v.Limits.Rate = b.most
+			v.Slowed = fmt.Sprintf("to %d packets per second: all scans %s together have no more (%s)", b.most, b.who, b.key)
+		}
+	}
 }
 
 // seconds is a time as a caller gives it: in whole seconds.

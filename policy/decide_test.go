@@ -240,6 +240,34 @@ func TestNames(t *testing.T) {
 	})
 }
 
+// A rate beyond a budget is no denial: the job is slowed, and told by which.
+func TestABudgetSlowsAJob(t *testing.T) {
+	one := scan("10.1.2.3")
+	with := func(budget string, machine int) world {
+		w := labWorld(t)
+		w.Policy = &Policy{Engagements: []Engagement{parse(t, strings.Replace(lab, "packets_per_second: 500", "packets_per_second: 500"+budget, 1))}, Machine: w.Machine}
+		w.Policy.Machine.Budget = machine
+		return w
+	}
+	engagement, both := with(", total_packets_per_second: 100", 0), with(", total_packets_per_second: 100", 60)
+	engagement.check(t, []row{
+		allow("the engagement's limit is more", one, "10.1.2.3", "100 packets a second, 1h0m0s a job", "all jobs together 100 packets a second",
+			"slowed      to 100 packets per second: all scans under engagement lab together have no more (limits.total_packets_per_second)"),
+		allow("a rate that is more", one.with(func(r *Request) { r.Rate = 101 }), "10.1.2.3", "slowed      to 100"),
+		refuse("one that no job has", one.with(func(r *Request) { r.Rate = 501 }), RateTooHigh),
+	})
+	both.check(t, []row{allow("the machine has less", one, "10.1.2.3", "slowed      to 60 packets per second: all scans of this machine together have no more (scans.packets_per_second)")})
+	for _, v := range []Verdict{
+		Decide(engagement.Policy, engagement.caller, one.with(func(r *Request) { r.Rate = 100 }), engagement.now),
+		Decide(with("", 500).Policy, engagement.caller, one, engagement.now),
+		Decide(with("", 0).Policy, engagement.caller, one, engagement.now),
+	} {
+		if v.Outcome != Allow || v.Slowed != "" {
+			t.Errorf("slowed without a cause: %s", v)
+		}
+	}
+}
+
 func TestLimitsToolsAndTime(t *testing.T) {
 	w := labWorld(t)
 	at := func(when string) world {

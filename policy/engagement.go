@@ -146,9 +146,10 @@ type limitsFile struct {
 	Rate      int           `yaml:"packets_per_second"`
 	Duration  time.Duration `yaml:"duration"`
 	Jobs      int           `yaml:"jobs"`
+	Budget    int           `yaml:"total_packets_per_second"`
 }
 
-// defaultLimits are for a look at a small network.
+// defaultLimits are for a look at a small network. All jobs together have the machine's budget alone.
 var defaultLimits = limitsFile{Addresses: 256, Ports: 65535, Rate: 1000, Duration: time.Hour, Jobs: 4}
 
 // ParseEngagement reads an engagement. With faults, of which every one is told, the engagement
@@ -474,6 +475,9 @@ func (c *compiler) limits(f limitsFile) Limits {
 		if at := "limits." + l.key; !c.Bad(at) && (l.got < 1 || l.got > l.most) {
 			c.wrong(at, strconv.Itoa(l.got), fmt.Sprintf("1 to %d", l.most), "")
 		}
+	}
+	if at := "limits.total_packets_per_second"; !c.Bad(at) && (f.Budget < 0 || f.Budget > maxRate || f.Budget == 0 && c.Has(at)) {
+		c.wrong(at, strconv.Itoa(f.Budget), fmt.Sprintf("1 to %d", maxRate), "without the key there is no bound but the machine's")
 	}
 	if !c.Bad("limits.duration") && (f.Duration < time.Second || f.Duration > maxDuration) {
 		c.wrong("limits.duration", f.Duration.String(), "1s to "+maxDuration.String(), "")

@@ -68,13 +68,13 @@ func TestTheShippedEngagementShowsEveryKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "description", "callers", "users", "groups", "targets", "within", "network", "ports", "icmp", "exclude", "hours", "days", "from", "to",
-		"timezone", "expires", "tools", "profiles", "limits", "addresses_per_job", "ports_per_address", "packets_per_second", "duration", "jobs", "intrusive", "confirm"} {
+		"timezone", "expires", "tools", "profiles", "limits", "addresses_per_job", "ports_per_address", "packets_per_second", "duration", "total_packets_per_second", "jobs", "intrusive", "confirm"} {
 		if !strings.Contains(string(data), key+":") {
 			t.Errorf("the example does not show %s", key)
 		}
 	}
 	text := string(data)
-	for _, line := range []string{"  # users: [alice, 1001]", "  # - 10.0.0.1 ", "  # - 10.20.0.0/16", "  # - {network: 10.0.7.0/24, ports: [9100]}", "  # - network: 100.64.8.0/24", "  #   ports: [22,", "  #   icmp: true", "# hours:", "#   days:", "#   from:", "#   to:", "#   timezone:", "# expires: 2027-03-31", "# confirm: [intrusive,"} {
+	for _, line := range []string{"  # users: [alice, 1001]", "  # - 10.0.0.1 ", "  # - 10.20.0.0/16", "  # - {network: 10.0.7.0/24, ports: [9100]}", "  # - network: 100.64.8.0/24", "  #   ports: [22,", "  #   icmp: true", "# hours:", "#   days:", "#   from:", "#   to:", "#   timezone:", "# expires: 2027-03-31", "# confirm: [intrusive,", "  # total_packets_per_second: 2000"} {
 		if !strings.Contains(text, "\n"+line) {
 			t.Fatalf("the example has no line %q", line)
 		}
@@ -195,6 +195,8 @@ func TestEngagementFaults(t *testing.T) {
 		{"no address", "tools", "limits: {addresses_per_job: 0}\ntools", "x.yaml:4: limits.addresses_per_job: got 0; allowed: 1 to 67108864"},
 		{"too many ports", "tools", "limits: {ports_per_address: 200000}\ntools", "limits.ports_per_address"},
 		{"a rate of less than nothing", "tools", "limits: {packets_per_second: -1}\ntools", "limits.packets_per_second: got -1"},
+		{"a budget of nothing", "tools", "limits: {total_packets_per_second: 0}\ntools", "limits.total_packets_per_second: got 0; allowed: 1 to 10000000"},
+		{"a budget of less", "tools", "limits: {total_packets_per_second: -1}\ntools", "limits.total_packets_per_second: got -1"},
 		{"a duration without a unit", "tools", "limits: {duration: 60}\ntools", "add the unit"},
 		{"a very long job", "tools", "limits: {duration: 1000h}\ntools", "limits.duration: got 1000h0m0s"},
 		{"an unknown limit", "tools", "limits: {rate: 5}\ntools", `limits.rate: got an unknown key "rate"`},

@@ -123,8 +123,8 @@ func (s *source) engagement(t *testing.T, name string) Engagement {
 		}
 	}
 	fmt.Fprintf(&text, "tools: {nmap_scan: {profiles: [%s]}}\nintrusive: %s\n", pick(s, []string{"quick", `"*"`, "quick, slow", "quick", `"*"`, "slow"}), pick(s, []string{"deny", "approve", "allow"}))
-	fmt.Fprintf(&text, "limits: {addresses_per_job: %d, ports_per_address: %d, packets_per_second: %d, duration: %dm}\n",
-		5000-19*s.choose(256), 300-s.choose(256), 300-s.choose(256), 300-s.choose(256))
+	fmt.Fprintf(&text, "limits: {addresses_per_job: %d, ports_per_address: %d, packets_per_second: %d, duration: %dm%s}\n",
+		5000-19*s.choose(256), 300-s.choose(256), 300-s.choose(256), 300-s.choose(256), pick(s, []string{"", "", ", total_packets_per_second: 100"}))
 	if s.rarely(8) {
 		fmt.Fprintf(&text, "expires: 2026-11-%02d\n", 1+s.choose(30))
 	}
@@ -156,7 +156,7 @@ func words(set portSet) string {
 }
 
 func (s *source) machine() Machine {
-	m := Machine{Own: s.prefixes(3), Slots: s.prefixes(2), Bridges: s.prefixes(3), Broadcast: s.prefixes(3)}
+	m := Machine{Own: s.prefixes(3), Slots: s.prefixes(2), Bridges: s.prefixes(3), Broadcast: s.prefixes(3), Budget: s.choose(3) * s.choose(200)}
 	if s.rarely(4) {
 		m.Own = append(m.Own, netip.Prefix{})
 	}
@@ -343,7 +343,7 @@ func agrees(t *testing.T, p *Policy, c Caller, r Request, v Verdict) {
 		}
 		last = net
 	}
-	if n := sizeOf(v.spans()); n > uint64(e.Limits.Addresses) || r.Ports > e.Limits.Ports || v.Limits.Rate > e.Limits.Rate || v.Limits.Duration > e.Limits.Duration {
+	if n := sizeOf(v.spans()); n > uint64(e.Limits.Addresses) || r.Ports > e.Limits.Ports || v.Limits.Rate > e.Limits.Rate || e.Limits.Budget > 0 && v.Limits.Rate > e.Limits.Budget || v.Limits.Duration > e.Limits.Duration {
 		t.Errorf("more than the limits: %d addresses, %s", n, v)
 	}
 }

@@ -14,12 +14,23 @@ var ErrQueueFull = errors.New("the queue is full")
 // ErrNoSlot says that every slot of a [Gate] is withheld.
 var ErrNoSlot = errors.New("every slot is withheld")
 
-// Gate lets jobs into a fixed number of slots. While all are taken, callers wait: uids take
+// overtakes is how many jobs may enter before one that waits for its part of a budget, taking from
+// that budget. Then what the budget has left is kept for the one that waits.
+const overtakes = 8
+
+// Gate lets jobs into a fixed number of slots, as long as their rates together stay within the
+// budget of all and that of their engagement. While there is no room, callers wait: uids take
 // turns, so that one who asks for a hundred jobs delays the others by one each, and among the
 // jobs of one uid the first is served first. The last quarter of the waiting places is for uids
 // that have none waiting.
 //
-// A gate has no goroutine; who leaves hands the slot to who is next.
+// Who waits for his part of a budget keeps his turn, and others enter meanwhile who have enough of
+// theirs, at most [overtakes] of them out of the same budget: neither does a large part wait for
+// ever on many small ones, nor do small ones that fit wait on a large one from the start. Once a
+// budget is kept for somebody, those wait who need some of it, until jobs that run have left it
+// enough; who needs none of it enters.
+//
+// A gate has no goroutine; who leaves lets in who is next.
 type Gate struct {
 	mu       sync.Mutex
 	slots    int          // that are not withheld
@@ -29,7 +40,38 @@ type Gate struct {
 	maxQueue int
 	waiting  int
 	turns    []*queue // who is next first; none is empty
+	all      budget
+	of       map[string]*budget // engagements that have a job inside or waiting
 }
+
+// budget is in packets a second.
+type budget struct {
+	most     int // 0: no bound
+	reserved int
+	jobs     int // inside or waiting
+}
+
+// least is a rate, or as much of it as the budget has when nobody has any.
+func (b *budget) least(rate int) int {
+	if b.most > 0 {
+		return min(rate, b.most)
+	}
+	return rate
+}
+
+func (b *budget) lacks(rate int) bool { return b.most > 0 && rate > 0 && rate > b.most-b.reserved }
+
+// Share is what a job needs besides a slot, in packets a second: a rate, which counts against the
+// budget of its engagement, too (0: it has none). The zero Share needs nothing.
+type Share struct {
+	Rate       int
+	Engagement string
+	Budget     int
+}
+
+// Place is what a job has inside: a slot, and the rate that is reserved for it: the one it asked
+// for, or a whole budget where that is less.
+type Place struct{ Slot, Rate int }
 
 type queue struct {
 	uid     uint32
@@ -37,37 +79,40 @@ type queue struct {
 }
 
 type waiter struct {
-	slot chan int // takes one slot without blocking; closed when there will never be one
+	share     Share
+	overtaken int
+	place     chan Place // takes one place without blocking; closed when there will never be one
 }
 
-// NewGate makes a gate with slots numbered from 0, where at most maxQueue may wait.
-func NewGate(slots, maxQueue int) *Gate {
-	g := &Gate{slots: max(slots, 0), withheld: map[int]bool{}, maxQueue: max(maxQueue, 0)}
+// NewGate makes a gate with slots numbered from 0, where at most maxQueue may wait. rate is the
+// budget of all jobs, in packets a second; 0: there is none.
+func NewGate(slots, maxQueue, rate int) *Gate {
+	g := &Gate{slots: max(slots, 0), withheld: map[int]bool{}, maxQueue: max(maxQueue, 0), all: budget{most: max(rate, 0)}, of: map[string]*budget{}}
 	for i := range max(slots, 0) {
 		g.free = append(g.free, i)
 	}
 	return g
 }
 
-// Enter waits for a slot, until ctx ends. leave gives the slot back; calling it again does
-// nothing. With an error there is no slot and leave is nil.
-func (g *Gate) Enter(ctx context.Context, uid uint32) (slot int, leave func(), err error) {
+// Enter waits for a place, until ctx ends. leave gives it back; calling it again does nothing.
+// With an error there is no place and leave is nil.
+func (g *Gate) Enter(ctx context.Context, uid uint32, share Share) (_ Place, leave func(), err error) {
 	if err := ctx.Err(); err != nil {
-		return 0, nil, err
+		return Place{}, nil, err
 	}
-	w, err := g.join(uid)
+	w, err := g.join(uid, share)
 	if err != nil {
-		return 0, nil, err
+		return Place{}, nil, err
 	}
 	select {
-	case slot, is := <-w.slot:
+	case place, is := <-w.place:
 		if !is {
-			return 0, nil, ErrNoSlot
+			return Place{}, nil, ErrNoSlot
 		}
-		return slot, g.leaver(slot), nil
+		return place, g.leaver(place, share.Engagement), nil
 	case <-ctx.Done():
 		g.withdraw(uid, w)
-		return 0, nil, ctx.Err()
+		return Place{}, nil, ctx.Err()
 	}
 }
 
@@ -76,6 +121,25 @@ func (g *Gate) Load() (taken, waiting int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.taken, g.waiting
+}
+
+// Reserved is how much of the budget of all is reserved, and how much it is (0: no bound), in
+// packets a second.
+func (g *Gate) Reserved() (reserved, most int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.all.reserved, g.all.most
+}
+
+// Bound changes the budget of an engagement (0: it has none) for those that wait and those that
+// come. Those inside keep what they have, even if together it is more.
+func (g *Gate) Bound(engagement string, most int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if b := g.of[engagement]; b != nil {
+		b.most = max(most, 0)
+		g.serveLocked()
+	}
 }
 
 // Withhold keeps a slot that was entered from being given to anybody else when it is left: what
@@ -93,7 +157,8 @@ func (g *Gate) Withhold(slot int) {
 	}
 	for _, q := range g.turns {
 		for _, w := range q.waiters {
-			close(w.slot)
+			g.forgetLocked(w.share.Engagement)
+			close(w.place)
 		}
 	}
 	g.turns, g.waiting = nil, 0
@@ -106,34 +171,50 @@ func (g *Gate) Slots() int {
 	return g.slots
 }
 
-// join takes a free slot at once or a place at the end of the uid's queue. A slot is free only
-// while nobody waits.
-func (g *Gate) join(uid uint32) (*waiter, error) {
+// join takes a place at once, if there is one that nobody waits for, or one at the end of the
+// uid's queue.
+func (g *Gate) join(uid uint32, share Share) (*waiter, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.slots == 0 && len(g.withheld) > 0 {
 		return nil, ErrNoSlot
 	}
-	w := &waiter{slot: make(chan int, 1)}
-	if len(g.free) > 0 {
-		g.grantLocked(w)
-		return w, nil
-	}
+	share.Rate = max(share.Rate, 0)
+	w := &waiter{share: share, place: make(chan Place, 1)}
+	g.rememberLocked(share)
 	q := g.queueLocked(uid)
 	places := g.maxQueue
 	if q != nil {
 		places -= g.maxQueue / 4
-	}
-	if g.waiting >= places {
-		return nil, ErrQueueFull
-	}
-	if q == nil {
+	} else {
 		q = &queue{uid: uid}
 		g.turns = append(g.turns, q)
 	}
 	q.waiters = append(q.waiters, w)
 	g.waiting++
+	g.serveLocked()
+	if len(w.place) == 0 && g.waiting > places {
+		g.removeLocked(uid, w)
+		return nil, ErrQueueFull
+	}
 	return w, nil
+}
+
+func (g *Gate) rememberLocked(s Share) {
+	b := g.of[s.Engagement]
+	if b == nil {
+		b = &budget{}
+		g.of[s.Engagement] = b
+	}
+	b.most = max(s.Budget, 0)
+	b.jobs++
+}
+
+func (g *Gate) forgetLocked(engagement string) {
+	b := g.of[engagement]
+	if b.jobs--; b.jobs == 0 {
+		delete(g.of, engagement)
+	}
 }
 
 func (g *Gate) queueLocked(uid uint32) *queue {
@@ -144,59 +225,128 @@ func (g *Gate) queueLocked(uid uint32) *queue {
 	return g.turns[i]
 }
 
-func (g *Gate) grantLocked(w *waiter) {
-	w.slot <- g.free[0]
-	g.free = g.free[1:]
-	g.taken++
+// serveLocked lets in whoever has room, in the order of turns. Whose turn it was goes to the end;
+// who has no room stays.
+func (g *Gate) serveLocked() {
+	for len(g.free) > 0 {
+		i := g.nextLocked()
+		if i < 0 {
+			return
+		}
+		q := g.turns[i]
+		g.turns = slices.Delete(g.turns, i, i+1)
+		w := q.waiters[0]
+		q.waiters = q.waiters[1:]
+		g.waiting--
+		if len(q.waiters) > 0 {
+			g.turns = append(g.turns, q)
+		}
+		g.grantLocked(w)
+	}
 }
 
-func (g *Gate) leaver(slot int) func() {
+// nextLocked is whose turn it is of those who have room; -1: nobody's. Those before have been
+// overtaken.
+func (g *Gate) nextLocked() int {
+	kept := map[*budget]bool{}
+	var passed []*waiter
+	for i, q := range g.turns {
+		w := q.waiters[0]
+		lacking := g.lackingLocked(w)
+		if len(lacking) == 0 && !slices.ContainsFunc(g.usesLocked(w), func(b *budget) bool { return kept[b] }) {
+			for _, p := range passed {
+				if slices.ContainsFunc(g.lackingLocked(p), func(b *budget) bool { return slices.Contains(g.usesLocked(w), b) }) {
+					p.overtaken++
+				}
+			}
+			return i
+		}
+		passed = append(passed, w)
+		if w.overtaken >= overtakes {
+			for _, b := range lacking {
+				kept[b] = true
+			}
+		}
+	}
+	return -1
+}
+
+// usesLocked are the budgets that a job takes from.
+func (g *Gate) usesLocked(w *waiter) []*budget {
+	if w.share.Rate == 0 {
+		return nil
+	}
+	return []*budget{&g.all, g.of[w.share.Engagement]}
+}
+
+// lackingLocked are those of them that have too little left.
+func (g *Gate) lackingLocked(w *waiter) (out []*budget) {
+	for _, b := range g.usesLocked(w) {
+		if b.lacks(g.rateLocked(w)) {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// rateLocked is what is reserved for a job: no budget is too small for it when nobody else is inside.
+func (g *Gate) rateLocked(w *waiter) int {
+	return g.all.least(g.of[w.share.Engagement].least(w.share.Rate))
+}
+
+func (g *Gate) grantLocked(w *waiter) {
+	place := Place{Slot: g.free[0], Rate: g.rateLocked(w)}
+	g.free = g.free[1:]
+	g.taken++
+	g.all.reserved += place.Rate
+	g.of[w.share.Engagement].reserved += place.Rate
+	w.place <- place
+}
+
+func (g *Gate) leaver(place Place, engagement string) func() {
 	return sync.OnceFunc(func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.releaseLocked(slot)
+		g.releaseLocked(place, engagement)
 	})
 }
 
-// releaseLocked frees a slot and serves the uid whose turn it is, which then goes to the end. One
-// that is withheld is taken for good.
-func (g *Gate) releaseLocked(slot int) {
-	if g.withheld[slot] {
-		return
+// releaseLocked gives a place back and lets in whoever has room then. A slot that is withheld is
+// taken for good; its link is gone, so that its rate is not.
+func (g *Gate) releaseLocked(place Place, engagement string) {
+	g.all.reserved -= place.Rate
+	g.of[engagement].reserved -= place.Rate
+	g.forgetLocked(engagement)
+	if !g.withheld[place.Slot] {
+		g.free = append(g.free, place.Slot)
+		g.taken--
 	}
-	g.free = append(g.free, slot)
-	g.taken--
-	if len(g.turns) == 0 {
-		return
-	}
-	q := g.turns[0]
-	g.turns = g.turns[1:]
-	w := q.waiters[0]
-	q.waiters = q.waiters[1:]
-	g.waiting--
-	if len(q.waiters) > 0 {
-		g.turns = append(g.turns, q)
-	}
-	g.grantLocked(w)
+	g.serveLocked()
 }
 
-// withdraw takes out a waiter whose ctx ended. The slot may have been granted in the same
+// withdraw takes out a waiter whose ctx ended. The place may have been granted in the same
 // moment; it is passed on.
 func (g *Gate) withdraw(uid uint32, w *waiter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	select {
-	case slot, is := <-w.slot:
+	case place, is := <-w.place:
 		if is {
-			g.releaseLocked(slot)
+			g.releaseLocked(place, w.share.Engagement)
 		}
 		return
 	default:
 	}
+	g.removeLocked(uid, w)
+	g.serveLocked() // something may have been kept for it
+}
+
+func (g *Gate) removeLocked(uid uint32, w *waiter) {
 	q := g.queueLocked(uid)
 	q.waiters = slices.DeleteFunc(q.waiters, func(other *waiter) bool { return other == w })
 	g.waiting--
 	if len(q.waiters) == 0 {
 		g.turns = slices.DeleteFunc(g.turns, func(other *queue) bool { return other == q })
 	}
+	g.forgetLocked(w.share.Engagement)
 }

@@ -24,14 +24,14 @@ type crowd struct {
 }
 
 func newCrowd(t *testing.T, slots, queue int) *crowd {
-	return &crowd{Gate: NewGate(slots, queue), ctx: t.Context(), leave: map[string]func(){}}
+	return &crowd{Gate: NewGate(slots, queue, 0), ctx: t.Context(), leave: map[string]func(){}}
 }
 
 func (c *crowd) arrive(uid uint32, who string) { c.arriveWith(c.ctx, uid, who) }
 
 func (c *crowd) arriveWith(ctx context.Context, uid uint32, who string) {
 	go func() {
-		_, leave, err := c.Enter(ctx, uid)
+		_, leave, err := c.Enter(ctx, uid, Share{})
 		if err != nil {
 			who += ": " + err.Error()
 		}
@@ -121,14 +121,14 @@ func TestWhoComesBackGoesToTheEnd(t *testing.T) {
 }
 
 func TestSlotsRest(t *testing.T) {
-	g := NewGate(3, 0)
+	g := NewGate(3, 0, 0)
 	var slots []int
 	for range 7 {
-		slot, leave, err := g.Enter(t.Context(), 1)
+		place, leave, err := g.Enter(t.Context(), 1, Share{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		slots = append(slots, slot)
+		slots = append(slots, place.Slot)
 		leave()
 		leave() // does nothing, or a slot would be there twice
 	}
@@ -164,21 +164,21 @@ func TestTheQueueIsBounded(t *testing.T) {
 }
 
 func TestWithoutAQueueOrASlot(t *testing.T) {
-	g := NewGate(1, 0)
-	_, leave, err := g.Enter(t.Context(), 1)
+	g := NewGate(1, 0, 0)
+	_, leave, err := g.Enter(t.Context(), 1, Share{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer leave()
-	if _, leave, err := g.Enter(t.Context(), 2); !errors.Is(err, ErrQueueFull) || leave != nil {
+	if _, leave, err := g.Enter(t.Context(), 2, Share{}); !errors.Is(err, ErrQueueFull) || leave != nil {
 		t.Errorf("got in: %v", err)
 	}
-	if _, _, err := NewGate(-1, -1).Enter(t.Context(), 1); !errors.Is(err, ErrQueueFull) {
+	if _, _, err := NewGate(-1, -1, -1).Enter(t.Context(), 1, Share{}); !errors.Is(err, ErrQueueFull) {
 		t.Errorf("a gate without slots: %v", err)
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := NewGate(1, 1).Enter(ended, 1); !errors.Is(err, context.Canceled) {
+	if _, _, err := NewGate(1, 1, 0).Enter(ended, 1, Share{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("who had gone before got in: %v", err)
 	}
 }
@@ -237,7 +237,7 @@ func TestASlotGrantedTooLateIsPassedOn(t *testing.T) {
 func TestSlotsAreNeitherLostNorShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const slots = 3
-		g := NewGate(slots, 20)
+		g := NewGate(slots, 20, 0)
 		var held [slots]chan bool
 		for i := range held {
 			held[i] = make(chan bool, 1)
@@ -247,17 +247,17 @@ func TestSlotsAreNeitherLostNorShared(t *testing.T) {
 			time.Sleep(time.Duration(rand.N(3)) * time.Millisecond)
 			go func() {
 				defer cancel()
-				slot, leave, err := g.Enter(ctx, uint32(i%5))
+				place, leave, err := g.Enter(ctx, uint32(i%5), Share{})
 				if err != nil {
 					return
 				}
 				select {
-				case held[slot] <- true:
+				case held[place.Slot] <- true:
 				default:
-					t.Errorf("slot %d is held twice", slot)
+					t.Errorf("slot %d is held twice", place.Slot)
 				}
 				time.Sleep(time.Duration(rand.N(10)) * time.Millisecond)
-				<-held[slot]
+				<-held[place.Slot]
 				leave()
 			}()
 			synctest.Wait()
@@ -269,6 +269,249 @@ func TestSlotsAreNeitherLostNorShared(t *testing.T) {
 		synctest.Wait()
 		if taken, waiting := g.Load(); taken != 0 || waiting != 0 || len(g.free) != slots {
 			t.Errorf("at the end %d taken, %d waiting, %v free", taken, waiting, g.free)
+		}
+	})
+}
+
+// share arrives for a part of a budget. Its first letter is its uid, its engagement e.
+func (c *crowd) share(who string, rate int, engagement string, budget int) {
+	go func() {
+		place, leave, err := c.Enter(c.ctx, uint32(who[0]), Share{rate, engagement, budget})
+		if err == nil && place.Rate != rate {
+			who += fmt.Sprint(":", place.Rate)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.served, c.leave[who] = append(c.served, who), leave
+	}()
+	synctest.Wait()
+}
+
+func TestRatesTogetherStayWithinBudgets(t *testing.T) {
+	for _, row := range []struct {
+		says string
+		do   func(*crowd)
+		want string
+	}{
+		{"of all", func(c *crowd) {
+			c.share("a1", 600, "x", 0)
+			c.share("b1", 400, "y", 0)
+			c.share("c1", 1, "z", 0)
+			c.goes("b1")
+		}, "a1 b1 c1"},
+		{"of an engagement; others do not wait for it", func(c *crowd) {
+			c.share("a1", 60, "x", 100)
+			c.share("b1", 60, "x", 100)
+			c.share("c1", 60, "y", 100)
+			c.share("d1", 60, "z", 0)
+			c.share("a2", 40, "x", 100)
+		}, "a1 c1 d1 a2"},
+		{"more than a budget gets the whole of it, alone", func(c *crowd) {
+			c.share("a1", 5000, "x", 100)
+			c.share("b1", 1, "x", 100)
+			c.share("c1", 5000, "y", 0)
+			c.goes("a1:100")
+		}, "a1:100 b1"},
+		{"a budget that is lowered: who waits asks for less, who is inside keeps what he has", func(c *crowd) {
+			c.share("a1", 80, "x", 100)
+			c.share("b1", 80, "x", 100)
+			c.Bound("x", 50)
+			synctest.Wait()
+			c.goes("a1")
+		}, "a1 b1:50"},
+		{"a budget that is raised lets in who waits", func(c *crowd) {
+			c.share("a1", 80, "x", 100)
+			c.share("b1", 80, "x", 100)
+			c.Bound("x", 160)
+			synctest.Wait()
+		}, "a1 b1"},
+		{"a budget that is no more", func(c *crowd) {
+			c.share("a1", 80, "x", 100)
+			c.share("b1", 80, "x", 100)
+			c.Bound("x", 0)
+			synctest.Wait()
+		}, "a1 b1"},
+		{"without a rate nothing is needed", func(c *crowd) {
+			c.share("a1", 1000, "x", 1000)
+			c.share("b1", 0, "x", 1000)
+		}, "a1 b1"},
+	} {
+		t.Run(row.says, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, end := context.WithCancel(t.Context())
+				c := &crowd{Gate: NewGate(64, 100, 1000), ctx: ctx, leave: map[string]func(){}}
+				row.do(c)
+				c.want(t, row.want)
+				end()
+				synctest.Wait()
+				for _, leave := range c.leave {
+					if leave != nil {
+						leave()
+					}
+				}
+				if reserved, most := c.Reserved(); reserved != 0 || most != 1000 || len(c.of) != 0 {
+					t.Errorf("at the end %d of %d are reserved, budgets %v", reserved, most, c.of)
+				}
+			})
+		})
+	}
+}
+
+// A large part of a budget is overtaken by some small ones and not by all; who takes nothing from
+// that budget is never held up by it.
+func TestALargePartIsNotOvertakenForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &crowd{Gate: NewGate(64, 100, 10000), ctx: t.Context(), leave: map[string]func(){}}
+		c.share("a1", 10, "x", 100)
+		c.share("L1", 100, "x", 100)
+		for i := range overtakes + 2 {
+			c.share(fmt.Sprint("b", i), 1, "x", 100)
+		}
+		c.share("c1", 1, "x", 100)
+		c.share("d1", 100, "y", 0)
+		c.want(t, "a1 b0 b1 b2 b3 b4 b5 b6 b7 d1")
+		for _, who := range []string{"a1", "b0", "b1", "b2", "b3", "b4", "b5", "b6"} {
+			c.goes(who)
+		}
+		c.want(t, "a1 b0 b1 b2 b3 b4 b5 b6 b7 d1")
+		c.goes("b7")
+		c.want(t, "a1 b0 b1 b2 b3 b4 b5 b6 b7 d1 L1")
+		c.goes("L1")
+		slices.Sort(c.served[len(c.served)-3:]) // they enter together
+		c.want(t, "a1 b0 b1 b2 b3 b4 b5 b6 b7 d1 L1 b8 b9 c1")
+		for _, who := range []string{"d1", "b8", "b9", "c1"} {
+			c.goes(who)
+		}
+	})
+}
+
+// Who gives up lets those in for whom he kept a budget closed.
+func TestABudgetIsNotKeptForWhoGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &crowd{Gate: NewGate(64, 100, 100), ctx: t.Context(), leave: map[string]func(){}}
+		c.share("a1", 10, "x", 0)
+		all, soon := c.ctx, context.CancelFunc(nil)
+		c.ctx, soon = context.WithCancel(t.Context())
+		c.share("L1", 100, "x", 0)
+		c.ctx = all
+		for i := range overtakes + 1 {
+			c.share(fmt.Sprint("b", i), 1, "y", 0)
+		}
+		c.want(t, "a1 b0 b1 b2 b3 b4 b5 b6 b7")
+		soon()
+		synctest.Wait()
+		slices.Sort(c.served)
+		c.want(t, "L1 a1 b0 b1 b2 b3 b4 b5 b6 b7 b8")
+		if c.leave["L1"] != nil {
+			t.Error("who gave up has a place")
+		}
+	})
+}
+
+// Whoever comes, goes and gives up, whatever budgets become: nobody is let in beyond one, nobody
+// of a uid before an earlier one, nobody is overtaken more often than may be, nobody waits without
+// a cause, and all get in.
+func FuzzGate(f *testing.F) {
+	f.Add([]byte{0, 1, 90, 0, 2, 200, 0, 3, 5, 0, 4, 5, 1, 0, 0, 2, 0, 0, 3, 7, 9})
+	f.Add([]byte{0, 17, 255, 0, 18, 1, 0, 19, 1, 0, 20, 1, 0, 33, 1, 0, 34, 1, 0, 17, 1, 0, 17, 1, 0, 17, 1, 0, 17, 1, 3, 1, 4, 1, 1, 1})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		const all = 200
+		g := NewGate(6, 20, all)
+		type one struct {
+			uid   uint32
+			w     *waiter
+			place Place
+		}
+		budgets := [4]int{0, 50, 100, 300}
+		name := func(i byte) string { return fmt.Sprint("e", i%4) }
+		var waiting, inside []one
+		settle := func() {
+			var still []one
+			before := map[string]bool{}
+			behind := map[uint32]bool{}
+			for _, o := range waiting {
+				select {
+				case o.place = <-o.w.place:
+					if behind[o.uid] {
+						t.Fatal("a later job of a uid was let in before an earlier one")
+					}
+					before[o.w.share.Engagement] = before[o.w.share.Engagement] || o.place.Rate > 0
+					inside = append(inside, o)
+				default:
+					behind[o.uid] = true
+					still = append(still, o)
+				}
+			}
+			waiting = still
+			sum, of := 0, map[string]int{}
+			held := map[int]bool{}
+			for _, o := range inside {
+				sum += o.place.Rate
+				of[o.w.share.Engagement] += o.place.Rate
+				if held[o.place.Slot] {
+					t.Fatal("a slot is held twice")
+				}
+				held[o.place.Slot] = true
+			}
+			if sum != g.all.reserved || sum > all || len(inside) != g.taken || len(waiting) != g.waiting || len(g.free)+g.taken != 6 {
+				t.Fatalf("%d reserved and said to be %d; %d inside, %d taken; %d wait, %d said to", sum, g.all.reserved, len(inside), g.taken, len(waiting), g.waiting)
+			}
+			for e, b := range g.of {
+				if of[e] != b.reserved || before[e] && b.most > 0 && of[e] > b.most {
+					t.Fatalf("%s has %d, said to be %d, of %d", e, of[e], b.reserved, b.most)
+				}
+			}
+			if len(g.free) == 0 {
+				return
+			}
+			due := 0
+			for _, q := range g.turns {
+				w := q.waiters[0]
+				if w.overtaken > overtakes {
+					t.Fatalf("one was overtaken %d times", w.overtaken)
+				}
+				if due == 0 && len(g.lackingLocked(w)) == 0 {
+					t.Fatal("one waits who has room, and nothing is kept for anybody")
+				}
+				if w.overtaken == overtakes {
+					due++
+				}
+			}
+		}
+		leave := func(i int) {
+			o := inside[i]
+			inside = slices.Delete(inside, i, i+1)
+			g.leaver(o.place, o.w.share.Engagement)()
+		}
+		for len(data) >= 3 {
+			op, a, b := data[0], data[1], data[2]
+			data = data[3:]
+			switch {
+			case op%4 == 0:
+				o := one{uid: uint32(a / 16 % 5)}
+				var err error
+				if o.w, err = g.join(o.uid, Share{int(b), name(a), budgets[a%4]}); err == nil {
+					waiting = append(waiting, o)
+				}
+			case op%4 == 1 && len(inside) > 0:
+				leave(int(a) % len(inside))
+			case op%4 == 2 && len(waiting) > 0:
+				i := int(a) % len(waiting)
+				o := waiting[i]
+				waiting = slices.Delete(waiting, i, i+1)
+				g.withdraw(o.uid, o.w)
+			case op%4 == 3:
+				budgets[a%4] = int(b)
+				g.Bound(name(a), int(b))
+			}
+			settle()
+		}
+		for len(inside) > 0 {
+			leave(0)
+			settle()
+		}
+		if len(waiting) > 0 || g.taken != 0 || g.all.reserved != 0 || len(g.of) != 0 {
+			t.Fatalf("at the end %d wait, %d are taken, %d are reserved, of %v", len(waiting), g.taken, g.all.reserved, g.of)
 		}
 	})
 }

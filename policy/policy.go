@@ -57,6 +57,7 @@ type Limits struct {
 	Rate      int           // packets a second
 	Duration  time.Duration // from start to end
 	Jobs      int           // at once under the engagement; kept by whoever runs them
+	Budget    int           // packets a second of all jobs under the engagement together; 0: no bound; kept by a [Gate]
 }
 
 // Outcome is what a verdict comes to.
@@ -118,6 +119,9 @@ type Verdict struct {
 	WithoutPorts Ports
 	PortRules    []string
 	Limits       Limits
+	// Slowed says which budget has made the rate in Limits lower than what was asked for, or granted;
+	// empty: none.
+	Slowed string
 	// Until is when the hours or the engagement end, whichever is first; zero for neither.
 	Until time.Time
 	// Confirm is what of an allowed request the user of the agent has to confirm before it starts, as
@@ -189,6 +193,7 @@ type Machine struct {
 	Slots     []netip.Prefix // the networks of boxes: nothing makes them targets
 	Bridges   []netip.Prefix // networks of containers and virtual machines on it
 	Broadcast []netip.Prefix // directed broadcast addresses of networks that it is on
+	Budget    int            // packets a second of all jobs together; 0: no bound; kept by a [Gate]
 }
 
 // hasUnread says that some engagement is suspended that was never read.

@@ -26,6 +26,9 @@ func (p *page) facts(word string, lines []string) {
 
 func (p *page) limits(l Limits) {
 	p.fact("limits", "%s, %s each, %d packets a second, %s a job", plural(l.Addresses, "address", "addresses"), plural(l.Ports, "port", "ports"), l.Rate, l.Duration)
+	if l.Budget > 0 {
+		p.fact("", "all jobs together %d packets a second", l.Budget)
+	}
 }
 
 func plural(n int, one, more string) string {
@@ -131,6 +134,9 @@ func (v Verdict) grant(p *page) {
 		p.fact("names", "are yet to be asked for, and each answer to be judged")
 	}
 	p.limits(v.Limits)
+	if v.Slowed != "" {
+		p.fact("slowed", "%s", v.Slowed)
+	}
 	p.facts("confirm", v.Confirm)
 	if !v.Until.IsZero() {
 		p.fact("until", "%s", v.Until.Format(time.RFC3339))

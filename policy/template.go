@@ -47,6 +47,7 @@ limits:
   packets_per_second: 1000
   duration: 1h
   jobs: 4
+  # total_packets_per_second: 2000
 
 intrusive: deny
 `

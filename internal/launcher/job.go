@@ -40,6 +40,8 @@ type job struct {
 	verdict policy.Verdict // the last one
 	argv    []string       // from the launch on
 	limits  *observability.Limits
+	place   policy.Place // at the gate; of no rate: none yet
+	entered time.Time
 	// audited says that the end is in the audit log, acknowledged that the front has committed it.
 	audited, acknowledged bool
 }
@@ -55,6 +57,19 @@ func (j *job) decided() policy.Verdict {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.verdict
+}
+
+// enters notes the place that a job has from now on.
+func (j *job) enters(p policy.Place) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.place, j.entered = p, time.Now()
+}
+
+func (j *job) inside() (policy.Place, time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.place, j.entered
 }
 
 func (j *job) snapshot() wire.Job {

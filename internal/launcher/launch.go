@@ -26,7 +26,7 @@ import (
 
 // launch runs a judged job in its box. Every failure names its stage; what was made before it
 // is undone by the defer beside it.
-func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
+func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.Outcome {
 	tool, err := l.scanners.get(ctx, scannerOf(j.call.Tool))
 	if o, over := ended(ctx); over {
 		return o
@@ -38,6 +38,10 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 	began := time.Now()
 	wall, outOfTime := deadline(v, j.plan.Limit, began)
 	command, way, err := l.commandFor(j.call, tool, v, wall)
+	if err == nil && command.Rate > place.Rate {
+		v.Limits.Rate = place.Rate // it was less when the job asked for its place
+		command, way, err = l.commandFor(j.call, tool, v, wall)
+	}
 	if errors.Is(err, errConnections) {
 		return l.failed("connections", err)
 	}
@@ -45,7 +49,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 		return l.failed("command", err)
 	}
 
-	network, err := l.slot(ctx, target(v), command.Rate)
+	network, err := l.slot(ctx, target(v), command.Rate, l.budgets(v)...)
 	if o, over := ended(ctx); over && err != nil {
 		return o
 	}
@@ -55,7 +59,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 	defer l.leave(network)
 	ctx, release := whileFiltered(ctx, network)
 	defer release()
-	spec := boxFor(command, tool.file, l.cell(j.record.ID, slot, network, wall), l.cfg.Limits)
+	spec := boxFor(command, tool.file, l.cell(j.record.ID, place.Slot, network, wall), l.cfg.Limits)
 
 	files, err := l.outputs(j.record.ID, command, spec)
 	defer l.reserved.release(j.record.ID)
@@ -69,7 +73,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, slot int) wire.Outcome {
 		return l.failed("audit", err)
 	}
 	result := l.boxes.Run(ctx, spec, files)
-	l.withholdIfAlive(slot, j.record.ID, result.Err)
+	l.withholdIfAlive(place.Slot, j.record.ID, result.Err)
 	return l.outcome(ctx, j, result, network, outOfTime)
 }
 
@@ -82,6 +86,9 @@ func (l *Launcher) commandFor(call runners.Call, tool *scanner, v policy.Verdict
 	command, err := build(v.Limits.Rate)
 	way := l.network()
 	net, _ := l.slots.get() // it may come meanwhile
+	if way != nil && err == nil && command.Rate == v.Limits.Rate {
+		way.Slowed = v.Slowed
+	}
 	if err != nil || way == nil || net == nil {
 		return command, way, err
 	}
@@ -120,7 +127,7 @@ func deadline(v policy.Verdict, asked time.Duration, now time.Time) (time.Durati
 
 // slot joins a box to the network behind the kernel's filter. nil, nil: this launcher runs
 // without it, which Accept allowed.
-func (l *Launcher) slot(ctx context.Context, allow scope.Target, rate int) (*scope.Slot, error) {
+func (l *Launcher) slot(ctx context.Context, allow scope.Target, rate int, together ...scope.Budget) (*scope.Slot, error) {
 	net, gap := l.slots.get()
 	if net == nil {
 		if !slices.Contains(l.cfg.Accept, gap.Layer) {
@@ -128,7 +135,15 @@ func (l *Launcher) slot(ctx context.Context, allow scope.Target, rate int) (*sco
 		}
 		return nil, nil
 	}
-	return net.Slot(ctx, []scope.Target{allow}, rate)
+	return net.Slot(ctx, []scope.Target{allow}, rate, together...)
+}
+
+// budgets are what a job's packets count against beside its own rate.
+func (l *Launcher) budgets(v policy.Verdict) []scope.Budget {
+	return []scope.Budget{
+		{Name: "engagement " + v.Engagement, Rate: v.Limits.Budget, Slots: l.cfg.Slots},
+		{Name: "machine", Rate: l.cfg.Budget, Slots: l.cfg.Slots},
+	}
 }
 
 // target is what a verdict allows, in the terms of the kernel's filter.
@@ -448,7 +463,7 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 		family = "6"
 	}
 	argv := append([]string{"secmcpd", "resolve", family, server.String()}, names...)
-	_, leave, err := l.resolving.Enter(ctx, uid)
+	_, leave, err := l.resolving.Enter(ctx, uid, policy.Share{})
 	if err != nil {
 		return nil, err
 	}

@@ -41,6 +41,7 @@ type Config struct {
 	FrontUID     uint32            // never a caller
 	Slots        int               // scans at once
 	Queue        int               // scans that may wait
+	Budget       int               // packets a second of all scans together; 0: no bound
 	FirstSlotUID uint32            // Slots+3 uids from here belong to boxes
 	Mode         scope.Mode        // how scans leave this machine
 	SlotsV4      netip.Prefix      // addresses of the slots' links
@@ -196,9 +197,9 @@ func (l *Launcher) serve(ctx context.Context) error {
 func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l := &Launcher{cfg: cfg, log: cfg.Log, instance: newInstance(), lastHandle: randomHandle(),
 		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(), print: "never read"},
-		gate:    policy.NewGate(cfg.Slots, cfg.Queue),
+		gate:    policy.NewGate(cfg.Slots, cfg.Queue, cfg.Budget),
 		clients: map[uint64]*client{}, jobs: map[string]*job{}, requests: map[uint32]int{},
-		servers: Resolvers, wanted: make(chan struct{}, 1), resolving: policy.NewGate(1, maxRecords)}
+		servers: Resolvers, wanted: make(chan struct{}, 1), resolving: policy.NewGate(1, maxRecords, 0)}
 	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
 	l.scanners = scanners{turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, version: l.runVersion}
 	defer func() {
@@ -431,7 +432,7 @@ func (l *Launcher) learnMachine() error {
 	if err != nil {
 		return fmt.Errorf("cannot tell this machine's own addresses: %w", err)
 	}
-	l.rules.machine(policy.Machine{Own: own, Broadcast: broadcast, Bridges: bridges, Slots: []netip.Prefix{l.cfg.SlotsV4, l.cfg.SlotsV6}})
+	l.rules.machine(policy.Machine{Own: own, Broadcast: broadcast, Bridges: bridges, Slots: []netip.Prefix{l.cfg.SlotsV4, l.cfg.SlotsV6}, Budget: l.cfg.Budget})
 	return nil
 }
 

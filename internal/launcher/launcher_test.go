@@ -690,7 +690,7 @@ func TestTheDigestsOfALaunchAreOfTheWholeLists(t *testing.T) {
 // No other job runs under the uid of a process that could not be ended.
 func TestTheSlotOfABoxThatCannotBeEndedIsWithheld(t *testing.T) {
 	var log bytes.Buffer
-	l := &Launcher{gate: policy.NewGate(2, 4), log: slog.New(slog.NewTextHandler(&log, nil)), records: testRecords(t), cfg: Config{FirstSlotUID: 66000, Slots: 2}}
+	l := &Launcher{gate: policy.NewGate(2, 4, 0), log: slog.New(slog.NewTextHandler(&log, nil)), records: testRecords(t), cfg: Config{FirstSlotUID: 66000, Slots: 2}}
 	for _, c := range []struct {
 		says string
 		err  error
@@ -700,11 +700,11 @@ func TestTheSlotOfABoxThatCannotBeEndedIsWithheld(t *testing.T) {
 		{"one that left its cgroup behind, empty", errors.New("cannot remove cgroup"), 2},
 		{"one in which something may run", errors.Join(errors.New("cannot empty cgroup"), sandbox.ErrAlive), 1},
 	} {
-		slot, leave, err := l.gate.Enter(context.Background(), 1000)
+		place, leave, err := l.gate.Enter(context.Background(), 1000, policy.Share{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.withholdIfAlive(slot, jobA, c.err)
+		l.withholdIfAlive(place.Slot, jobA, c.err)
 		leave()
 		if l.gate.Slots() != c.left {
 			t.Errorf("%s: %d slots are left", c.says, l.gate.Slots())

@@ -173,11 +173,12 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 	if refused := l.decide(j); refused != nil {
 		return denied(refused)
 	}
-	slot, leave, err := l.gate.Enter(ctx, j.caller.UID)
+	place, leave, err := l.gate.Enter(ctx, j.caller.UID, l.share(ctx, j))
 	if err != nil {
 		return l.notEntered(ctx, err)
 	}
 	defer leave()
+	j.enters(place)
 	// The queue may have been long: the engagement is read, the clock and the protections are
 	// asked once more.
 	if refused := l.decide(j); refused != nil {
@@ -186,7 +187,20 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 	if missing := l.missing(); len(missing) > 0 {
 		return denied(l.noted(j, unenforced(missing)))
 	}
-	return l.launch(ctx, j, slot)
+	return l.launch(ctx, j, place)
+}
+
+// share is what a job needs of the budgets: the rate that its scanner would be launched with now.
+func (l *Launcher) share(ctx context.Context, j *job) policy.Share {
+	v := j.decided()
+	s := policy.Share{Rate: v.Limits.Rate, Engagement: v.Engagement, Budget: v.Limits.Budget}
+	if tool, err := l.scanners.get(ctx, scannerOf(j.call.Tool)); err == nil {
+		wall, _ := deadline(v, j.plan.Limit, time.Now())
+		if c, _, err := l.commandFor(j.call, tool, v, wall); err == nil && c.Rate > 0 {
+			s.Rate = min(s.Rate, c.Rate)
+		}
+	}
+	return s // what is wrong with either is told when it is launched
 }
 
 // resolved asks for the names of a job once and pins their answers.
@@ -399,6 +413,12 @@ func (j *job) stop(cause error) {
 func (l *Launcher) rejudge() {
 	p := l.judged()
 	now := time.Now()
+	budgets := map[string]int{}
+	for _, e := range p.Engagements {
+		budgets[e.Name] = e.Limits.Budget
+		l.gate.Bound(e.Name, e.Limits.Budget)
+	}
+	var stay []*job
 	for _, j := range l.all() {
 		if r := j.snapshot(); r.State == wire.Ended || r.Verdict.Outcome == "" {
 			continue
@@ -408,8 +428,36 @@ func (l *Launcher) rejudge() {
 		if v.Outcome != policy.Allow {
 			l.note(j.denied(v))
 			j.stop(errWithdrawn)
+			continue
 		}
+		stay = append(stay, j)
 	}
+	for j, v := range overdrawn(stay, budgets) {
+		l.note(j.denied(v))
+		j.stop(errWithdrawn)
+	}
+}
+
+// overdrawn are the jobs to be ended because their engagement has less for all of them together
+// than they have: those that entered last.
+func overdrawn(jobs []*job, budgets map[string]int) map[*job]policy.Verdict {
+	out := map[*job]policy.Verdict{}
+	has := map[string]int{}
+	entered := func(j *job) time.Time { _, at := j.inside(); return at }
+	slices.SortStableFunc(jobs, func(a, b *job) int { return entered(a).Compare(entered(b)) })
+	for _, j := range jobs {
+		place, _ := j.inside()
+		was := j.decided()
+		most := budgets[was.Engagement]
+		if has[was.Engagement]+place.Rate <= most || most == 0 || place.Rate == 0 {
+			has[was.Engagement] += place.Rate
+			continue
+		}
+		out[j] = policy.Verdict{Outcome: policy.Deny, Code: policy.RateTooHigh, Engagement: was.Engagement, Revision: was.Revision,
+			Rule: "limits.total_packets_per_second", Got: strconv.Itoa(has[was.Engagement] + place.Rate), Allowed: []string{strconv.Itoa(most)},
+			Reason: "the engagement was narrowed: its scans together have a higher rate"}
+	}
+	return out
 }
 
 // outgrown is the verdict of now on a job, or a denial where it allows less than the job has: some

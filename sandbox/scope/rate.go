@@ -37,6 +37,24 @@ func policed(rate int) limit {
 	return limit{perSecond: uint64(rate + rate/10 + 1), burst: uint64(2*burst(rate) + rate/10 + 16)}
 }
 
+// Budget is a rate that slots have together.
+type Budget struct {
+	Name  string // slots that give the same one share it
+	Rate  int    // packets a second; 0: no bound
+	Slots int    // how many share it at once, at most
+}
+
+// policed is what the filter admits of a budget: as much at once as it admits of all its slots,
+// whose rates together are no more than the budget. Each slot's queue lets out a few packets in
+// one go, however slow it is.
+func (b Budget) policed() limit {
+	l := policed(b.Rate)
+	if l != (limit{}) {
+		l.burst += uint64(max(b.Slots-1, 0) * (2*burst(0) + 16))
+	}
+	return l
+}
+
 // unlimited is more than a link carries.
 const unlimited = 1 << 26
 

@@ -95,6 +95,7 @@ type Net struct {
 	print  string     // of the table, after our last change
 	slots  map[*Slot]bool
 	guards map[guard]bool
+	shared map[string]uint64 // the filter's keys of budgets, by name
 }
 
 // Open makes the table. Reclaim comes before it. ErrHeld: somebody else has done so and has not
@@ -103,7 +104,7 @@ func Open(c Config) (_ *Net, err error) {
 	if !slices.Contains(Modes(), c.Mode) {
 		return nil, fmt.Errorf("there is no mode %q", c.Mode)
 	}
-	n := &Net{cfg: c, ipv6: hasIPv6(), slots: map[*Slot]bool{}, guards: map[guard]bool{}}
+	n := &Net{cfg: c, ipv6: hasIPv6(), slots: map[*Slot]bool{}, guards: map[guard]bool{}, shared: map[string]uint64{}}
 	if n.held, err = hold(); err != nil {
 		return nil, err
 	}
@@ -438,8 +439,10 @@ func (s *Slot) isLost() bool {
 }
 
 // Slot gives a scope to a link: what may be sent to, and how many packets in a second (0: as many as
-// there are). It waits no longer than ctx where every address of the range was used a moment ago.
-func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err error) {
+// there are). The filter holds it to that, and all slots of each of the budgets, at most two, to
+// theirs; the table alone holds none to it. It waits no longer than ctx where every address of the
+// range was used a moment ago.
+func (n *Net) Slot(ctx context.Context, to []Target, rate int, together ...Budget) (_ *Slot, err error) {
 	ports, same := common(to)
 	if n.filter == nil && !same {
 		return nil, errors.New("cannot make a slot: without BPF all of its targets have the same ports")
@@ -490,7 +493,11 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err err
 	}
 	s.table = n.t
 	if n.filter != nil {
-		err = n.filter.give(l.outer.Attrs().Index, l.grant(to, rate))
+		g := l.grant(to, rate)
+		for i, b := range together {
+			g.shared[i] = budget{n.key(b.Name), b.policed()}
+		}
+		err = n.filter.give(l.outer.Attrs().Index, g)
 	} else if err = n.t.addSlot(l, allow, ports); err == nil {
 		err = fence(l, allow)
 	}
@@ -504,6 +511,16 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int) (_ *Slot, err err
 	}
 	n.slots[s] = true
 	return s, nil
+}
+
+// key is the filter's for a budget of that name. It needs mu.
+func (n *Net) key(name string) uint64 {
+	k, is := n.shared[name]
+	if !is {
+		k = uint64(len(n.shared) + 1)
+		n.shared[name] = k
+	}
+	return k
 }
 
 // grant is what a link's slot may send.

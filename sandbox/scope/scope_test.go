@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -931,6 +932,73 @@ func TestARateIsKept(t *testing.T) {
 			}
 			if least := int(float64(c.rate) * howLong.Seconds() * 0.9); got < least {
 				t.Errorf("%d packets arrived, less than %d: the queue is too slow", got, least)
+			}
+		})
+	}
+}
+
+// Slots that share a budget send no more together, whatever goes on in them; where their rates are
+// no more than it together, nothing of theirs is lost. A slot that has no part of it does not
+// notice.
+func TestABudgetIsKeptByAllSlotsTogether(t *testing.T) {
+	const howLong, most = 2 * time.Second, 400
+	of := func(name string) Budget { return Budget{Name: name, Rate: most, Slots: 3} }
+	for _, c := range []struct {
+		says      string
+		rates     [3]int
+		together  [3][]Budget
+		pastQueue bool
+		lost      [3]bool
+	}{
+		{"parts of it, kept by the queues", [3]int{200, 150, 50}, [3][]Budget{{of("a")}, {of("a")}, {of("a")}}, false, [3]bool{}},
+		{"parts of two", [3]int{200, 200, 400}, [3][]Budget{{of("a"), of("all")}, {of("a"), {Name: "all"}}, {{Name: "b"}, {}}}, false, [3]bool{}},
+		{"each the whole of it, past the queues", [3]int{400, 400, 100}, [3][]Budget{{of("a")}, {of("a")}, {of("b")}}, true, [3]bool{true, true, true}},
+		{"each without a rate, past the queues", [3]int{}, [3][]Budget{{of("a"), {}}, {{}, of("a")}, {}}, true, [3]bool{true, true, false}},
+	} {
+		t.Run(c.says, func(t *testing.T) {
+			l := newLab(t)
+			must(t, unix.SetsockoptInt(l.witness, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20))
+			n := openNet(t)
+			var slots [3]*Slot
+			var sent [3]int
+			var errs [3]error
+			for i := range slots {
+				s, err := n.Slot(t.Context(), All(host(allowed)), c.rates[i], c.together[i]...)
+				must(t, err)
+				defer s.Close()
+				slots[i] = s
+			}
+			l.arrived(slots[0].inner4)
+			began := time.Now()
+			var all sync.WaitGroup
+			for i, s := range slots {
+				all.Go(func() { sent[i], errs[i] = flood(s, allowed, 42, c.pastQueue, howLong) })
+			}
+			all.Wait()
+			took := time.Since(began)
+			if !c.pastQueue {
+				time.Sleep(300*time.Millisecond + 2*time.Second) // what still waits in the queues
+				took = time.Since(began)
+			}
+			together, lost := uint64(0), [3]bool{}
+			for i, s := range slots {
+				must(t, errs[i])
+				counters, err := s.Counters()
+				must(t, err)
+				t.Logf("slot %d: %d sent, %+v", i, sent[i], counters)
+				if i < 2 {
+					together += counters.Sent
+				}
+				lost[i] = counters.OverRate > 0
+			}
+			if limit := of("").policed(); together > uint64(float64(most)*took.Seconds()*1.1)+limit.burst+1 {
+				t.Errorf("%d packets passed of the first two", together)
+			}
+			if lost != c.lost {
+				t.Errorf("lost something: %v, want %v", lost, c.lost)
+			}
+			if least := uint64(float64(most) * howLong.Seconds() * 0.85); together < least {
+				t.Errorf("%d packets passed of the first two, less than %d", together, least)
 			}
 		})
 	}
