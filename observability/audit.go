@@ -71,6 +71,7 @@ type Record struct {
 	SHA256      string        `json:"sha256,omitempty"` // of the scanner's executable
 	Limits      *Limits       `json:"limits,omitempty"`
 	Network     string        `json:"network,omitempty"`      // the mode in which a launched scan leaves the machine
+	Filter      string        `json:"filter,omitempty"`       // what holds it to its scope: bpf, nftables
 	NotEnforced []string      `json:"not_enforced,omitempty"` // layers
 	Outcome     string        `json:"outcome,omitempty"`
 	ExitCode    *int          `json:"exit_code,omitempty"`

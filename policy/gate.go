@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -21,14 +22,14 @@ const overtakes = 8
 // Gate lets jobs into a fixed number of slots, as long as their rates together stay within the
 // budget of all and that of their engagement. While there is no room, callers wait: uids take
 // turns, so that one who asks for a hundred jobs delays the others by one each, and among the
-// jobs of one uid the first is served first. The last quarter of the waiting places is for uids
+// jobs of one uid under one engagement the first is served first. The last quarter of the waiting places is for uids
 // that have none waiting.
 //
-// Who waits for his part of a budget keeps his turn, and others enter meanwhile who have enough of
-// theirs, at most [overtakes] of them out of the same budget: neither does a large part wait for
-// ever on many small ones, nor do small ones that fit wait on a large one from the start. Once a
-// budget is kept for somebody, those wait who need some of it, until jobs that run have left it
-// enough; who needs none of it enters.
+// While one waits for its part of a budget, others enter that came later and have room, at most
+// [overtakes] of them out of that budget: neither does a large part wait for ever on many small
+// ones, nor do small ones wait on a large one from the start. Then what the budget has left is kept
+// for it: those wait who need some of it, until jobs that run have left enough; who needs none of
+// it enters.
 //
 // A gate has no goroutine; who leaves lets in who is next.
 type Gate struct {
@@ -39,6 +40,7 @@ type Gate struct {
 	taken    int
 	maxQueue int
 	waiting  int
+	arrived  uint64
 	turns    []*queue // who is next first; none is empty
 	all      budget
 	of       map[string]*budget // engagements that have a job inside or waiting
@@ -79,6 +81,8 @@ type queue struct {
 }
 
 type waiter struct {
+	uid       uint32
+	number    uint64 // in the order of arrival
 	share     Share
 	overtaken int
 	place     chan Place // takes one place without blocking; closed when there will never be one
@@ -111,7 +115,7 @@ func (g *Gate) Enter(ctx context.Context, uid uint32, share Share) (_ Place, lea
 		}
 		return place, g.leaver(place, share.Engagement), nil
 	case <-ctx.Done():
-		g.withdraw(uid, w)
+		g.withdraw(w)
 		return Place{}, nil, ctx.Err()
 	}
 }
@@ -180,7 +184,8 @@ func (g *Gate) join(uid uint32, share Share) (*waiter, error) {
 		return nil, ErrNoSlot
 	}
 	share.Rate = max(share.Rate, 0)
-	w := &waiter{share: share, place: make(chan Place, 1)}
+	g.arrived++
+	w := &waiter{uid: uid, number: g.arrived, share: share, place: make(chan Place, 1)}
 	g.rememberLocked(share)
 	q := g.queueLocked(uid)
 	places := g.maxQueue
@@ -194,7 +199,7 @@ func (g *Gate) join(uid uint32, share Share) (*waiter, error) {
 	g.waiting++
 	g.serveLocked()
 	if len(w.place) == 0 && g.waiting > places {
-		g.removeLocked(uid, w)
+		g.removeLocked(w)
 		return nil, ErrQueueFull
 	}
 	return w, nil
@@ -225,18 +230,17 @@ func (g *Gate) queueLocked(uid uint32) *queue {
 	return g.turns[i]
 }
 
-// serveLocked lets in whoever has room, in the order of turns. Whose turn it was goes to the end;
-// who has no room stays.
+// serveLocked lets in whoever has room. Whose turn it was goes to the end; who has no room stays.
 func (g *Gate) serveLocked() {
 	for len(g.free) > 0 {
-		i := g.nextLocked()
-		if i < 0 {
+		w := g.nextLocked()
+		if w == nil {
 			return
 		}
+		i := slices.IndexFunc(g.turns, func(q *queue) bool { return q.uid == w.uid })
 		q := g.turns[i]
 		g.turns = slices.Delete(g.turns, i, i+1)
-		w := q.waiters[0]
-		q.waiters = q.waiters[1:]
+		q.waiters = slices.DeleteFunc(q.waiters, func(other *waiter) bool { return other == w })
 		g.waiting--
 		if len(q.waiters) > 0 {
 			g.turns = append(g.turns, q)
@@ -245,30 +249,50 @@ func (g *Gate) serveLocked() {
 	}
 }
 
-// nextLocked is whose turn it is of those who have room; -1: nobody's. Those before have been
-// overtaken.
-func (g *Gate) nextLocked() int {
+// nextLocked is who enters next; nil: nobody has room.
+func (g *Gate) nextLocked() *waiter {
+	first := g.firstLocked()
 	kept := map[*budget]bool{}
-	var passed []*waiter
-	for i, q := range g.turns {
-		w := q.waiters[0]
-		lacking := g.lackingLocked(w)
-		if len(lacking) == 0 && !slices.ContainsFunc(g.usesLocked(w), func(b *budget) bool { return kept[b] }) {
-			for _, p := range passed {
-				if slices.ContainsFunc(g.lackingLocked(p), func(b *budget) bool { return slices.Contains(g.usesLocked(w), b) }) {
-					p.overtaken++
-				}
-			}
-			return i
+	may := func(w *waiter) bool {
+		return len(g.lackingLocked(w)) == 0 && !slices.ContainsFunc(g.usesLocked(w), func(b *budget) bool { return kept[b] })
+	}
+	// Those who were overtaken come before all others, whosever turn it is.
+	byArrival := slices.SortedFunc(slices.Values(first), func(a, b *waiter) int { return cmp.Compare(a.number, b.number) })
+	for _, w := range byArrival {
+		if w.overtaken < overtakes {
+			continue
 		}
-		passed = append(passed, w)
-		if w.overtaken >= overtakes {
-			for _, b := range lacking {
-				kept[b] = true
+		if may(w) {
+			return w
+		}
+		for _, b := range g.lackingLocked(w) {
+			kept[b] = true
+		}
+	}
+	i := slices.IndexFunc(first, may)
+	if i < 0 {
+		return nil
+	}
+	for _, p := range first {
+		if p.number < first[i].number && slices.ContainsFunc(g.lackingLocked(p), func(b *budget) bool { return slices.Contains(g.usesLocked(first[i]), b) }) {
+			p.overtaken++
+		}
+	}
+	return first[i]
+}
+
+// firstLocked are those who wait longest of their uid under their engagement, in the order of turns.
+func (g *Gate) firstLocked() (out []*waiter) {
+	for _, q := range g.turns {
+		seen := map[string]bool{}
+		for _, w := range q.waiters {
+			if !seen[w.share.Engagement] {
+				seen[w.share.Engagement] = true
+				out = append(out, w)
 			}
 		}
 	}
-	return -1
+	return out
 }
 
 // usesLocked are the budgets that a job takes from.
@@ -326,7 +350,7 @@ func (g *Gate) releaseLocked(place Place, engagement string) {
 
 // withdraw takes out a waiter whose ctx ended. The place may have been granted in the same
 // moment; it is passed on.
-func (g *Gate) withdraw(uid uint32, w *waiter) {
+func (g *Gate) withdraw(w *waiter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	select {
@@ -337,12 +361,12 @@ func (g *Gate) withdraw(uid uint32, w *waiter) {
 		return
 	default:
 	}
-	g.removeLocked(uid, w)
+	g.removeLocked(w)
 	g.serveLocked() // something may have been kept for it
 }
 
-func (g *Gate) removeLocked(uid uint32, w *waiter) {
-	q := g.queueLocked(uid)
+func (g *Gate) removeLocked(w *waiter) {
+	q := g.queueLocked(w.uid)
 	q.waiters = slices.DeleteFunc(q.waiters, func(other *waiter) bool { return other == w })
 	g.waiting--
 	if len(q.waiters) == 0 {

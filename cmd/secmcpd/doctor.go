@@ -94,7 +94,7 @@ func checks(config string, settings settings, wrong error, features sandbox.Feat
 		{"seccomp", func() finding { return lookSeccomp(features) }},
 		{"rings of packets", func() finding { return lookRings(features) }},
 		{"cores", func() finding { return lookCores(features) }},
-		{"scope filter", func() finding { return lookScope() }},
+		{"scope filter", func() finding { return lookScope(settings) }},
 		{"network", func() finding { return lookNetwork(settings) }},
 		{"other firewalls", func() finding { return lookForward() }},
 		{"front user", func() finding { return lookFrontUser(settings) }},
@@ -277,12 +277,15 @@ func lookCores(f sandbox.Features) finding {
 	return ok("none of a scanner")
 }
 
-func lookScope() finding {
+func lookScope(s settings) finding {
 	if os.Geteuid() != 0 {
 		return warning("not looked at without root", "", "sudo secmcpd doctor")
 	}
 	if err := scope.Supported(); err != nil {
 		return fault(err.Error(), "nothing in the kernel keeps a scanner within its targets; scans are refused", "run a kernel with nf_tables (modprobe nf_tables)").missing(sandbox.Scope)
+	}
+	if s.Slots.Filter != bpf {
+		return ok("nf_tables alone, as slots.filter says")
 	}
 	if err := scope.SupportedBPF(); err != nil {
 		return warning("nf_tables alone: no BPF: "+err.Error(), "large scopes take longer to set, and what is dropped is counted without its destinations", "run a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS")

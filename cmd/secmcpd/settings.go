@@ -53,10 +53,18 @@ type scanSettings struct {
 	Processes  int `yaml:"processes"`
 	CPUPercent int `yaml:"cpu_percent"` // of one processor
 	IOMiB      int `yaml:"io_mib"`      // a second from each disk, and as much to it
+	Packets    int `yaml:"packets_per_second"`
 }
+
+const bpf = "bpf"
+
+// filters are what slots.filter may be. nf_tables is under BPF in any case, and in its place where
+// it cannot be had.
+var filters = []string{bpf, "nftables"}
 
 type slotSettings struct {
 	Mode     scope.Mode   `yaml:"mode"`      // how scans leave this machine
+	Filter   string       `yaml:"filter"`    // what holds scans to their scope: one of filters
 	FirstUID int          `yaml:"first_uid"` // at_once+3 uids from here belong to boxes
 	IPv4     netip.Prefix `yaml:"ipv4"`      // the range of the slots' links
 	IPv6     netip.Prefix `yaml:"ipv6"`
@@ -92,10 +100,10 @@ func defaultSettings() settings {
 		AuditDir:         "/var/log/secmcpd",
 		EngagementsDir:   "/etc/secmcpd/engagements.d",
 		Scanners:         map[string]string{"nmap": "/usr/bin/nmap"},
-		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200, IOMiB: 128},
+		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200, IOMiB: 128, Packets: 10000},
 		// 66000 lies between the users of the distributions (below 65536) and the ranges of
 		// containers (from 100000).
-		Slots: slotSettings{Mode: scope.Translated, FirstUID: 66000, IPv4: netip.MustParsePrefix("10.254.200.0/22"), IPv6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")},
+		Slots: slotSettings{Mode: scope.Translated, Filter: bpf, FirstUID: 66000, IPv4: netip.MustParsePrefix("10.254.200.0/22"), IPv6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")},
 		Limits: limitSettings{MemoryMiB: 512, Processes: 32, CPUPercent: 100, CPUTime: time.Hour, IOMiB: 64, OutputMiB: 64, TmpMiB: 16,
 			OpenFiles: 512},
 		Jobs:    jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour},
@@ -213,6 +221,7 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		{"scans.processes", int64(s.Scans.Processes), max(int64(s.Limits.Processes), 8), 65536},
 		{"scans.cpu_percent", int64(s.Scans.CPUPercent), 1, 100 * 1024},
 		{"scans.io_mib", int64(s.Scans.IOMiB), 1, 1 << 20},
+		{"scans.packets_per_second", int64(s.Scans.Packets), 10, 10_000_000},
 		{"limits.output_mib", int64(s.Limits.OutputMiB), 1, 16 << 10},
 		{"limits.tmp_mib", int64(s.Limits.TmpMiB), 1, 16 << 10},
 		{"limits.open_files", int64(s.Limits.OpenFiles), 64, 65536},
@@ -256,6 +265,9 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 			allowed = append(allowed, string(m))
 		}
 		wrong("slots.mode", s.Slots.Mode, strings.Join(allowed, ", "), near(string(s.Slots.Mode), allowed))
+	}
+	if !slices.Contains(filters, s.Slots.Filter) {
+		wrong("slots.filter", s.Slots.Filter, strings.Join(filters, ", "), near(s.Slots.Filter, filters))
 	}
 	// The whole range is never a target, and hosts need a route to it: it is private and no wider than it has to be.
 	if p := s.Slots.IPv4; !p.Addr().Is4() || !p.Addr().IsPrivate() || p.Bits() < 16 || p.Bits() > 24 || p != p.Masked() {
@@ -391,8 +403,8 @@ func (s *settings) launcher() (launcher.Config, error) {
 	l := s.Limits
 	return launcher.Config{
 		FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir,
-		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued,
-		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
+		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued, Budget: s.Scans.Packets,
+		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Accept: s.AcceptUnenforced,
 		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,

@@ -196,7 +196,7 @@ func (j *job) entry(event observability.Event) observability.Record {
 			addresses = append(addresses, p.String())
 		}
 		if r.Network != nil {
-			e.Network = r.Network.Mode
+			e.Network, e.Filter = r.Network.Mode, r.Network.Filter
 		}
 		e.ArgvSHA256, e.AddressesSHA256 = digest(j.argv), digest(addresses)
 	}

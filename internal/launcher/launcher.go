@@ -44,6 +44,7 @@ type Config struct {
 	Budget       int               // packets a second of all scans together; 0: no bound
 	FirstSlotUID uint32            // Slots+3 uids from here belong to boxes
 	Mode         scope.Mode        // how scans leave this machine
+	NoBPF        bool              // nf_tables alone is the filter
 	SlotsV4      netip.Prefix      // addresses of the slots' links
 	SlotsV6      netip.Prefix      //
 	Resolvers    []netip.AddrPort  // empty: the machine's own
@@ -281,7 +282,7 @@ func (l *Launcher) tryNet(ctx context.Context) (*scope.Net, error) {
 	if err := scope.Reclaim(l.cfg.SlotsV4, l.cfg.SlotsV6); err != nil {
 		return nil, err
 	}
-	net, err := scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Mode: l.cfg.Mode, Ready: min(l.cfg.Slots, maxReady),
+	net, err := scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Mode: l.cfg.Mode, NoBPF: l.cfg.NoBPF, Ready: min(l.cfg.Slots, maxReady),
 		Failed: func(err error) { l.log.Error("cannot take a slot's network away", "why", err) }})
 	if err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ func TestAScanGoesThroughTheWholeHouse(t *testing.T) {
 	if end.Outcome.Reason != wire.Exited || end.Scanner.SHA256 == "" || end.Verdict.Engagement != "lab" {
 		t.Errorf("%+v", end)
 	}
-	if end.Network == nil || end.Network.Mode != "routed" || len(end.Network.Cannot) == 0 || end.Network.Slowed != "" {
+	if end.Network == nil || end.Network.Mode != "routed" || end.Network.Filter != "bpf" || len(end.Network.Cannot) == 0 || end.Network.Slowed != "" {
 		t.Errorf("network: %+v", end.Network)
 	}
 	if err := h.conn.Send(wire.Message{Ack: &wire.Ack{Job: jobA}}); err != nil {

@@ -11,10 +11,12 @@ import (
 
 // network is how scans leave this machine; nil: by its own network, unfiltered, as Accept allowed.
 func (l *Launcher) network() *wire.Network {
-	if net, _ := l.slots.get(); net == nil {
+	net, _ := l.slots.get()
+	if net == nil {
 		return nil
 	}
-	return &wire.Network{Mode: string(l.cfg.Mode), Cannot: l.cfg.Mode.Cannot()}
+	filter, _ := net.Filter()
+	return &wire.Network{Mode: string(l.cfg.Mode), Filter: filter, Cannot: l.cfg.Mode.Cannot()}
 }
 
 // errConnections refuses a scan that leaves too little of the machine's table of connections to others.

@@ -12,7 +12,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/wire"
 )
 
-const jobA, jobB = "aaaaaaaaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbbbbbbbb"
+const jobA, jobB, jobC = "aaaaaaaaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbbbbbbbb", "cccccccccccccccccccccccccc"
 
 func testRecords(t *testing.T) *records {
 	t.Helper()

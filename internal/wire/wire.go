@@ -87,6 +87,7 @@ type Gap struct {
 // Network is how what a scan sends leaves this machine.
 type Network struct {
 	Mode   string   `cbor:"mode" json:"mode"`                         // routed, translated
+	Filter string   `cbor:"filter,omitempty" json:"filter,omitempty"` // bpf, nftables; none from a launcher that did not say it
 	Cannot []string `cbor:"cannot,omitempty" json:"cannot,omitempty"` // what scans cannot do in it, in our words
 	Slowed string   `cbor:"slowed,omitempty" json:"slowed,omitempty"` // why this scan sends more slowly than it might
 }
