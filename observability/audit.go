@@ -123,6 +123,9 @@ type Usage struct {
 	Dropped uint64 `json:"dropped_packets"`
 	// Of what was dropped: to another destination or port, or under another source.
 	OffScope uint64 `json:"off_scope_packets,omitempty"`
+	OverRate uint64 `json:"over_rate_packets,omitempty"` // dropped beside those: more than its rate, or than a budget
+	Received uint64 `json:"received_packets,omitempty"`
+	Refused  uint64 `json:"refused_packets,omitempty"` // on the way to the scanner, from elsewhere
 }
 
 // Destination is one that a scanner may not send to, and did.

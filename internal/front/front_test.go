@@ -116,7 +116,7 @@ func (r *room) open() {
 func (r *room) greet(ours net.Conn) {
 	r.t.Helper()
 	r.conn, r.inbox = wire.NewLauncher(ours.(*net.UnixConn)), make(chan wire.Message, 64)
-	r.tell(wire.Message{Hello: &wire.Hello{Version: wire.Version, Instance: "test"}})
+	r.tell(wire.Message{Hello: &wire.Hello{Version: wire.Version, Instance: "test", Budget: 5000}})
 	go func(conn *wire.Conn, inbox chan wire.Message) {
 		defer close(inbox)
 		for {
@@ -298,7 +298,7 @@ func (r *room) launched(id string) *running {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { out.Close() })
-	run := &running{r: r, stdout: out, record: wire.Job{ID: id, UID: 1000, Tool: "nmap_scan", State: wire.Running, Files: []string{"stdout"}, Started: time.Now(),
+	run := &running{r: r, stdout: out, record: wire.Job{ID: id, UID: 1000, Tool: "nmap_scan", State: wire.Running, Rate: 700, Files: []string{"stdout"}, Started: time.Now(),
 		Verdict: wire.Verdict{Outcome: "allow", Engagement: "lab", Rule: "targets[0]", AddressCount: 1, ExcludedCount: 2,
 			Excluded: []wire.Exclusion{{Prefix: "10.77.0.13/32", Rule: "exclude[0]"}}},
 		Network:     &wire.Network{Mode: "translated", Cannot: []string{"c"}, Slowed: "s"},

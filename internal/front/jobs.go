@@ -391,6 +391,7 @@ func (f *front) commit(j *job, r report.Report) error {
 	j.mu.Unlock()
 	row.State = stateOf(record, r)
 	row.Reason, row.Ended = record.Outcome.Reason, record.Outcome.Ended
+	row.Packets = packetsOf(record.Outcome.Usage)
 	row.Started = record.Started
 	if record.Verdict.Engagement != "" {
 		row.Engagement = record.Verdict.Engagement

@@ -348,12 +348,16 @@ func TestTheLimitThatEndedAScanIsCounted(t *testing.T) {
 		s := h.agent(1000, nil)
 		for _, reason := range []string{wire.Memory, wire.Pids, wire.Memory} {
 			_, run := h.begin(s, quick)
-			run.end(wire.Outcome{Reason: reason})
+			run.end(wire.Outcome{Reason: reason, Usage: wire.Usage{SentPackets: 100, Received: 50, Dropped: 7, OffScope: 5, OverRate: 3, Refused: 1}})
 			run.acknowledged()
 		}
 		h.begin(s, quick)
 		inFile(t, path, `secmcpd_jobs_ended_total{reason="memory",state="partial",tool="nmap_scan"} 2`,
-			`secmcpd_jobs_ended_total{reason="pids",state="partial",tool="nmap_scan"} 1`, "secmcpd_up 1")
+			`secmcpd_jobs_ended_total{reason="pids",state="partial",tool="nmap_scan"} 1`, "secmcpd_up 1",
+			`secmcpd_packets_total{fate="form",tool="nmap_scan"} 6`, `secmcpd_packets_total{fate="off_scope",tool="nmap_scan"} 15`,
+			`secmcpd_packets_total{fate="over_rate",tool="nmap_scan"} 9`, `secmcpd_packets_total{fate="received",tool="nmap_scan"} 150`,
+			`secmcpd_packets_total{fate="refused",tool="nmap_scan"} 3`, `secmcpd_packets_total{fate="sent",tool="nmap_scan"} 300`,
+			`secmcpd_budget_packets_per_second{share="allowed"} 5000`, `secmcpd_budget_packets_per_second{share="reserved"} 700`)
 	})
 	inFile(t, path, `state="partial",tool="nmap_scan"} 2`, "secmcpd_up 0", `secmcpd_jobs{state="running"} 0`)
 }

@@ -27,6 +27,7 @@ type link struct {
 	conn     *wire.Conn
 	instance string
 	gaps     []wire.Gap // what the launcher said about the machine
+	budget   int        // and its budget, in packets a second
 	ended    chan struct{}
 
 	mu      sync.Mutex
@@ -101,7 +102,7 @@ func (f *front) follow(uc *net.UnixConn) error {
 	if err := errors.Join(uc.SetReadDeadline(time.Time{}), conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version, Gaps: f.gaps}})); err != nil {
 		return err
 	}
-	l := &link{conn: conn, instance: m.Hello.Instance, gaps: m.Hello.Gaps, ended: make(chan struct{}),
+	l := &link{conn: conn, instance: m.Hello.Instance, gaps: m.Hello.Gaps, budget: m.Hello.Budget, ended: make(chan struct{}),
 		waiting: map[uint64]chan wire.Reply{}, listed: map[string]bool{}}
 	f.take(l)
 	defer f.lose(l)

@@ -220,7 +220,7 @@ func (j *job) entry(event observability.Event) observability.Record {
 			e.Reason = cmp.Or(o.Detail, o.Refused.Reason)
 		}
 		e.Usage = &observability.Usage{WallMS: o.Usage.WallMS, CPUMS: o.Usage.CPUMS, Memory: o.Usage.MemoryPeak, Output: o.Usage.Output,
-			Sent: o.Usage.SentPackets, Dropped: o.Usage.Dropped, OffScope: o.Usage.OffScope}
+			Sent: o.Usage.SentPackets, Received: o.Usage.Received, Dropped: o.Usage.Dropped, OffScope: o.Usage.OffScope, OverRate: o.Usage.OverRate, Refused: o.Usage.Refused}
 	}
 	return e
 }

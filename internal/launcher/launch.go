@@ -294,6 +294,7 @@ func (l *Launcher) launching(j *job, s *scanner, c runners.Command, way *wire.Ne
 	j.record.State = wire.Running
 	j.record.Scanner = s.onWire(j.call.Tool)
 	j.record.Packets, j.record.ExpectedS = c.Packets, int64((c.Time+time.Second-1)/time.Second)
+	j.record.Rate = c.Rate
 	j.record.Started, j.record.Deadline = time.Now(), deadline
 	j.record.Network = way
 	j.record.NotEnforced = l.gaps()
@@ -369,7 +370,7 @@ func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps [
 	if c.OffScope > 0 {
 		l.log.Error("a scanner sent to what its scope does not have; the kernel dropped it", "job", j.record.ID, "packets", c.OffScope)
 		e := j.entry(observability.ScopeViolation)
-		e.Usage = &observability.Usage{Sent: c.Sent, Dropped: c.Dropped, OffScope: c.OffScope}
+		e.Usage = &observability.Usage{Sent: c.Sent, Received: c.Received, Dropped: c.Dropped, OffScope: c.OffScope, OverRate: c.OverRate, Refused: c.Refused}
 		for _, v := range c.First {
 			e.OffScope = append(e.OffScope, observability.Destination{To: v.To.String(), Protocol: v.Protocol, Port: v.Port, Packets: v.Packets})
 		}

@@ -108,7 +108,7 @@ func (l *Launcher) greet(uc *net.UnixConn, conn *wire.Conn) ([]wire.Gap, error) 
 	if err := uc.SetReadDeadline(time.Now().Add(helloTimeout)); err != nil {
 		return nil, err
 	}
-	hello := wire.Hello{Version: wire.Version, Instance: l.instance, Gaps: l.machineGaps()}
+	hello := wire.Hello{Version: wire.Version, Instance: l.instance, Gaps: l.machineGaps(), Budget: l.cfg.Budget}
 	if err := conn.Send(wire.Message{Hello: &hello}); err != nil {
 		return nil, err
 	}

@@ -51,12 +51,13 @@ type Job struct {
 	UID                                    uint32
 	Tool, Profile, Engagement, Correlation string
 	State                                  State
-	Reason                                 string          // of a job that ends: what ended its scanner; counted, not kept with the row
-	Created, Started, Ended                time.Time       // to the millisecond; zero where not yet
-	Arguments                              json.RawMessage // as read, in canonical form
-	Record                                 json.RawMessage // the launcher's last record
-	Summary                                json.RawMessage // what a list shows
-	Result                                 json.RawMessage // the whole report
+	Reason                                 string            // of a job that ends: what ended its scanner; counted, not kept with the row
+	Packets                                map[string]uint64 // of a job that ends: how many by what became of them; counted likewise
+	Created, Started, Ended                time.Time         // to the millisecond; zero where not yet
+	Arguments                              json.RawMessage   // as read, in canonical form
+	Record                                 json.RawMessage   // the launcher's last record
+	Summary                                json.RawMessage   // what a list shows
+	Result                                 json.RawMessage   // the whole report
 }
 
 var (
@@ -117,6 +118,13 @@ CREATE TABLE ends ( -- totals: they outlive the jobs
 	reason TEXT NOT NULL,
 	jobs   INTEGER NOT NULL,
 	PRIMARY KEY (tool, state, reason)
+) STRICT;
+`, `
+CREATE TABLE packets ( -- likewise
+	tool    TEXT NOT NULL,
+	fate    TEXT NOT NULL,
+	packets INTEGER NOT NULL,
+	PRIMARY KEY (tool, fate)
 ) STRICT;
 `}
 
@@ -268,6 +276,12 @@ func (s *Store) update(ctx context.Context, tx *sql.Tx, j Job) error {
 	if err == nil && j.State.Finished() {
 		_, err = tx.ExecContext(ctx, `INSERT INTO ends (tool, state, reason, jobs) SELECT tool, state, ?, 1 FROM jobs WHERE id = ?
 			ON CONFLICT (tool, state, reason) DO UPDATE SET jobs = jobs + 1`, j.Reason, j.ID)
+		for fate, n := range j.Packets {
+			if err == nil {
+				_, err = tx.ExecContext(ctx, `INSERT INTO packets (tool, fate, packets) SELECT tool, ?, ? FROM jobs WHERE id = ?
+					ON CONFLICT (tool, fate) DO UPDATE SET packets = packets + excluded.packets`, fate, int64(min(n, maxPackets)), j.ID)
+			}
+		}
 	}
 	return named("update job", err)
 }
@@ -349,6 +363,32 @@ func (s *Store) Ends(ctx context.Context) (ends []End, err error) {
 		ends = append(ends, e)
 	}
 	return ends, named("read totals", rows.Err())
+}
+
+// maxPackets of one job are counted: none sends as many, and a total never overflows.
+const maxPackets = 1 << 48
+
+// Packets is how many of a tool's packets have ever had one fate.
+type Packets struct {
+	Tool, Fate string
+	Packets    int64
+}
+
+// Packets reads the totals of jobs that have ended, as [Store.Ends] does.
+func (s *Store) Packets(ctx context.Context) (all []Packets, err error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT tool, fate, packets FROM packets ORDER BY tool, fate")
+	if err != nil {
+		return nil, named("read totals", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var p Packets
+		if err := rows.Scan(&p.Tool, &p.Fate, &p.Packets); err != nil {
+			return nil, named("read totals", err)
+		}
+		all = append(all, p)
+	}
+	return all, named("read totals", rows.Err())
 }
 
 func collect(rows *sql.Rows) (jobs []Job, err error) {

@@ -390,7 +390,7 @@ func TestEveryEndIsCountedOnceAndOutlivesItsJob(t *testing.T) {
 	s := open(t, dir)
 	end := func(id string, state State, reason string) {
 		j := create(t, s, id, 1000)
-		j.Reason = reason
+		j.Reason, j.Packets = reason, map[string]uint64{"sent": 10, "form": 0}
 		finish(t, s, j, state)
 		j.Reason = "told again"
 		finish(t, s, j, Failed) // the launcher tells an end until it is acknowledged
@@ -409,5 +409,9 @@ func TestEveryEndIsCountedOnceAndOutlivesItsJob(t *testing.T) {
 	want := []End{{"nmap_scan", Completed, "exited", 1}, {"nmap_scan", Partial, "memory", 2}}
 	if err != nil || !slices.Equal(ends, want) {
 		t.Errorf("got %v, %v; want %v", ends, err, want)
+	}
+	packets, err := open(t, dir).Packets(ctx)
+	if want := []Packets{{"nmap_scan", "form", 0}, {"nmap_scan", "sent", 30}}; err != nil || !slices.Equal(packets, want) {
+		t.Errorf("got %v, %v; want %v", packets, err, want)
 	}
 }

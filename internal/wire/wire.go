@@ -75,6 +75,8 @@ type Hello struct {
 	// Gaps is what the sender could not enforce about itself or, from the launcher, about
 	// this machine. Of the front's the launcher reads the layer only, if it is one of RoomLayers.
 	Gaps []Gap `cbor:"gaps,omitempty"`
+	// Budget is the launcher's for all scans together, in packets a second; 0: no bound.
+	Budget int `cbor:"budget,omitempty"`
 }
 
 // Gap is a layer of protection that is not in force, why, and what follows from it.
@@ -295,6 +297,7 @@ type Job struct {
 	Scanner     Scanner   `cbor:"scanner"`
 	Packets     int64     `cbor:"packets,omitempty"`    // expected
 	ExpectedS   int64     `cbor:"expected_s,omitempty"` // seconds expected
+	Rate        int       `cbor:"rate,omitempty"`       // packets a second that it was launched with
 	Started     time.Time `cbor:"started,omitzero"`
 	Deadline    time.Time `cbor:"deadline,omitzero"`
 	Outcome     *Outcome  `cbor:"outcome,omitempty"`

@@ -19,7 +19,7 @@ const job = "abcdefghijklmnopqrstuvwxyz"
 func samples() []Message {
 	at := time.Date(2026, 11, 24, 12, 0, 0, 123000000, time.UTC)
 	return []Message{
-		{Hello: &Hello{Version: Version, Instance: "i", Gaps: []Gap{{Layer: "cgroup-memory", Why: "w", Follows: "f"}}}},
+		{Hello: &Hello{Version: Version, Instance: "i", Budget: 10000, Gaps: []Gap{{Layer: "cgroup-memory", Why: "w", Follows: "f"}}}},
 		{Client: &Client{Handle: 1<<63 + 5, UID: 1000, GID: 1000, Groups: []uint32{4, 7}, PID: 12}},
 		{Gone: &Gone{Handle: 9}},
 		{Synced: &Synced{}},

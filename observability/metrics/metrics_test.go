@@ -14,6 +14,10 @@ func source() Source {
 	return Source{
 		Version:  "1.2.3",
 		UnderWay: func() (int, int) { return 2, 1 },
+		Budget:   func() (int, int) { return 10000, 1500 },
+		Packets: func() ([]Packets, error) {
+			return []Packets{{"nmap_scan", "sent", 1200}, {"nmap_scan", "over_rate", 3}}, nil
+		},
 		Ended: func() ([]Ended, error) {
 			return []Ended{{"nmap_scan", "completed", "exited", 7}, {"nmap_scan", "partial", "memory", 2}}, nil
 		},
@@ -21,6 +25,10 @@ func source() Source {
 }
 
 const whole = `
+# HELP secmcpd_budget_packets_per_second Packets per second of all jobs that run: allowed by the machine's budget, and reserved out of it.
+# TYPE secmcpd_budget_packets_per_second gauge
+secmcpd_budget_packets_per_second{share="allowed"} 10000
+secmcpd_budget_packets_per_second{share="reserved"} 1500
 # HELP secmcpd_jobs Jobs under way, by state: queued or running.
 # TYPE secmcpd_jobs gauge
 secmcpd_jobs{state="queued"} 2
@@ -29,13 +37,17 @@ secmcpd_jobs{state="running"} 1
 # TYPE secmcpd_jobs_ended_total counter
 secmcpd_jobs_ended_total{reason="exited",state="completed",tool="nmap_scan"} 7
 secmcpd_jobs_ended_total{reason="memory",state="partial",tool="nmap_scan"} 2
+# HELP secmcpd_packets_total Packets of jobs that have ended, by tool and by what the kernel's filter did with them (fate): sent and received passed; off_scope, form and over_rate were dropped on the way out, refused on the way in.
+# TYPE secmcpd_packets_total counter
+secmcpd_packets_total{fate="over_rate",tool="nmap_scan"} 3
+secmcpd_packets_total{fate="sent",tool="nmap_scan"} 1200
 # HELP secmcpd_up 1 while the front runs; 0 is the last thing that it writes.
 # TYPE secmcpd_up gauge
 secmcpd_up 1
 `
 
 func TestEveryEndIsCountedByItsReason(t *testing.T) {
-	if err := testutil.GatherAndCompare(New(source()), strings.NewReader(whole), "secmcpd_jobs", "secmcpd_jobs_ended_total", "secmcpd_up"); err != nil {
+	if err := testutil.GatherAndCompare(New(source()), strings.NewReader(whole), "secmcpd_jobs", "secmcpd_jobs_ended_total", "secmcpd_up", "secmcpd_packets_total", "secmcpd_budget_packets_per_second"); err != nil {
 		t.Error(err)
 	}
 }
@@ -88,6 +100,11 @@ func TestTotalsThatCannotBeReadLeaveTheFileAsItWas(t *testing.T) {
 	s.Ended = func() ([]Ended, error) { return nil, errors.New("the database is locked") }
 	if err := New(s).WriteFile(path); err == nil || !strings.Contains(err.Error(), "the database is locked") {
 		t.Errorf("got %v, want the cause", err)
+	}
+	s = source()
+	s.Packets = func() ([]Packets, error) { return nil, errors.New("the database is locked") }
+	if err := New(s).WriteFile(path); err == nil || !strings.Contains(err.Error(), "the database is locked") {
+		t.Errorf("of packets: got %v, want the cause", err)
 	}
 	if after, _ := os.ReadFile(path); string(after) != string(before) {
 		t.Errorf("the file was replaced:\n%s", after)
