@@ -79,6 +79,7 @@ type Options struct {
 	// Translated leaves the mode of the slots' network at its default, in which the lab sees no address
 	// of a slot; without it the mode is routed.
 	Translated bool
+	Table      bool // the filter is nf_tables alone
 	// NoControllers is a machine whose cgroups have no controllers.
 	NoControllers bool
 }
@@ -201,9 +202,14 @@ func (d *Daemon) configure(o Options) error {
 	if o.AcceptNone {
 		accept = ""
 	}
+	var slots []string
 	if !o.Translated {
-		o.Settings += "slots: {mode: routed}\n"
+		slots = append(slots, "mode: routed")
 	}
+	if o.Table {
+		slots = append(slots, "filter: nftables")
+	}
+	o.Settings += "slots: {" + strings.Join(slots, ", ") + "}\n"
 	d.Config = filepath.Join(d.Dir, "secmcpd.yaml")
 	return os.WriteFile(d.Config, fmt.Appendf(nil, "front_user: %q\nfront_socket: %s/front.sock\nstate_dir: %s/state\nlauncher_state_dir: %s/launcher\n"+
 		"audit_dir: %s/audit\nengagements_dir: %s/engagements.d\nresolvers: [%s]\naccept_unenforced: [%s]\n%s",
