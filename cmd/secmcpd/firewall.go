@@ -24,20 +24,30 @@ func lookForward() finding {
 	if err != nil {
 		return warning("cannot read the firewall's rules: "+err.Error(), "whether another firewall drops what scans send is not known", "")
 	}
-	if len(dropping) == 0 {
-		found := "no forward chain of nf_tables drops what scans send"
-		if legacy() {
-			found += "; iptables-legacy has chains, too, and those are not looked at (iptables-legacy -S FORWARD)"
-		}
-		return ok("%s", found)
-	}
-	var found, lines []string
+	var found, mend []string
 	for _, c := range dropping {
 		found = append(found, "the chain "+c+" drops what is forwarded")
-		lines = append(lines, fmt.Sprintf(`insert rule %[1]s iifname "%[2]s*" accept; insert rule %[1]s oifname "%[2]s*" accept`, c, links))
+		mend = append(mend, fmt.Sprintf(`insert rule %[1]s iifname "%[2]s*" accept; insert rule %[1]s oifname "%[2]s*" accept`, c, links))
+	}
+	if len(mend) > 0 {
+		mend = []string{"nft '" + strings.Join(mend, "; ") + "'"}
+	}
+	for _, o := range olders {
+		drops, err := o.drops()
+		switch {
+		case err != nil:
+			found = append(found, o.command+" has rules, and they cannot be read: "+err.Error())
+			mend = append(mend, o.command+" -S FORWARD")
+		case drops:
+			found = append(found, "the chain FORWARD of "+o.command+" drops what is forwarded")
+			mend = append(mend, fmt.Sprintf("%[1]s -I FORWARD -i %[2]s+ -j ACCEPT && %[1]s -I FORWARD -o %[2]s+ -j ACCEPT", o.command, links))
+		}
+	}
+	if len(found) == 0 {
+		return ok("no forward chain drops what scans send")
 	}
 	return warning(strings.Join(found, "\n"), "what scans send does not leave this machine, or its answers are lost: hosts look silent or down",
-		fmt.Sprintf("nft '%s', and the same in that firewall's own configuration", strings.Join(lines, "; ")))
+		strings.Join(mend, "\n")+", and the same in that firewall's own configuration")
 }
 
 // droppingChains are the forward chains of others that drop what they do not know and that nothing
@@ -81,17 +91,6 @@ func droppingChains() (names []string, err error) {
 	}
 	slices.Sort(names)
 	return names, nil
-}
-
-// legacy says that the older of the kernel's two filters is in use.
-func legacy() bool {
-	for _, file := range []string{"ip_tables_names", "ip6_tables_names"} {
-		tables, err := os.ReadFile("/proc/thread-self/net/" + file)
-		if err == nil && slices.Contains(strings.Fields(string(tables)), "filter") {
-			return true
-		}
-	}
-	return false
 }
 
 // dropsTheRest says that a chain drops by its policy, or by a last rule that is for everything.

@@ -1,12 +1,12 @@
 package main
 
 import (
+	"os"
 	"os/exec"
 	"regexp"
 	"runtime"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,29 +57,92 @@ func TestAFirewallThatDropsWhatIsForwardedIsTold(t *testing.T) {
 	}
 }
 
-// The older filter is not looked at, and that is said.
-func TestAnOlderFilterIsSaid(t *testing.T) {
+// The older firewalls, which nf_tables does not show.
+func TestAnOlderFirewallThatDropsIsTold(t *testing.T) {
+	const drop = "-P FORWARD DROP"
+	for _, row := range []struct {
+		says  string
+		rules []string // of iptables-legacy; 6 before one is for ip6tables-legacy
+		drops string
+	}{
+		{"none", nil, ""},
+		{"one that accepts", []string{"-A FORWARD -p tcp --dport 25 -j DROP"}, ""},
+		{"one that drops what comes in", []string{"-P INPUT DROP", "-A OUTPUT -j DROP"}, ""},
+		{"a policy", []string{drop}, "iptables-legacy"},
+		{"a policy behind rules", []string{drop, "-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT", "-N other", "-A FORWARD -j other"}, "iptables-legacy"},
+		{"a policy for IPv6", []string{"6 " + drop, "6 -A FORWARD -s fd00::/8 -j ACCEPT"}, "ip6tables-legacy"},
+		{"a last rule that rejects", []string{"-A FORWARD -i eth0 -j ACCEPT", "-A FORWARD -m comment --comment all -j REJECT"}, "iptables-legacy"},
+		{"a last rule that drops", []string{"6 -A FORWARD -j DROP"}, "ip6tables-legacy"},
+		{"a last rule for some", []string{"-A FORWARD -d 10.0.0.0/8 -j DROP"}, ""},
+		{"a last rule for one interface", []string{"-A FORWARD -i eth0 -j DROP"}, ""},
+		{"one that accepts one direction", []string{drop, "-A FORWARD -i secv+ -j ACCEPT"}, "iptables-legacy"},
+		{"one that accepts a part", []string{drop, "-A FORWARD -i secv+ -p tcp -j ACCEPT", "-A FORWARD -o secv+ -j ACCEPT"}, "iptables-legacy"},
+		{"one that accepts all but", []string{drop, "-A FORWARD ! -i secv+ -j ACCEPT", "-A FORWARD -o secv+ -j ACCEPT"}, "iptables-legacy"},
+		{"one that accepts another interface", []string{drop, "-A FORWARD -i secv -j ACCEPT", "-A FORWARD -o secv+ -j ACCEPT"}, "iptables-legacy"},
+		{"one that accepts both", []string{drop, "-A FORWARD -i secv+ -j ACCEPT", "-A FORWARD -o secv+ -j ACCEPT"}, ""},
+		{"one that accepts both where its operator's rules are", []string{drop, "-N DOCKER-USER", "-A FORWARD -j DOCKER-USER", "-A DOCKER-USER -i secv+ -j ACCEPT", "-A DOCKER-USER -o secv+ -j ACCEPT"}, ""},
+	} {
+		t.Run(row.says, func(t *testing.T) {
+			runtime.LockOSThread() // never unlocked, as above
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				t.Fatal(err)
+			}
+			for _, rule := range row.rules {
+				if six, is := strings.CutPrefix(rule, "6 "); is {
+					shell(t, "ip6tables-legacy "+six)
+				} else {
+					shell(t, "iptables-legacy "+rule)
+				}
+			}
+			f := lookForward()
+			if row.drops == "" {
+				if f.Status != statusOK {
+					t.Errorf("%+v", f)
+				}
+				return
+			}
+			if f.Status != statusWarning || f.Found != "the chain FORWARD of "+row.drops+" drops what is forwarded" {
+				t.Fatalf("%+v", f)
+			}
+			line, _, _ := strings.Cut(f.Mend, ",")
+			shell(t, line)
+			if f := lookForward(); f.Status != statusOK {
+				t.Errorf("with %q: %+v", line, f)
+			}
+		})
+	}
+}
+
+// Whoever looks makes no table: one that is there is reason enough for other programs to use it.
+func TestLookingForOlderFirewallsMakesNone(t *testing.T) {
 	runtime.LockOSThread() // never unlocked, as above
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}
-	if f := lookForward(); strings.Contains(f.Found, "iptables-legacy") {
-		t.Errorf("where there is none: %+v", f)
+	lookForward()
+	for _, o := range olders {
+		if names, err := os.ReadFile("/proc/thread-self/net/" + o.names); err == nil && len(names) > 0 {
+			t.Errorf("%s: %q", o.names, names)
+		}
 	}
-	// Whoever asks for the table makes it.
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(s)
-	const info = 64 // IPT_SO_GET_INFO, of 84 bytes that begin with the table's name
-	table := [84]byte{'f', 'i', 'l', 't', 'e', 'r'}
-	size := uint32(len(table))
-	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(s), unix.SOL_IP, info, uintptr(unsafe.Pointer(&table)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
-		t.Fatal(errno)
-	}
-	if f := lookForward(); f.Status != statusOK || !strings.Contains(f.Found, "iptables-legacy -S FORWARD") {
-		t.Errorf("%+v", f)
+}
+
+// Rules of a form that is not known are said to be so, and read no further.
+func FuzzOlderRule(f *testing.F) {
+	f.Add(make([]byte, 200))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, o := range olders {
+			if _, next, err := o.rule(b); err == nil && (next <= 0 || next > len(b)) {
+				t.Errorf("the next rule is at %d of %d", next, len(b))
+			}
+		}
+	})
+}
+
+func shell(t *testing.T, command string) {
+	t.Helper()
+	if out, err := exec.Command("sh", "-c", command).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", command, err, out)
 	}
 }
 
