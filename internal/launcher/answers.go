@@ -265,7 +265,7 @@ func view(e policy.Engagement, now time.Time, closed string, entries int) wire.E
 	targets, excluded := e.Targets(), e.Excluded()
 	return wire.EngagementView{Name: e.Name, Description: e.Description, Targets: clipped(targets, entries), TargetsCount: len(targets),
 		Excluded: clipped(excluded, entries), ExcludedCount: len(excluded), Tools: e.Tools(), Profiles: profiles, Intrusive: string(e.Intrusive), Confirm: clipped(e.Confirm(), entries),
-		Addresses: e.Limits.Addresses, Ports: e.Limits.Ports, Rate: e.Limits.Rate, LimitS: int64(e.Limits.Duration / time.Second), Jobs: e.Limits.Jobs,
+		Addresses: e.Limits.Addresses, Ports: e.Limits.Ports, Rate: e.Limits.Rate, Budget: e.Limits.Budget, LimitS: int64(e.Limits.Duration / time.Second), Jobs: e.Limits.Jobs,
 		Hours: e.Hours(), Expires: e.Expires, Open: closed == "", Closed: closed}
 }
 

@@ -35,6 +35,9 @@ func TestScansOfAnEngagementShareItsBudget(t *testing.T) {
 	if p.Network.Slowed != slowed || p.Verdict.Rate != 200 || !strings.Contains(strings.Join(p.Argv, " "), "--max-rate 200") {
 		t.Errorf("previewed: %+v, %+v, %q", p.Network, p.Verdict, p.Argv)
 	}
+	if e := h.ask(handle).Capabilities.Engagements; len(e) != 2 || e[0].Budget != 200 {
+		t.Errorf("capabilities: %+v", e)
+	}
 	if slow := h.preview(handle, strings.Replace(longScan, "{", `{"rate":50,`, 1)); slow.Network.Slowed != "" || slow.ExpectedS <= p.ExpectedS {
 		t.Errorf("a slow one takes %d s of %d, slowed: %q", slow.ExpectedS, p.ExpectedS, slow.Network.Slowed)
 	}

@@ -268,6 +268,7 @@ type EngagementView struct {
 	Addresses     int                 `cbor:"addresses" json:"addresses_per_job"`
 	Ports         int                 `cbor:"ports" json:"ports_per_address"`
 	Rate          int                 `cbor:"rate" json:"packets_per_second"`
+	Budget        int                 `cbor:"budget,omitempty" json:"total_packets_per_second,omitempty"` // of all jobs together; 0: no bound
 	LimitS        int64               `cbor:"limit_s" json:"limit_s"`
 	Jobs          int                 `cbor:"jobs" json:"jobs_at_once"`
 	Hours         string              `cbor:"hours,omitempty" json:"hours,omitempty"` // empty: any
