@@ -36,7 +36,7 @@ limits: {packets_per_second: 150, total_packets_per_second: 200}
 `
 
 // Two scans of one engagement together send no more than its budget, as the far side sees it; the
-// third one waits; nothing is lost on the way; metrics tell what was sent.
+// third one waits; nothing is lost on the way.
 func TestTwoScansOfAnEngagementShareItsBudget(t *testing.T) {
 	for _, filter := range []string{"bpf", "nftables"} {
 		t.Run(filter, func(t *testing.T) {
