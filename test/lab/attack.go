@@ -39,17 +39,23 @@ func (a Attack) String() string {
 
 // BuildAttacks compiles the sender into a directory that other users are let into.
 func BuildAttacks(dir string) (*Attacks, error) {
-	a := &Attacks{path: filepath.Join(dir, "attack")}
-	if err := os.WriteFile(a.path+".c", attackSource, 0o644); err != nil {
+	path := filepath.Join(dir, "attack")
+	if err := os.WriteFile(path+".c", attackSource, 0o644); err != nil {
 		return nil, err
 	}
-	if out, err := exec.Command("gcc", "-O1", "-static", "-o", a.path, a.path+".c").CombinedOutput(); err != nil {
+	if out, err := exec.Command("gcc", "-O1", "-static", "-o", path, path+".c").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cannot compile the attacks: %w\n%s", err, out)
 	}
-	out, err := exec.Command(a.path, "list").Output()
+	return BuiltAttacks(path)
+}
+
+// BuiltAttacks is a sender that was compiled elsewhere, for a machine without a compiler.
+func BuiltAttacks(path string) (*Attacks, error) {
+	out, err := exec.Command(path, "list").Output()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot list the attacks: %w", err)
 	}
+	a := &Attacks{path: path}
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
 		for _, family := range fields[1:] {

@@ -225,13 +225,15 @@ func programs(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	const source = "../../sandbox/testdata"
-	// All but the tests of the sandbox without a shared library, so that they run in any guest, and in any box.
+	// All but the tests without a shared library, so that they run in any guest, and in any box.
 	for _, build := range [][]string{
 		{"env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(bin, "labtool"), "./labtool"},
 		{"gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(bin, "hog"), "hog/hog.c"},
 		{"gcc", "-O1", "-static", "-pthread", "-DCROWD", "-o", filepath.Join(bin, "hog-crowd"), "hog/hog.c"},
 		{"gcc", "-O1", "-static", "-w", "-Wa,-I," + source, "-o", filepath.Join(bin, "probe"), source + "/probe/probe.c", "-pthread"},
+		{"gcc", "-O1", "-static", "-o", filepath.Join(bin, "attack"), "../lab/attack/attack.c"},
 		{"go", "test", "-c", "-tags", "osusergo,netgo", "-o", filepath.Join(bin, "sandbox.test"), "../../sandbox"},
+		{"go", "test", "-c", "-tags", "osusergo,netgo", "-o", filepath.Join(bin, "lab.test"), "../lab"},
 	} {
 		if err := command(t.Context(), build[0], build[1:]...); err != nil {
 			t.Fatalf("cannot build a program for the guest: %v", err)
