@@ -306,7 +306,7 @@ func (l *Launcher) proveFilter(ctx context.Context, net *scope.Net) error {
 		l.log.Info("the kernel's scope filter was attacked and let nothing through")
 		return nil
 	case errors.Is(err, scope.ErrUnproven):
-		l.log.Error("nothing that a scan sends leaves this machine: another firewall drops it, most likely; `secmcpd doctor` names it", "why", err)
+		l.log.Error("nothing that a scan sends leaves this machine, or no answer comes back: another firewall drops it, most likely; `secmcpd doctor` names it", "why", err)
 		return nil
 	}
 	return err

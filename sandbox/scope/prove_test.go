@@ -3,6 +3,7 @@ package scope
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,31 +23,59 @@ func TestTheFilterIsProved(t *testing.T) {
 	})
 }
 
-// A proof that cannot fail is none: without the filter each way of attack gets through.
+// A proof that cannot fail is none: without the filter each way of attack gets through, and without one
+// side of it what that one has to stop.
 func TestTheProofFailsWithoutTheFilter(t *testing.T) {
-	ready := config.Ready
-	config.Ready = 0
-	n := openNet(t)
-	config.Ready = ready
-	n.nft.FlushTable(n.t.t)
-	must(t, n.nft.Flush())
+	into := []string{"a host off scope, IPv4", "a host off scope, IPv6"}
+	all := append([]string{"another port, IPv4", "another port, IPv6", "another slot, IPv4", "another slot, IPv6"}, into...)
+	for _, f := range frames {
+		all = append(all, f.name+", IPv6")
+		if !f.spoofed { // the routing drops sources of its own accord where it can
+			all = append(all, f.name+", IPv4")
+		}
+	}
 	passing, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
 	must(t, err)
-	real := n.filter.programs.Out
-	n.filter.programs.Out = passing
-	n.filter.out, err = programNumber(passing)
+	defer func() { must(t, passing.Close()) }()
+	number, err := programNumber(passing)
 	must(t, err)
-	defer func() { n.filter.programs.Out = real; must(t, passing.Close()) }()
-	err = n.Prove(context.Background())
-	if err == nil {
-		t.Fatal("the filter was proved that is not there")
-	}
-	for _, f := range frames {
-		// The routing drops sources of its own accord where it can.
-		if !f.spoofed && !strings.Contains(err.Error(), f.name) {
-			t.Errorf("%s is not among what got through: %v", f.name, err)
-		}
+	for _, c := range []struct {
+		says   string
+		remove func(n *Net)
+		want   []string
+	}{
+		{"no filter", func(n *Net) {
+			n.nft.FlushTable(n.t.t)
+			must(t, n.nft.Flush())
+			n.filter.programs.Out, n.filter.out = passing, number
+			n.filter.programs.In, n.filter.in = passing, number
+		}, all},
+		{"no filter of what comes in", func(n *Net) { n.filter.programs.In, n.filter.in = passing, number }, into},
+	} {
+		t.Run(c.says, func(t *testing.T) {
+			ready := config.Ready
+			config.Ready = 0
+			n := openNet(t)
+			config.Ready = ready
+			real := n.filter.programs
+			defer func() { n.filter.programs = real }()
+			c.remove(n)
+			err := n.Prove(context.Background())
+			if err == nil || !strings.Contains(err.Error(), "the filter lets through what it must not: ") {
+				t.Fatalf("got %v", err)
+			}
+			_, list, _ := strings.Cut(err.Error(), "not: ")
+			got := strings.Split(list, "; ")
+			for _, want := range c.want {
+				if !slices.Contains(got, want) {
+					t.Errorf("%s is not among what got through: %q", want, got)
+				}
+			}
+			if len(c.want) < len(all) && slices.ContainsFunc(got, func(one string) bool { return !slices.Contains(c.want, one) }) {
+				t.Errorf("more than that got through: %q", got)
+			}
+		})
 	}
 }
 
@@ -65,7 +94,7 @@ func TestTheProofFailsWhereDestinationsAreTranslated(t *testing.T) {
 // What a launcher leaves that is killed in the middle of the proof goes with the rest.
 func TestWhatIsLeftOfAProofIsRemoved(t *testing.T) {
 	n := openNet(t)
-	_, _, err := n.rewrite(allowed, forbidden)
+	_, _, err := n.rewrite([]targetEnds{{forbidden, allowed}, {forbidden6, allowed6}})
 	must(t, err)
 	must(t, reclaim(somebody(t), nil))
 	tables, err := somebody(t).ListTables()

@@ -849,13 +849,12 @@ func (l *lab) arrived(from netip.Addr) (n int) {
 // flood sends datagrams to an address as fast as it can, for a while, and says how many the kernel
 // took. Past the queue, what there is no room for is lost.
 func flood(s *Slot, to netip.Addr, size int, pastQueue bool, howLong time.Duration) (sent int, err error) {
-	f := s.frame(s.inner4, to)
-	if size > len(f) { // the header says the length
-		f = append(f, make([]byte, size-len(f))...)
-		binary.BigEndian.PutUint16(f[16:], uint16(size-14))
-		binary.BigEndian.PutUint16(f[38:], uint16(size-34))
-		copy(f[14:], checksummed(f[14:34:34]))
-	}
+	f, _ := datagram(s.hardware(), netip.AddrPortFrom(s.inner4, 9), netip.AddrPortFrom(to, 9))
+	size = max(size, 42)
+	f = append(f, make([]byte, size)...)[:size]
+	binary.BigEndian.PutUint16(f[16:], uint16(size-14)) // the header says the length
+	binary.BigEndian.PutUint16(f[38:], uint16(size-34))
+	copy(f[14:], checksummed(f[14:34:34]))
 	failed := inside(s.netns, func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
