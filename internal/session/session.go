@@ -1,0 +1,223 @@
+// Package session speaks MCP with one client over one connection, and knows nothing of scans.
+//
+//	connection ── session.go: which framing? ──► lines.go (newline JSON) ──► mcp.Server
+//	                                         └─► http.go  (HTTP/1.1)     ──► mcp.Server
+package session
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+// Versions are the eras of the protocol that are spoken, the newest first.
+func Versions() []string { return []string{"2026-07-28", "2025-11-25", "2025-06-18"} }
+
+// Limits bound what clients may have under way. A zero value stands for the default.
+type Limits struct {
+	Line int // bytes of one message, without its newline; 1 MiB
+
+	// Calls under way: of one connection (64), of one user (128), of all (512).
+	InFlight, InFlightUID, InFlightAll int
+
+	FirstByte time.Duration // until a connection says anything; 10 s
+	Message   time.Duration // from a message's first byte to its last; 30 s
+	Idle      time.Duration // with no call under way, until the next message; 24 h
+	Write     time.Duration // until a client has taken one message; 5 s
+	Drain     time.Duration // for the answers, after the end of a client's input; 2 min
+
+	HTTPSession           time.Duration // an HTTP session without a request; 10 min
+	Sessions, SessionsUID int           // HTTP sessions: of all (256), of one user (32)
+}
+
+func (l Limits) orDefaults() Limits {
+	number := func(n *int, otherwise int) {
+		if *n == 0 {
+			*n = otherwise
+		}
+	}
+	span := func(d *time.Duration, otherwise time.Duration) {
+		if *d == 0 {
+			*d = otherwise
+		}
+	}
+	number(&l.Line, 1<<20)
+	number(&l.InFlight, 64)
+	number(&l.InFlightUID, 128)
+	number(&l.InFlightAll, 512)
+	span(&l.FirstByte, 10*time.Second)
+	span(&l.Message, 30*time.Second)
+	span(&l.Idle, 24*time.Hour)
+	span(&l.Write, 5*time.Second)
+	span(&l.Drain, 2*time.Minute)
+	span(&l.HTTPSession, 10*time.Minute)
+	number(&l.Sessions, 256)
+	number(&l.SessionsUID, 32)
+	return l
+}
+
+// codeBusy answers a call beyond a limit (a code of the implementation's own range).
+const codeBusy = -32000
+
+// Speaker is what all connections share: one server, the limits and what counts against them.
+type Speaker struct {
+	server *mcp.Server
+	limits Limits
+	log    *slog.Logger
+
+	mu    sync.Mutex
+	calls int            // under way
+	byUID map[uint32]int // of them, whose
+}
+
+// New makes a speaker for server, and has a panic of its handlers end one call alone. Whatever
+// else shall see a call goes into the server's middleware before.
+func New(server *mcp.Server, l Limits, log *slog.Logger) *Speaker {
+	s := &Speaker{server: server, limits: l.orDefaults(), log: log, byUID: map[uint32]int{}}
+	server.AddReceivingMiddleware(s.recovered)
+	return s
+}
+
+// Close ends what outlives connections.
+func (s *Speaker) Close() {}
+
+// Serve speaks until the connection or ctx ends, and closes conn: newline JSON, or HTTP/1.1 if
+// conn is a net.Conn and the first byte is a capital letter. Values of ctx reach the handlers of
+// every call that comes over this connection, whatever the framing. uid is whose limits count. The
+// error's text is ours: nothing of the client's is in it. A client that went away when all was
+// answered is none.
+func (s *Speaker) Serve(ctx context.Context, conn io.ReadWriteCloser, uid uint32) error {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	in := bufio.NewReader(conn)
+	if err := setReadDeadline(conn, s.limits.FirstByte); err != nil {
+		return inOurWords(err)
+	}
+	first, err := in.Peek(1)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.New("the client said nothing")
+	}
+	if err == nil {
+		err = setReadDeadline(conn, 0)
+	}
+	if err != nil {
+		return inOurWords(err)
+	}
+	if nc, ok := conn.(net.Conn); ok && first[0] >= 'A' && first[0] <= 'Z' {
+		return inOurWords(s.serveHTTP(ctx, sniffed{nc, in}, uid))
+	}
+	return inOurWords(s.serveLines(ctx, conn, in, uid))
+}
+
+// sniffed is a connection of which something has been read already.
+type sniffed struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (s sniffed) Read(b []byte) (int, error) { return s.in.Read(b) }
+
+func (s *Speaker) serveHTTP(context.Context, net.Conn, uint32) error {
+	return errors.New("HTTP is not spoken yet")
+}
+
+// setReadDeadline bounds the reads that follow; 0 is for ever. What has no deadlines (a terminal)
+// has none.
+func setReadDeadline(conn io.ReadWriteCloser, d time.Duration) error {
+	c, ok := conn.(interface{ SetReadDeadline(time.Time) error })
+	if !ok {
+		return nil
+	}
+	var at time.Time
+	if d > 0 {
+		at = time.Now().Add(d)
+	}
+	if err := c.SetReadDeadline(at); err != nil && !errors.Is(err, os.ErrNoDeadline) {
+		return err
+	}
+	return nil
+}
+
+// ended is how a connection ended, in words of ours.
+type ended string
+
+func (e ended) Error() string { return string(e) }
+
+// inOurWords puts the end of a connection into words of ours: the error's own text may quote the
+// client.
+func inOurWords(err error) error {
+	var ours ended
+	var timeout net.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &ours):
+		return ours
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return ended("the client hung up within a message")
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return ended("the client is gone")
+	case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrClosed), errors.Is(err, io.ErrClosedPipe), errors.Is(err, context.Canceled):
+		return ended("ended here")
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return ended("the client stopped reading")
+	}
+	return ended("what the client sent is not MCP")
+}
+
+// enter counts a call of a user, or says why there is no room for it. Each that entered leaves.
+func (s *Speaker) enter(uid uint32) *jsonrpc.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.byUID[uid] >= s.limits.InFlightUID:
+		return busy("%d calls of this user are under way; wait for one", s.limits.InFlightUID)
+	case s.calls >= s.limits.InFlightAll:
+		return busy("%d calls are under way in all; ask again in a few seconds", s.limits.InFlightAll)
+	}
+	s.calls++
+	s.byUID[uid]++
+	return nil
+}
+
+func (s *Speaker) leave(uid uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls--
+	if s.byUID[uid]--; s.byUID[uid] == 0 {
+		delete(s.byUID, uid)
+	}
+}
+
+func busy(format string, limit int) *jsonrpc.Error {
+	return &jsonrpc.Error{Code: codeBusy, Message: fmt.Sprintf(format, limit)}
+}
+
+// recovered turns a panic in a handler into an error of that one call. The SDK would let it end
+// the process.
+func (s *Speaker) recovered(next mcp.MethodHandler) mcp.MethodHandler {
+	return func(ctx context.Context, method string, r mcp.Request) (result mcp.Result, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				s.log.Error("a handler panicked", "method", method, "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+				result, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error"}
+			}
+		}()
+		return next(ctx, method, r)
+	}
+}
