@@ -15,9 +15,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"golang.org/x/sync/errgroup"
 
+	mcpsession "github.com/secmcpd/secmcpd/internal/session"
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
 )
@@ -39,11 +39,11 @@ type Config struct {
 
 // front is the room while it runs.
 type front struct {
-	cfg    Config
-	log    *slog.Logger
-	store  *store.Store
-	server *mcp.Server
-	gaps   []wire.Gap // what it could not enforce about itself
+	cfg     Config
+	log     *slog.Logger
+	store   *store.Store
+	speaker *mcpsession.Speaker
+	gaps    []wire.Gap // what it could not enforce about itself
 
 	ctx     context.Context // ends with Serve
 	running sync.WaitGroup  // sessions and jobs; added to under mu while not closing
@@ -87,9 +87,11 @@ func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) 
 	if f.sealer, err = newSealer(); err != nil {
 		return nil, err
 	}
-	if f.server, err = newServer(f); err != nil {
+	server, err := newServer(f)
+	if err != nil {
 		return nil, err
 	}
+	f.speaker = mcpsession.New(server, mcpsession.Limits{}, f.log)
 	return f, f.remember(ctx)
 }
 
@@ -113,6 +115,7 @@ func (f *front) serve(stop func()) error {
 	f.closing = true
 	f.mu.Unlock()
 	f.closeSessions()
+	f.speaker.Close()
 	f.running.Wait()
 	return err
 }

@@ -722,7 +722,7 @@ func TestACallBeyondTheBoundIsAnsweredBusy(t *testing.T) {
 	conn, _ := r.client(1000)
 	var calls strings.Builder
 	calls.WriteString(hello)
-	for i := range maxInFlight + 6 {
+	for i := range 64 + 6 {
 		fmt.Fprintf(&calls, `{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"capabilities","arguments":{}}}`+"\n", i+2)
 	}
 	go io.WriteString(conn, calls.String())
@@ -759,7 +759,7 @@ func TestAStalledClientIsCutOff(t *testing.T) {
 			if m.Leave == nil || m.Leave.Handle != handle {
 				continue
 			}
-		case <-time.After(2*writeTimeout + 5*time.Second):
+		case <-time.After(15 * time.Second):
 			t.Fatal("it was not cut off")
 		}
 		break
@@ -767,14 +767,6 @@ func TestAStalledClientIsCutOff(t *testing.T) {
 	t.Logf("cut off after %v", time.Since(began))
 	if _, err := r.agent(1000, nil).ListTools(context.Background(), nil); err != nil {
 		t.Errorf("the others suffer: %v", err)
-	}
-}
-
-func TestAPanicEndsOneCall(t *testing.T) {
-	f := &front{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
-	handler := f.recovered(func(context.Context, string, mcp.Request) (mcp.Result, error) { panic("a parser's mistake") })
-	if _, err := handler(context.Background(), "tools/call", nil); err == nil || !strings.Contains(err.Error(), "internal error") || strings.Contains(err.Error(), "mistake") {
-		t.Errorf("%v", err)
 	}
 }
 

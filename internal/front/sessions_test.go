@@ -1,6 +1,7 @@
 package front
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -24,7 +25,13 @@ func TestHowASessionEndsIsHowItIsLogged(t *testing.T) {
 			fmt.Fprint(conn, `{"jsonrpc":`)
 			conn.Close()
 		}, "the client hung up within a message"},
-		"it speaks something else": {func(_ *house, conn net.Conn, _ uint64) { fmt.Fprintln(conn, "EHLO there") }, "what the client sent is not MCP"},
+		"it has spoken something else": {func(_ *house, conn net.Conn, _ uint64) {
+			fmt.Fprintln(conn, "EHLO there")
+			if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "-32700") {
+				t.Errorf("it was answered %q (%v)", line, err)
+			}
+			conn.Close()
+		}, ""},
 		"the launcher hangs up": {func(h *house, _ net.Conn, handle uint64) {
 			h.tell(wire.Message{Gone: &wire.Gone{Handle: handle}})
 		}, "ended here"},

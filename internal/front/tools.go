@@ -11,6 +11,7 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	mcpsession "github.com/secmcpd/secmcpd/internal/session"
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/runners"
@@ -53,13 +54,14 @@ func (r refused) Error() string { return r.Code }
 // for everybody and never changes.
 func newServer(f *front) (*mcp.Server, error) {
 	s := mcp.NewServer(&mcp.Implementation{Name: "secmcpd", Title: "secmcpd", Version: f.cfg.Version}, &mcp.ServerOptions{
-		Instructions:      instructions,
-		Logger:            nil, // the SDK's log lines quote what clients send
-		Capabilities:      &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}, Resources: &mcp.ResourceCapabilities{}, Prompts: &mcp.PromptCapabilities{}},
-		CompletionHandler: f.complete,
-		SetCacheable:      func(_ context.Context, _ mcp.Request, c *mcp.Cacheable) { c.CacheScope = "private" },
+		Instructions:              instructions,
+		Logger:                    nil, // the SDK's log lines quote what clients send
+		Capabilities:              &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}, Resources: &mcp.ResourceCapabilities{}, Prompts: &mcp.PromptCapabilities{}},
+		CompletionHandler:         f.complete,
+		SupportedProtocolVersions: mcpsession.Versions(),
+		SetCacheable:              func(_ context.Context, _ mcp.Request, c *mcp.Cacheable) { c.CacheScope = "private" },
 	})
-	s.AddReceivingMiddleware(f.recovered, f.around)
+	s.AddReceivingMiddleware(f.around)
 	for _, t := range tools() {
 		s.AddTool(&mcp.Tool{Name: t.name, Title: t.title, Description: t.description,
 			InputSchema: t.input, OutputSchema: t.output,
@@ -299,7 +301,7 @@ func (f *front) await(ctx context.Context, s *session, j *job, wait time.Duratio
 			}
 			return j.now(), nil
 		case <-ctx.Done():
-			if started && !s.hasVanished() && f.ctx.Err() == nil {
+			if started && mcpsession.Cancelled(ctx) && f.ctx.Err() == nil {
 				f.cancel(s, j.row.ID)
 			}
 			return nil, ctx.Err()

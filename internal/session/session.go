@@ -86,7 +86,7 @@ type Speaker struct {
 // else shall see a call goes into the server's middleware before.
 func New(server *mcp.Server, l Limits, log *slog.Logger) *Speaker {
 	s := &Speaker{server: server, limits: l.orDefaults(), log: log, byUID: map[uint32]int{}}
-	server.AddReceivingMiddleware(s.recovered)
+	server.AddReceivingMiddleware(s.guard)
 	return s
 }
 
@@ -208,16 +208,34 @@ func busy(format string, limit int) *jsonrpc.Error {
 	return &jsonrpc.Error{Code: codeBusy, Message: fmt.Sprintf(format, limit)}
 }
 
-// recovered turns a panic in a handler into an error of that one call. The SDK would let it end
-// the process.
-func (s *Speaker) recovered(next mcp.MethodHandler) mcp.MethodHandler {
+// Cancelled says whether a call ended because its client cancelled it, and not because the client
+// went away.
+func Cancelled(ctx context.Context) bool {
+	// The SDK gives an ended connection's error as the cause.
+	return ctx.Err() != nil && context.Cause(ctx) == context.Canceled
+}
+
+// guard turns a panic in a handler into an error of that one call; the SDK would let it end the
+// process. An error that is not made for the client is not told to it.
+func (s *Speaker) guard(next mcp.MethodHandler) mcp.MethodHandler {
 	return func(ctx context.Context, method string, r mcp.Request) (result mcp.Result, err error) {
 		defer func() {
 			if p := recover(); p != nil {
 				s.log.Error("a handler panicked", "method", method, "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-				result, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error"}
+				result, err = nil, errInternal
 			}
 		}()
-		return next(ctx, method, r)
+		result, err = next(ctx, method, r)
+		var told *jsonrpc.Error
+		if err == nil || errors.As(err, &told) || ctx.Err() != nil {
+			return result, err
+		}
+		if method == initialize {
+			return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidRequest, Message: "the session has begun already"}
+		}
+		s.log.Error("a call failed", "method", method, "kind", fmt.Sprintf("%T", err))
+		return nil, errInternal
 	}
 }
+
+var errInternal = &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error"}
