@@ -241,7 +241,7 @@ func (p *place) nothingUnderWay(t testing.TB) {
 }
 
 // Each file is one session: the client's lines, and what each is answered. A line after "- " has no
-// answer.
+// answer, one after "+ " has two.
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -256,8 +256,12 @@ func TestTranscripts(t *testing.T) {
 			c := newPlace(Limits{}).client(t, 1000)
 			var got strings.Builder
 			for line := range strings.Lines(string(archive.Files[0].Data)) {
-				said, silent := strings.CutPrefix(line, "- ")
-				if c.say("%s", said); !silent {
+				answers := 1
+				if line[0] == '-' || line[0] == '+' {
+					answers, line = 1+int(',')-int(line[0]), line[2:] // '+', ',', '-'
+				}
+				c.say("%s", line)
+				for range answers {
 					got.WriteString(c.hearLine())
 				}
 			}
@@ -496,7 +500,11 @@ func TestLimitsOfConnectionUserAndAll(t *testing.T) {
 	c := fill(1, 2, "of this user")
 	fill(2, 2, "in all")
 	c.say("%s", cancelling(0)) // makes room
-	<-p.endings
+	for room := false; !room; time.Sleep(time.Millisecond) {
+		p.mu.Lock()
+		room = p.calls < 7
+		p.mu.Unlock()
+	}
 	c.say("%s", calling("again", "wait"))
 	<-p.begun
 	for _, c := range all {
