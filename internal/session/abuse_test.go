@@ -17,6 +17,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // TestMain lets the test be the server of a client that measures its memory.
@@ -49,7 +50,8 @@ func FuzzRead(f *testing.F) {
 		heard := make(chan message, 1)
 		go func() {
 			defer close(heard)
-			for in := bufio.NewScanner(ours); in.Scan(); {
+			in := bufio.NewScanner(ours)
+			for in.Buffer(nil, 1<<20); in.Scan(); {
 				var m message
 				if err := json.Unmarshal(in.Bytes(), &m); err != nil {
 					t.Errorf("the server says %q", in.Text())
@@ -57,20 +59,23 @@ func FuzzRead(f *testing.F) {
 				heard <- m
 			}
 		}()
-		answers, sent, gone := map[string]int{}, map[string]bool{}, map[string]bool{}
-		done := make(chan struct{})
-		fence := nonce + "fence"
+		answers, sent, slow, gone := map[string]int{}, map[string]int{}, map[string]bool{}, map[string]bool{}
+		read, done := make(chan struct{}), make(chan struct{})
+		barrier, fence := nonce+"barrier", nonce+"fence"
 		go func() {
 			defer close(done)
 			for m := range heard {
 				if id, ok := m.ID.(string); ok && strings.HasPrefix(id, nonce) {
-					if answers[id]++; id == fence {
+					switch answers[id]++; id {
+					case barrier:
+						close(read)
+					case fence:
 						return
 					}
 				}
 			}
 		}()
-		released := false
+		released := false // the calls of "wait" end by themselves
 		c.say(hello)
 		for line := range bytes.Lines(script) {
 			line = bytes.TrimSuffix(line, newline)
@@ -83,17 +88,13 @@ func FuzzRead(f *testing.F) {
 			}
 			tool := map[byte]string{'e': "echo", 'w': "wait", 'f': "fail", 'k': "panic", 'l': "large", 'p': "unheard-of"}[line[0]]
 			switch {
-			case tool != "" && !gone[id]:
-				if sent[id] && line[0] != 'w' {
-					continue // whether it is still under way cannot be known
-				}
-				if sent[id] && released {
-					continue
-				}
-				if !sent[id] || !released {
-					c.say("%s", calling(id, tool))
-				}
-				sent[id] = true
+			case tool != "" && sent[id] == 0 && !gone[id]:
+				sent[id]++
+				slow[id] = tool == "wait" && !released
+				c.say("%s", calling(id, tool))
+			case tool != "" && slow[id] && !gone[id] && !released: // it is under way, or was refused for lack of room
+				sent[id]++
+				c.say("%s", calling(id, tool))
 			case line[0] == 'c':
 				gone[id] = true
 				c.say("%s", cancelling(id))
@@ -107,7 +108,13 @@ func FuzzRead(f *testing.F) {
 		if !released {
 			close(p.release)
 		}
-		// Nothing is left when no call is counted any more.
+		// All has been read when this is answered, and nothing is left when no call is counted any more.
+		c.say(`{"jsonrpc":"2.0","id":%s,"method":"ping"}`, plain(barrier))
+		select {
+		case <-read:
+		case <-time.After(10 * time.Second):
+			t.Fatal("the session does not live")
+		}
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Microsecond) {
 			p.mu.Lock()
 			left := p.calls
@@ -125,8 +132,8 @@ func FuzzRead(f *testing.F) {
 		case <-time.After(10 * time.Second):
 			t.Fatal("the session does not live")
 		}
-		for id := range sent {
-			if n := answers[id]; n > 1 || n == 0 && !gone[id] {
+		for id, most := range sent {
+			if n := answers[id]; n > most || n == 0 && !gone[id] {
 				t.Errorf("%q was answered %d times (cancelled: %v)", id, n, gone[id])
 			}
 		}
@@ -486,4 +493,31 @@ func distinct() string {
 		fmt.Fprintf(&b, `"%x":0,`, i)
 	}
 	return b.String()
+}
+
+// FuzzMembers compares how an object is taken apart with the standard library.
+func FuzzMembers(f *testing.F) {
+	for _, s := range []string{`{}`, ` { "a" : 1 , "b":[{"c":"]}\\\""},-1.5e3] }`, `{"a":1,"\u0061":2}`, `{"":null,"x":{"y":{}},"z":true}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		text = bytes.Trim(text, " \t\r\n")
+		var want map[string]json.RawMessage
+		if len(text) == 0 || text[0] != '{' || json.Unmarshal(text, &want) != nil {
+			return
+		}
+		got, n := map[string]json.RawMessage{}, 0
+		once := members(text, func(name string, value json.RawMessage) {
+			got[strings.ToValidUTF8(name, "\uFFFD")] = value
+			n++
+		})
+		if utf8.Valid(text) && (len(got) != len(want) || once != (n == len(want))) {
+			t.Fatalf("%d names of %d, each once: %v", len(got), len(want), once)
+		}
+		for name, value := range want {
+			if utf8.Valid(text) && !bytes.Equal(got[name], value) {
+				t.Errorf("%q is %q, not %q", name, got[name], value)
+			}
+		}
+	})
 }

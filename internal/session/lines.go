@@ -296,6 +296,9 @@ func (l *lines) take(line []byte) (jsonrpc.Message, error) {
 		return nil, invalid(about, `"params" must be an object`)
 	}
 	token, wrong := inside(params)
+	if method == initialize && len(params) > maxAbout {
+		wrong = fmt.Sprintf("what a client says of itself has at most %d bytes", maxAbout)
+	}
 	if wrong != "" {
 		return nil, fault{about, jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: wrong}}
 	}
@@ -350,6 +353,10 @@ func identifier(raw json.RawMessage) jsonrpc.ID {
 	return id
 }
 
+// maxAbout bounds what the SDK makes a tree of, in bytes: the parameters of initialize, and each
+// _meta. The tree takes up to eighty times as much memory, and that of the first is kept.
+const maxAbout = 32 << 10
+
 // inside looks for what the connection has to know of a request's parameters: the token of its
 // progress.
 func inside(params json.RawMessage) (token jsonrpc.ID, wrong string) {
@@ -366,6 +373,9 @@ func inside(params json.RawMessage) (token jsonrpc.ID, wrong string) {
 	}
 	if meta == nil || meta[0] != '{' {
 		return token, ""
+	}
+	if len(meta) > maxAbout {
+		return token, fmt.Sprintf(`"_meta" has at most %d bytes`, maxAbout)
 	}
 	if !members(meta, func(name string, value json.RawMessage) {
 		if name == "progressToken" {

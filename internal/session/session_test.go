@@ -311,6 +311,8 @@ func TestWhatIsNoMessageIsAnsweredAndTheSessionLives(t *testing.T) {
 		{`{` + id + `,"method":"tools/call","params":{"name":"echo","name":"wait"}}`, -32602, 7.0},
 		{`{` + id + `,"method":"tools/call","params":{"name":"echo","_meta":{"progressToken":1,"progressToken":2}}}`, -32602, 7.0},
 		{`{` + id + `,"method":"tools/call","params":{"name":"echo","_meta":{"progressToken":1.5}}}`, -32602, 7.0},
+		{`{` + id + `,"method":"tools/call","params":{"name":"echo","_meta":{"x":"` + strings.Repeat("x", maxAbout) + `"}}}`, -32602, 7.0},
+		{`{` + id + `,"method":"initialize","params":{"x":"` + strings.Repeat("x", maxAbout) + `"}}`, -32602, 7.0},
 		{`{` + id + `,"method":"tools/call","params":{"name":5}}`, -32602, 7.0},
 		{`{` + id + `,"method":"tools/call"}`, -32600, 7.0},
 		{`{` + id + `,"method":"no/such"}`, -32601, 7.0},
