@@ -2,6 +2,8 @@
 // a ratio or a difference of two things measured in turns, with its spread. It needs root.
 //
 //	BENCH <name> <value> <unit> <what against what>
+//
+// Its arguments are the parts to measure; without any it measures all.
 package main
 
 import (
@@ -29,6 +31,10 @@ import (
 const rounds = 60
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == plainArg {
+		fmt.Fprintln(os.Stderr, "bench:", plainServer())
+		os.Exit(1)
+	}
 	os.Exit(lab.Enter(func() int {
 		if err := run(); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
@@ -57,9 +63,16 @@ func run() error {
 		return err
 	}
 	fmt.Printf("# %s, %s, %d processors, %d rounds in turns, median (p10 to p90)\n", kernel(), runtime.Version(), runtime.NumCPU(), rounds)
-	for _, measure := range []func() error{b.launches, b.nmapVersion, b.sustained, b.burst, idle, b.scopes, b.services} {
-		if err := measure(); err != nil {
-			return err
+	for _, part := range []struct {
+		name    string
+		measure func() error
+	}{{"launches", b.launches}, {"nmap", b.nmapVersion}, {"sustained", b.sustained}, {"burst", b.burst}, {"idle", idle}, {"scopes", b.scopes},
+		{"services", b.services}, {"mcp", b.protocol}} {
+		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
+			continue
+		}
+		if err := part.measure(); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
 		}
 	}
 	return nil
