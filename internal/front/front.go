@@ -50,6 +50,8 @@ type front struct {
 
 	sealer cipher.AEAD // of what clients keep for us; its key is this process's
 
+	statuses statuses
+
 	counted chan struct{} // holds one: a job has ended since metrics were written
 	keeping sync.Mutex    // one job's result at a time is put into the store: each may be large
 	pruning sync.Mutex
@@ -156,7 +158,11 @@ func (f *front) remember(ctx context.Context) error {
 func (f *front) prune(ctx context.Context) {
 	f.pruning.Lock()
 	defer f.pruning.Unlock()
-	if n, err := f.store.Prune(ctx, f.cfg.Keep, time.Now()); err != nil && ctx.Err() == nil {
+	n, err := f.store.Prune(ctx, f.cfg.Keep, time.Now())
+	if n > 0 || err != nil {
+		f.statuses.forget()
+	}
+	if err != nil && ctx.Err() == nil {
 		f.log.Error("cannot remove old jobs", "why", err)
 	} else if n > 0 {
 		f.log.Info("old jobs removed", "count", n)

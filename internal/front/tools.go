@@ -134,11 +134,14 @@ func result(value any, err error) (*mcp.CallToolResult, error) {
 	default:
 		return nil, err
 	}
-	text, marshalErr := json.Marshal(value)
-	if marshalErr != nil {
-		return nil, marshalErr
+	text, ready := value.(json.RawMessage)
+	if !ready {
+		var marshalErr error
+		if text, marshalErr = json.Marshal(value); marshalErr != nil {
+			return nil, marshalErr
+		}
 	}
-	return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: string(text)}}, StructuredContent: json.RawMessage(text), IsError: err != nil}, nil
+	return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: string(text)}}, StructuredContent: text, IsError: err != nil}, nil
 }
 
 // The arguments of each tool.
@@ -423,9 +426,19 @@ func (f *front) jobStatus(ctx context.Context, s *session, r *mcp.CallToolReques
 	if wrong != nil {
 		return nil, wrong
 	}
-	a, err := f.look(ctx, s, r, v.text(argJob), v.number(argWait), query{Limit: defaultPage})
+	id := v.text(argJob)
+	kept, round := f.statuses.get(s.client.UID, id)
+	if kept != nil {
+		return kept, nil
+	}
+	a, err := f.look(ctx, s, r, id, v.number(argWait), query{Limit: defaultPage})
 	if a, ok := a.(answer); ok {
-		return a.brief(), err
+		if a = a.brief(); err == nil && !a.Ended.IsZero() && a.PollAfterS == 0 {
+			kept = encode(a)
+			f.statuses.put(s.client.UID, id, kept, round)
+			return kept, nil
+		}
+		return a, err
 	}
 	return a, err
 }

@@ -158,6 +158,9 @@ func (b *bench) protocol() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Stop()) }()
+	if err := idleSessions(d); err != nil {
+		return err
+	}
 	agent, err := d.Client(context.Background(), 0, nil)
 	if err != nil {
 		return err
@@ -212,10 +215,7 @@ func (b *bench) protocol() (err error) {
 		ratio(fmt.Sprintf("mcp_over_plain_%d", window), rates[0], rates[1], "the first against the second")
 		fmt.Printf("BENCH mcp_p99_%d %.2f ms of job_status, slowest hundredth (plain: %.2f)\n", window, quantile(took[0], 0.99), quantile(took[1], 0.99))
 	}
-	if err := longLine(d, ours); err != nil {
-		return err
-	}
-	return idleSessions(d)
+	return longLine(d, ours)
 }
 
 // longLine is the most memory that the front has while it refuses lines of 1 MiB.
@@ -243,7 +243,7 @@ func longLine(d *lab.Daemon, s *speaker) error {
 func idleSessions(d *lab.Daemon) error {
 	const users, each = 4, 120
 	rollup := fmt.Sprintf("/proc/%d/smaps_rollup", d.Pid(lab.Front))
-	time.Sleep(time.Second) // what came before has ended
+	time.Sleep(time.Second) // its start is over
 	before, err := field(rollup, "Pss:")
 	if err != nil {
 		return err
