@@ -59,6 +59,10 @@ var forbidden = []struct{ from, to, why string }{
 	{"internal/launcher", "net/http", "the launcher speaks no network protocol"},
 	{"internal/wire", module + "internal/front", "the protocol serves both rooms"},
 	{"internal/wire", module + "internal/launcher", "the protocol serves both rooms"},
+	{"internal/session", module + "internal/front", "a session knows nothing of scans"},
+	{"internal/session", module + "internal/store", "a session knows nothing of jobs"},
+	{"internal/session", module + "internal/wire", "a session knows nothing of the launcher"},
+	{"internal/session", module + "runners", "a session knows nothing of scanners"},
 	{"internal/store", module + "internal/front", "the store is used by the front, not the other way round"},
 }
 
