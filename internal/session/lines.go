@@ -746,7 +746,7 @@ func plain(v any) []byte {
 }
 
 // maxTold bounds the text of an error, in bytes: the SDK repeats in it what the client sent.
-const maxTold = 256
+const maxTold = 512
 
 // told is an error as the client may read it. What the SDK writes about parameters that it cannot
 // decode is about its own types, and repeats all of them.

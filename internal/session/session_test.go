@@ -330,7 +330,7 @@ func TestWhatIsNoMessageIsAnsweredAndTheSessionLives(t *testing.T) {
 		{`{` + id + `,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}`, -32600, 7.0},
 	} {
 		c.say("%s", bad.line)
-		if a := c.hear(); a.code() != bad.code || a.ID != bad.id || !strings.Contains(a.line, `"id":`) || len(a.Error.Message) > 300 ||
+		if a := c.hear(); a.code() != bad.code || a.ID != bad.id || !strings.Contains(a.line, `"id":`) || len(a.Error.Message) > 600 ||
 			strings.Contains(a.line, "mcp.") || strings.Contains(a.line, "json:") {
 			t.Errorf("%.100s is answered %s", bad.line, a.line)
 		}
