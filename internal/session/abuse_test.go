@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -218,13 +219,16 @@ func TestAHundredStalledClientsDoNotDisturbAHundredOthers(t *testing.T) {
 	p := newPlace(Limits{InFlight: 8, InFlightAll: 1 << 20})
 	began := time.Now()
 	var good, stalled sync.WaitGroup
+	var cut atomic.Int32
 	for i := range 200 {
 		ours, theirs := pair(t)
 		c := p.serve(t, ours, theirs, uint32(1000+i))
 		if i%2 == 0 {
 			go stall(c)
 			stalled.Go(func() {
-				if err := c.ended(); err == nil || err.Error() != "the client stopped reading" {
+				err := c.ended()
+				cut.Add(1)
+				if err == nil || err.Error() != "the client stopped reading" {
 					t.Errorf("a stalled one ended with %v", err)
 				}
 				ours.Close()
@@ -245,12 +249,12 @@ func TestAHundredStalledClientsDoNotDisturbAHundredOthers(t *testing.T) {
 	}
 	good.Wait()
 	t.Logf("the others were done after %v", time.Since(began))
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("the others took %v: they have waited for the stalled", took)
+	if n := cut.Load(); n > 0 {
+		t.Errorf("the others have waited for the stalled, of which %d have been cut off by then", n)
 	}
 	stalled.Wait()
 	t.Logf("the stalled were cut off after %v", time.Since(began))
-	if took := time.Since(began); took > 15*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("the stalled were cut off after %v", took)
 	}
 	settled(t, before)
