@@ -177,7 +177,7 @@ func inOurWords(err error) error {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return ended("the client stopped reading")
 	}
-	return ended("what the client sent is not MCP")
+	return ended("the connection failed")
 }
 
 // enter counts a call of a user, or says why there is no room for it. Each that entered leaves.
