@@ -34,6 +34,8 @@ type filter struct {
 	programs struct {
 		Out *ebpf.Program `ebpf:"scope_out"`
 		In  *ebpf.Program `ebpf:"scope_in"`
+
+		Wire *ebpf.Program `ebpf:"scope_wire"`
 	}
 	maps struct {
 		Slots      *ebpf.Map `ebpf:"slots"`
@@ -42,9 +44,11 @@ type filter struct {
 		Budgets    *ebpf.Map `ebpf:"budgets"`
 		Counters   *ebpf.Map `ebpf:"counters"`
 		Violations *ebpf.Map `ebpf:"violations"`
+		Range      *ebpf.Map `ebpf:"range"`
+		Owners     *ebpf.Map `ebpf:"owners"`
 	}
 	settled, nothing *ebpf.Map // see settle
-	out, in          int       // the kernel's numbers of the programs
+	out, in, wire    int       // the kernel's numbers of the programs
 
 	mu     sync.Mutex
 	job    uint32 // the last one; a number is never used twice
@@ -73,7 +77,7 @@ type grant struct {
 	deny  []netip.Prefix
 
 	arp       bool // may ask for outer4's hardware address
-	l2        bool // is on the targets' network: may ask for theirs, and send to any station
+	l2        int  // the interface of the targets' segment, by which what passes leaves; 0: it is routed
 	fragments bool // IPv4 fragments pass to targets of which all ports are granted
 
 	rate   limit     // of the slot
@@ -164,6 +168,7 @@ type record struct {
 	Inner4, Outer4     [4]byte
 	InnerMAC, OuterMAC [6]byte
 	Inner6             [16]byte
+	Wire, Zero         uint32
 	Shared             [2]uint64
 	Rates              [3]rateRecord
 }
@@ -234,6 +239,9 @@ func load() (_ *filter, err error) {
 	if f.out, err = programNumber(f.programs.Out); err == nil {
 		f.in, err = programNumber(f.programs.In)
 	}
+	if err == nil {
+		f.wire, err = programNumber(f.programs.Wire)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot tell the filter's programs from others: %w", err)
 	}
@@ -276,10 +284,10 @@ func (f *filter) close() error {
 		}
 	}
 	f.slots = nil
-	for _, p := range []*ebpf.Program{f.programs.Out, f.programs.In} {
+	for _, p := range []*ebpf.Program{f.programs.Out, f.programs.In, f.programs.Wire} {
 		errs = append(errs, p.Close()) // of nil: nothing
 	}
-	for _, m := range []*ebpf.Map{f.maps.Slots, f.maps.Scope, f.maps.Ports, f.maps.Budgets, f.maps.Counters, f.maps.Violations, f.settled, f.nothing} {
+	for _, m := range []*ebpf.Map{f.maps.Slots, f.maps.Scope, f.maps.Ports, f.maps.Budgets, f.maps.Counters, f.maps.Violations, f.maps.Range, f.maps.Owners, f.settled, f.nothing} {
 		errs = append(errs, m.Close())
 	}
 	return errors.Join(errs...)
@@ -303,8 +311,7 @@ func (f *filter) attachBy(h *netlink.Handle, link netlink.Link) error {
 		return fmt.Errorf("cannot attach the filter to %s: %w", link.Attrs().Name, err)
 	}
 	// Not tcx: what is attached by it is gone with the process that did it.
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	if err := h.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := h.QdiscAdd(clsact(ifindex)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("cannot attach the filter to %s: %w", link.Attrs().Name, err)
 	}
 	for _, side := range []struct {
@@ -563,11 +570,11 @@ func monotonic() uint64 {
 }
 
 func (g grant) record(job uint32) (record, error) {
-	r := record{Job: job, Flags: flagRunning, Mark: g.mark}
+	r := record{Job: job, Flags: flagRunning, Mark: g.mark, Wire: uint32(g.l2)}
 	for _, f := range []struct {
 		on   bool
 		flag uint32
-	}{{g.arp, flagARP}, {g.l2, flagL2}, {g.fragments, flagFragments}, {len(g.deny) > 0, flagDeny}, {g.inner6.IsValid(), flagIPv6}} {
+	}{{g.arp, flagARP}, {g.l2 > 0, flagL2}, {g.fragments, flagFragments}, {len(g.deny) > 0, flagDeny}, {g.inner6.IsValid(), flagIPv6}} {
 		if f.on {
 			r.Flags |= f.flag
 		}

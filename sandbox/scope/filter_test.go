@@ -204,8 +204,9 @@ func runAs(p *ebpf.Program, before skb, frame []byte) (verdict uint32, after skb
 }
 
 const (
-	passes = 0
-	drops  = 2
+	passes    = 0
+	drops     = 2
+	redirects = 7
 )
 
 // judged says which counter a frame lands in: as the kernel runs the program for a test, and as
@@ -238,10 +239,14 @@ func (w *wire) judged(p *ebpf.Program, frame []byte) string {
 	if run == "sent" || run == "received" {
 		want = passes
 	}
+	l2 := w.slots[w.ifindex].record.Flags&flagL2 != 0
+	if run == "sent" && l2 {
+		want = redirects
+	}
 	if verdict != want {
 		w.Errorf("counted as %q, and the verdict is %d", run, verdict)
 	}
-	if run == "sent" && after.Mark != granted().mark {
+	if run == "sent" && !l2 && after.Mark != granted().mark {
 		w.Errorf("sent with mark %#x", after.Mark)
 	}
 	if run != real {
@@ -464,7 +469,29 @@ func TestWhatLeavesABox(t *testing.T) {
 }
 
 // Each grant of its own is passed with it and dropped without.
+// solicits asks for the station of an address as a kernel does; to is its group, or what is given. No
+// station: it does not say its own.
+func solicits(target netip.Addr, from net.HardwareAddr, to ...netip.Addr) []byte {
+	a := target.As16()
+	group := netip.AddrFrom16([16]byte{0xff, 2, 11: 1, 12: 0xff, 13: a[13], 14: a[14], 15: a[15]})
+	if len(to) > 0 {
+		group = to[0]
+	}
+	body := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, a[:]...)
+	if from != nil {
+		body = append(append(body, 1, 1), from...)
+	}
+	return ethernet(net.HardwareAddr{0x33, 0x33, 0xff, a[13], a[14], a[15]}, box, unix.ETH_P_IPV6,
+		ip6(own6, group, 58, body, func(p []byte) { p[7] = 255 }))
+}
+
+func edited(frame []byte, at int, to byte) []byte {
+	frame[at] = to
+	return frame
+}
+
 func TestWhatIsGrantedBesides(t *testing.T) {
+	l2 := func(g *grant) { g.l2 = 1 }
 	w := onWire(t)
 	first := frame4(ip4(own4, allowed, 6, tcp(80)[:8], fragment(0x2000)))
 	rest := frame4(ip4(own4, allowed, 6, tcp(80)[8:], fragment(1)))
@@ -496,12 +523,32 @@ func TestWhatIsGrantedBesides(t *testing.T) {
 		{"no ARP", func(g *grant) { g.arp = false }, judgement{"a question", ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, box, own4, gate4)), "ethertype"}, "sent"},
 		{"no IPv6", func(g *grant) { g.inner6 = netip.Addr{} }, judgement{"IPv6", frame6(ip6(own6, allowed6, 6, tcp(80))), "ethertype"}, "sent"},
 		{"no IPv6", func(g *grant) { g.inner6 = netip.Addr{} }, judgement{"IPv6 from nowhere", frame6(ip6(addr("::"), allowed6, 6, tcp(80))), "ethertype"}, "spoofed"},
-		{"l2", func(g *grant) { g.l2 = true }, judgement{"a question for a target", ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, box, own4, allowed)), "sent"}, "offScope"},
-		{"l2", func(g *grant) { g.l2 = true }, judgement{"a question for a forbidden host", ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, box, own4, forbidden)), "offScope"}, "offScope"},
-		{"l2", func(g *grant) { g.l2 = true }, judgement{"a question for a denied host", ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, box, own4, denied)), "offScope"}, "offScope"},
-		{"l2", func(g *grant) { g.l2 = true }, judgement{"a packet to a target's station", ethernet(stranger, box, unix.ETH_P_IP, ip4(own4, allowed, 6, tcp(80))), "sent"}, "offScope"},
-		{"l2", func(g *grant) { g.l2 = true }, judgement{"a packet to every station", ethernet(everyone, box, unix.ETH_P_IP, ip4(own4, allowed, 6, tcp(80))), "offScope"}, "offScope"},
-		{"l2", func(g *grant) { g.l2 = true }, judgement{"an answer", ethernet(stranger, box, unix.ETH_P_ARP, arpOf(2, box, own4, allowed)), "protocol"}, "offScope"},
+		{"l2", func(g *grant) { g.l2 = 1 }, judgement{"a question for a target", ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, box, own4, allowed)), "sent"}, "offScope"},
+		{"l2", func(g *grant) { g.l2 = 1 }, judgement{"a question for a forbidden host", ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, box, own4, forbidden)), "offScope"}, "offScope"},
+		{"l2", func(g *grant) { g.l2 = 1 }, judgement{"a question for a denied host", ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, box, own4, denied)), "offScope"}, "offScope"},
+		{"l2", func(g *grant) { g.l2 = 1 }, judgement{"a packet to a target's station", ethernet(stranger, box, unix.ETH_P_IP, ip4(own4, allowed, 6, tcp(80))), "sent"}, "offScope"},
+		{"l2", func(g *grant) { g.l2 = 1 }, judgement{"a packet to every station", ethernet(everyone, box, unix.ETH_P_IP, ip4(own4, allowed, 6, tcp(80))), "offScope"}, "offScope"},
+		{"l2", l2, judgement{"a question for a target's station", ethernet(stranger, box, unix.ETH_P_ARP, arpOf(1, box, own4, allowed)), "sent"}, "offScope"},
+		{"l2", l2, judgement{"a question with something behind it", append(ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, box, own4, allowed)), make([]byte, 19)...), "form"}, "offScope"},
+		{"l2", l2, judgement{"a question for a target under another address", ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, box, gate4, allowed)), "spoofed"}, "spoofed"},
+		{"l2", l2, judgement{"a question for a target under another station", ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, stranger, own4, allowed)), "spoofed"}, "spoofed"},
+		{"l2", l2, judgement{"a solicitation", solicits(allowed6, box), "sent"}, "noise"},
+		{"l2", l2, judgement{"a solicitation for a forbidden host", solicits(forbidden6, box), "offScope"}, "noise"},
+		{"l2", l2, judgement{"a solicitation for a denied host", solicits(denied6, box), "offScope"}, "noise"},
+		{"l2", l2, judgement{"a solicitation under another station", solicits(allowed6, stranger), "spoofed"}, "noise"},
+		{"l2", l2, judgement{"a solicitation without a station", solicits(allowed6, nil), "noise"}, "noise"},
+		{"l2", l2, judgement{"a solicitation with something behind it", append(solicits(allowed6, box), 0), "form"}, "noise"},
+		{"l2", l2, judgement{"a solicitation with another option", edited(solicits(allowed6, box), 14+40+24, 2), "form"}, "noise"},
+		{"l2", l2, judgement{"a solicitation that has crossed a router", edited(solicits(allowed6, box), 14+7, 64), "form"}, "noise"},
+		{"l2", l2, judgement{"a solicitation of another code", edited(solicits(allowed6, box), 14+40+1, 1), "form"}, "noise"},
+		{"l2", l2, judgement{"a solicitation to another group", edited(solicits(allowed6, box), 14+39, 0x77), "offScope"}, "noise"},
+		{"l2", l2, judgement{"a solicitation to the stations of another group", edited(solicits(allowed6, box), 5, 0x77), "offScope"}, "noise"},
+		{"l2", l2, judgement{"a solicitation for a target's station", ethernet(stranger, box, unix.ETH_P_IPV6, solicits(allowed6, box, allowed6)[14:]), "sent"}, "offScope"},
+		{"l2", l2, judgement{"a solicitation for one target, to another", ethernet(stranger, box, unix.ETH_P_IPV6, solicits(allowed6, box, addr("fd88::1"))[14:]), "offScope"}, "offScope"},
+		{"l2", l2, judgement{"an advertisement", ethernet(stranger, box, unix.ETH_P_IPV6, edited(solicits(allowed6, box, allowed6), 14+40, 136)[14:]), "protocol"}, "offScope"},
+		{"l2", l2, judgement{"a redirect", ethernet(stranger, box, unix.ETH_P_IPV6, edited(solicits(allowed6, box, allowed6), 14+40, 137)[14:]), "protocol"}, "offScope"},
+		{"l2", l2, judgement{"a packet to every station, of IPv6", ethernet(group6, box, unix.ETH_P_IPV6, ip6(own6, allowed6, 6, tcp(80))), "offScope"}, "offScope"},
+		{"l2", func(g *grant) { g.l2 = 1 }, judgement{"an answer", ethernet(stranger, box, unix.ETH_P_ARP, arpOf(2, box, own4, allowed)), "protocol"}, "offScope"},
 		{"all of IPv6", func(g *grant) { g.allow[1].prefixes = prefixes("::/0"); g.deny = nil }, judgement{"an IPv6 host", frame6(ip6(own6, forbidden6, 6, tcp(80))), "sent"}, "offScope"},
 		{"all of IPv6", func(g *grant) { g.allow[1].prefixes = prefixes("::/0"); g.deny = nil }, judgement{"an IPv4 host", frame4(ip4(own4, forbidden, 6, tcp(80))), "offScope"}, "offScope"},
 		{"all of IPv6", func(g *grant) { g.allow[1].prefixes = prefixes("::/0"); g.deny = nil }, judgement{"a multicast", frame6(ip6(own6, addr("ff05::2"), 17, udp(9))), "offScope"}, "offScope"},
@@ -581,6 +628,29 @@ func TestWhatGoesIntoABox(t *testing.T) {
 		{"IPv6 into a slot without", back6(ip6(allowed6, own6, 6, tcp(40000))), "refused"},
 		{"IPv6 to no address", back6(ip6(allowed6, addr("::"), 6, tcp(40000))), "refused"},
 		{"ARP into a slot without", ethernet(box, gateway, unix.ETH_P_ARP, arpOf(2, gateway, gate4, own4)), "refused"},
+	})
+	g = granted()
+	g.l2 = 1
+	must(t, w.give(w.ifindex, g))
+	advertises := func(target, from netip.Addr) []byte {
+		a := target.As16()
+		body := append(append([]byte{136, 0, 0, 0, 0x60, 0, 0, 0}, a[:]...), 2, 1, 2, 0, 0, 0, 0, 0x66)
+		return back6(ip6(from, own6, 58, body, func(p []byte) { p[7] = 255 }))
+	}
+	w.all(w.programs.In, []judgement{
+		{"a target's answer", ethernet(box, stranger, unix.ETH_P_ARP, arpOf(2, stranger, allowed, own4)), "received"},
+		{"a target's question", ethernet(box, stranger, unix.ETH_P_ARP, arpOf(1, stranger, allowed, own4)), "refused"},
+		{"another's answer", ethernet(box, stranger, unix.ETH_P_ARP, arpOf(2, stranger, forbidden, own4)), "refused"},
+		{"a target's advertisement", advertises(allowed6, allowed6), "received"},
+		{"a target's advertisement from its other address", advertises(allowed6, addr("fe80::1")), "received"},
+		{"a target's advertisement about another", advertises(forbidden6, allowed6), "refused"},
+		{"another's advertisement", advertises(forbidden6, forbidden6), "refused"},
+		{"a denied one's advertisement", advertises(denied6, denied6), "refused"},
+		{"an advertisement that has crossed a router", edited(advertises(allowed6, allowed6), 14+7, 64), "refused"},
+		{"a target's solicitation", edited(advertises(allowed6, allowed6), 14+40, 135), "refused"},
+		{"a target's redirect", edited(advertises(allowed6, allowed6), 14+40, 137), "refused"},
+		{"a target that advertises itself as a router", edited(advertises(allowed6, allowed6), 14+40, 134), "refused"},
+		{"a target's echo reply", back6(ip6(allowed6, own6, 58, icmpOf(129))), "received"},
 	})
 }
 
@@ -777,6 +847,8 @@ func TestRecordsAreTheSameInBothLanguages(t *testing.T) {
 		{"budgets", uint64(0), budgetRecord{}},
 		{"counters", uint32(0), countersRecord{}},
 		{"violations", violationKey{}, uint64(0)},
+		{"range", uint32(0), rangeRecord{}},
+		{"owners", [16]byte{}, uint32(0)},
 	} {
 		m := spec.Maps[c.name]
 		if m == nil {

@@ -28,10 +28,11 @@ const prefix = "secv"
 type link struct {
 	number int
 	addresses
-	netns *os.File
-	outer netlink.Link
-	queue *queue // nil: this kernel has none
-	inner net.HardwareAddr
+	netns   *os.File
+	outer   netlink.Link
+	segment *segment // nil: in other modes than L2
+	queue   *queue   // nil: this kernel has none
+	inner   net.HardwareAddr
 }
 
 // addresses of both ends. The outer one is the same for all: each end has a route to the other
@@ -39,8 +40,12 @@ type link struct {
 type addresses struct{ outer4, inner4, outer6, inner6 netip.Addr }
 
 func (c Config) addresses(number int) addresses {
-	four, six := c.V4.Masked().Addr(), c.V6.Masked().Addr()
-	return addresses{outer4: four.Next(), inner4: plus(four, number+2), outer6: six.Next(), inner6: plus(six, number+2)}
+	four := c.V4.Masked().Addr()
+	out := addresses{outer4: four.Next(), inner4: plus(four, number+2)}
+	if six := c.V6.Masked().Addr(); six.IsValid() {
+		out.outer6, out.inner6 = six.Next(), plus(six, number+2)
+	}
+	return out
 }
 
 func plus(a netip.Addr, n int) netip.Addr {
@@ -51,7 +56,10 @@ func plus(a netip.Addr, n int) netip.Addr {
 
 // places is how many links there can be: the range but for its first two addresses and its last.
 func (c Config) places() int {
-	bits := min(c.V4.Addr().BitLen()-c.V4.Bits(), c.V6.Addr().BitLen()-c.V6.Bits(), 16)
+	bits := min(32-c.V4.Bits(), 16)
+	if c.V6.IsValid() {
+		bits = min(bits, 128-c.V6.Bits())
+	}
 	return 1<<bits - 3
 }
 
@@ -132,7 +140,7 @@ func (n *Net) newLink(ctx context.Context) (_ *link, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{number: number, addresses: n.cfg.addresses(number)}
+	l := &link{number: number, addresses: n.cfg.addresses(number), segment: n.segment}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("cannot make the link %s: %w", l.name(), err), n.removeLink(l))
@@ -226,6 +234,10 @@ func (l *link) join(ipv6 bool, attach func(netlink.Link) error) error {
 	// (MACAddressPolicy=persistent), after the neighbours below were written, and every packet
 	// would be dropped in silence.
 	l.inner = hardwareAddress()
+	if l.segment != nil {
+		// What comes by the segment is addressed to its interface.
+		l.inner, veth.MTU = l.segment.mac, l.segment.mtu
+	}
 	veth.HardwareAddr, veth.PeerHardwareAddr = hardwareAddress(), l.inner
 	if err := netlink.LinkAdd(veth); err != nil {
 		return err
@@ -246,8 +258,13 @@ func (l *link) join(ipv6 bool, attach func(netlink.Link) error) error {
 		}
 	}
 	// What claims to come from elsewhere goes nowhere. There is no such switch for IPv6.
-	if err := errors.Join(set("ipv4", l.name(), "rp_filter", "1"), set("ipv4", l.name(), "forwarding", "1")); err != nil {
+	if err := set("ipv4", l.name(), "rp_filter", "1"); err != nil {
 		return err
+	}
+	if l.segment == nil {
+		if err := set("ipv4", l.name(), "forwarding", "1"); err != nil {
+			return err
+		}
 	}
 	if l.outer, err = here.LinkByName(l.name()); err != nil {
 		return err
@@ -274,13 +291,19 @@ func (l *link) join(ipv6 bool, attach func(netlink.Link) error) error {
 		return err
 	}
 	for _, p := range pairs {
-		err := errors.Join(
+		own := alone(p[1])
+		if l.segment != nil {
+			own.Mask = net.CIDRMask(l.segment.bits(p[1]), p[1].BitLen()) // its kernel looks for targets on the link
+		} else if err := errors.Join(
 			here.AddrAdd(l.outer, alone(p[0])),
-			inside.AddrAdd(inner, alone(p[1])),
 			here.NeighSet(neighbour(l.outer, p[1], l.inner)),
-			inside.NeighSet(neighbour(inner, p[0], veth.HardwareAddr)),
 			// As the kernel's own: systemd-networkd removes the routes of everybody else.
-			here.RouteAdd(&netlink.Route{LinkIndex: l.outer.Attrs().Index, Dst: whole(p[1]), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_KERNEL}),
+			here.RouteAdd(&netlink.Route{LinkIndex: l.outer.Attrs().Index, Dst: whole(p[1]), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_KERNEL})); err != nil {
+			return err
+		}
+		err := errors.Join(
+			inside.AddrAdd(inner, own),
+			inside.NeighSet(neighbour(inner, p[0], veth.HardwareAddr)),
 			inside.RouteAdd(&netlink.Route{LinkIndex: inner.Attrs().Index, Gw: p[0].AsSlice(), Flags: int(netlink.FLAG_ONLINK)}))
 		if err != nil {
 			return err

@@ -55,6 +55,9 @@ func (n *Net) look(l *link) error {
 	if n.filter != nil && !n.filter.on(h, now) {
 		return lostBy("the filter is not on the link " + l.name() + ", or not alone")
 	}
+	if l.segment != nil {
+		return n.filter.lookOn(l.segment, nil)
+	}
 	for _, inner := range n.inners(l) {
 		routes, err := h.RouteGet(inner.AsSlice())
 		if err != nil || len(routes) != 1 || routes[0].LinkIndex != now.Attrs().Index {
@@ -75,6 +78,9 @@ func (n *Net) inners(l *link) []netip.Addr {
 func (n *Net) lookAt(s *Slot) error {
 	if err := n.look(s.link); err != nil {
 		return err
+	}
+	if s.segment != nil {
+		return n.filter.lookOn(s.segment, n.inners(s.link))
 	}
 	have, err := consistent(func() ([]netlink.Addr, error) { return netlink.AddrList(s.outer, netlink.FAMILY_ALL) })
 	if err != nil {

@@ -24,6 +24,14 @@ func Machine() (own, broadcast, inside []netip.Prefix, err error) {
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("cannot list links: %w", err)
 	}
+	now, err := addressesNow()
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("cannot list addresses: %w", err)
+	}
+	lent := map[netip.Addr]bool{}
+	for _, a := range now {
+		lent[a.Addr()] = a.ours
+	}
 	for _, l := range links {
 		name := l.Attrs().Name
 		if strings.HasPrefix(name, prefix) {
@@ -39,7 +47,7 @@ func Machine() (own, broadcast, inside []netip.Prefix, err error) {
 		for _, a := range addrs {
 			network, ok := toPrefix(a.IPNet)
 			addr, ok2 := netip.AddrFromSlice(a.IP)
-			if addr = addr.Unmap(); !ok || !ok2 {
+			if addr = addr.Unmap(); !ok || !ok2 || lent[addr] {
 				continue
 			}
 			own = append(own, netip.PrefixFrom(addr, addr.BitLen()))

@@ -23,10 +23,13 @@ const (
 	Routed Mode = "routed"
 	// Translated is under this machine's address, as connections that its kernel tracks.
 	Translated Mode = "translated"
+	// L2 is by the segment of one interface, under addresses there that are slots' alone: with ARP, past
+	// this machine's routes and rules. It needs BPF.
+	L2 Mode = "l2"
 )
 
 // Modes are all of them.
-func Modes() []Mode { return []Mode{Routed, Translated} }
+func Modes() []Mode { return []Mode{Routed, Translated, L2} }
 
 // Cannot says what scans cannot do in a mode, in a few words each.
 func (m Mode) Cannot() []string {
@@ -37,6 +40,9 @@ func (m Mode) Cannot() []string {
 	case Translated:
 		return []string{"TCP packets that neither open nor belong to a connection are not sent (some of OS detection)", link,
 			"many connections at once: they share this machine's table of connections"}
+	case L2:
+		return []string{"targets that are not on the segment of slots.interface are refused",
+			"many hosts at once: the scan shares this machine's table of neighbours"}
 	}
 	return nil
 }

@@ -77,6 +77,7 @@ func (n *Net) Prove(ctx context.Context) (err error) {
 // proof is what an attack on the filter needs.
 type proof struct {
 	net       *Net
+	on        *segment     // in the mode L2: what stands in for the segment, on which nothing of the proof is seen
 	ends      []targetEnds // of each family that slots can have
 	target    *eye         // at the target
 	may, held *Slot        // whose scopes are the one address of the target, and a port of the other
@@ -119,11 +120,11 @@ func (p *proof) open(ctx context.Context) error {
 	if n.ipv6 {
 		p.ends = append(p.ends, targetEnds{at[0].inner6, at[1].inner6})
 	}
-	far, remove, err := n.makeTarget(p.ends)
+	far, on, remove, err := n.makeTarget(p.ends)
 	if err != nil {
 		return fmt.Errorf("cannot make a target for the filter's proof: %w", err)
 	}
-	p.undo = append(p.undo, remove)
+	p.on, p.undo = on, append(p.undo, remove)
 	if p.target, err = p.watch(far); err != nil {
 		return err
 	}
@@ -147,7 +148,7 @@ func (p *proof) give(ctx context.Context, ports *Ports, which func(targetEnds) n
 	for _, e := range p.ends {
 		t.Prefixes = append(t.Prefixes, netip.PrefixFrom(which(e), which(e).BitLen()))
 	}
-	s, err := p.net.Slot(ctx, []Target{t}, 0)
+	s, err := p.net.slotOn(ctx, p.on, []Target{t}, 0)
 	if err == nil {
 		p.undo = append(p.undo, s.Close)
 	}
@@ -558,15 +559,19 @@ func setsockopt(fd, option int, value unsafe.Pointer, size uintptr) error {
 	return nil
 }
 
-// makeTarget makes a namespace that routes lead to, and whoever removes it.
-func (n *Net) makeTarget(ends []targetEnds) (_ *os.File, remove func() error, err error) {
+// makeTarget makes a namespace that routes lead to, and whoever removes it. In the mode L2 the link to
+// it stands in for the segment.
+func (n *Net) makeTarget(ends []targetEnds) (_ *os.File, on *segment, remove func() error, err error) {
 	far, err := newNetns(false)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(far.Fd())}
 	link.Name = targetName
 	link.HardwareAddr, link.PeerHardwareAddr = hardwareAddress(), hardwareAddress()
+	if n.segment != nil {
+		link.HardwareAddr = n.segment.mac
+	}
 	remove = func() error {
 		err := netlink.LinkDel(link)
 		if gone(err) {
@@ -580,33 +585,42 @@ func (n *Net) makeTarget(ends []targetEnds) (_ *os.File, remove func() error, er
 		}
 	}()
 	if err := netlink.LinkAdd(link); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	there, err := netlink.NewHandleAt(netns.NsHandle(far.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer there.Close()
 	eth0, err := there.LinkByName("eth0")
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if hasIPv6() {
 		err = quiet(targetName)
 	}
 	err = errors.Join(err, there.LinkSetUp(eth0), netlink.LinkSetUp(link))
+	if n.segment != nil {
+		on = &segment{name: targetName, index: link.Attrs().Index, mac: link.HardwareAddr, mtu: n.segment.mtu, nets: n.segment.nets}
+		err = errors.Join(err, n.filter.attachWire(on))
+	}
 	for _, e := range ends {
-		own := targetOwn4
+		at, own := []netip.Addr{e.to, e.beside}, targetOwn4
 		if e.to.Is6() {
 			own = targetOwn6
 		}
+		for _, a := range at {
+			err = errors.Join(err, netlink.NeighSet(neighbour(link, a, link.PeerHardwareAddr)))
+		}
+		if on != nil {
+			continue // no route leads there
+		}
 		err = errors.Join(err, netlink.AddrAdd(link, alone(own)))
-		for _, a := range []netip.Addr{e.to, e.beside} {
-			err = errors.Join(err, netlink.NeighSet(neighbour(link, a, link.PeerHardwareAddr)),
-				netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: whole(a), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_KERNEL}))
+		for _, a := range at {
+			err = errors.Join(err, netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: whole(a), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_KERNEL}))
 		}
 	}
-	return far, remove, err
+	return far, on, remove, err
 }
 
 // eye is a socket that sees what arrives in a namespace.

@@ -16,6 +16,12 @@
 //	... filter: marked ── prerouting: tracked ── others' rules ── prerouting, last: no destination
 //	translated? unmarked ── forward ── postrouting: translated ── uplink ── targets
 //
+// In the mode L2 nothing of a slot enters this machine's own stack: the filter sends what passes out of
+// the segment's interface, and a second one there hands the slot what comes for its address:
+//
+//	box ── eth0 ══ secvN ── filter ── uplink ── targets
+//	                        everything else: dropped, counted
+//
 // The filter is BPF (filter.go, bpf/scope.c). Under it is a table of nf_tables, made once: it drops
 // what comes from a slot's link without the filter's mark, keeps what passes from being tracked and
 // so from being translated to other destinations, and takes the mark off. Whoever removes the table,
@@ -56,11 +62,13 @@ var ErrNoIPv6 = errors.New("this machine does not forward IPv6, and its kernel c
 
 // Config says which addresses slots have: each one of V4 and one of V6.
 type Config struct {
-	V4, V6 netip.Prefix
+	V4, V6 netip.Prefix // in the mode L2, V6 may be the zero prefix: slots have no IPv6
 	Mode   Mode
-	Ready  int         // so many links are made before they are needed
-	NoBPF  bool        // the table is the filter
-	Failed func(error) // told what went wrong where nobody waits; nil: nobody
+	// Interface is that of the segment, in the mode L2. V4 and V6 lie inside networks of its.
+	Interface string
+	Ready     int         // so many links are made before they are needed
+	NoBPF     bool        // the table is the filter
+	Failed    func(error) // told what went wrong where nobody waits; nil: nobody
 }
 
 // Net is the slots' side of the machine while it is open.
@@ -72,10 +80,11 @@ type Net struct {
 	socket  *nl.Conn          // the same one
 	port    uint32
 	list    *nftables.Conn
-	events  *events // of nf_tables
-	links   *events // of links, routes, and what belongs to them
-	filter  *filter // nil: the table is the filter
-	without error   // why
+	events  *events  // of nf_tables
+	links   *events  // of links, routes, and what belongs to them
+	filter  *filter  // nil: the table is the filter
+	segment *segment // nil: in other modes than L2
+	without error    // why
 	numbers *numbers
 
 	ready      chan *link
@@ -113,7 +122,13 @@ func Open(c Config) (_ *Net, err error) {
 			err = errors.Join(err, n.disconnect())
 		}
 	}()
-	if err := free(c); err != nil {
+	if c.Mode == L2 {
+		n.segment, err = newSegment(c)
+		n.ipv6 = n.ipv6 && c.V6.IsValid()
+	} else {
+		err = free(c)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cannot use the range of slots: %w", err)
 	}
 	if n.numbers, err = newNumbers(c.places()); err != nil {
@@ -140,8 +155,19 @@ func Open(c Config) (_ *Net, err error) {
 			return nil, fmt.Errorf("cannot make a rule of routing: %w", err)
 		}
 	}
+	if n.segment != nil && n.filter == nil {
+		return nil, fmt.Errorf("the mode l2 needs BPF: %w", n.without)
+	}
 	if n.t, err = n.newTable(); err != nil {
 		return nil, fmt.Errorf("cannot make the filter's base: %w", err)
+	}
+	if n.segment != nil {
+		if err = n.filter.reserve(c.V4, c.V6); err == nil {
+			err = n.filter.attachWire(n.segment)
+		}
+		if err != nil {
+			return nil, errors.Join(err, reclaim(n.nft, nil))
+		}
 	}
 	if err := n.remember(); err != nil {
 		return nil, err
@@ -341,7 +367,7 @@ func reclaim(conn *nftables.Conn, slots []netip.Prefix) error {
 			}
 		}
 	}
-	err = errors.Join(removeFences(), removeTable(conn))
+	err = errors.Join(detachWires(), removeFences(), removeTable(conn))
 	if len(slots) > 0 {
 		err = errors.Join(err, untrack(slots))
 	}
@@ -442,13 +468,21 @@ func (s *Slot) isLost() bool {
 // there are). The filter holds it to that, and all slots of each of the budgets, at most two, to
 // theirs; the table alone holds none to it. It waits no longer than ctx where every address of the
 // range was used a moment ago.
-func (n *Net) Slot(ctx context.Context, to []Target, rate int, together ...Budget) (_ *Slot, err error) {
+func (n *Net) Slot(ctx context.Context, to []Target, rate int, together ...Budget) (*Slot, error) {
+	return n.slotOn(ctx, n.segment, to, rate, together...)
+}
+
+// slotOn makes a slot on a segment, which is that of the configuration but for the filter's proof.
+func (n *Net) slotOn(ctx context.Context, on *segment, to []Target, rate int, together ...Budget) (_ *Slot, err error) {
 	ports, same := common(to)
 	if n.filter == nil && !same {
 		return nil, errors.New("cannot make a slot: without BPF all of its targets have the same ports")
 	}
 	allow := prefixesOf(to)
 	ipv6 := slices.ContainsFunc(allow, func(p netip.Prefix) bool { return p.Addr().Is6() })
+	if err := n.OnSegment(allow); err != nil {
+		return nil, fmt.Errorf("cannot make a slot: %w", err)
+	}
 	if ipv6 && !n.ipv6 {
 		return nil, errors.New("cannot make a slot: this kernel has no IPv6")
 	}
@@ -457,6 +491,7 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int, together ...Budge
 		if l, fresh, err = n.take(ctx); err != nil {
 			return nil, err
 		}
+		l.segment = on
 		n.mu.Lock()
 		if err = n.look(l); err == nil {
 			break
@@ -488,7 +523,9 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int, together ...Budge
 		}
 	}
 	guards := len(n.guards)
-	if s.leads, err = n.forward(l.name(), allow, ipv6); err != nil {
+	if l.segment != nil {
+		s.leads = []lead{{l.segment.name, l.segment.index}}
+	} else if s.leads, err = n.forward(l.name(), allow, ipv6); err != nil {
 		return nil, fmt.Errorf("forwarding: %w", err)
 	}
 	s.table = n.t
@@ -500,6 +537,9 @@ func (n *Net) Slot(ctx context.Context, to []Target, rate int, together ...Budge
 		err = n.filter.give(l.outer.Attrs().Index, g)
 	} else if err = n.t.addSlot(l, allow, ports); err == nil {
 		err = fence(l, allow)
+	}
+	if err == nil {
+		err = n.enter(s)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("filter: %w", err)
@@ -527,6 +567,9 @@ func (n *Net) key(name string) uint64 {
 func (l *link) grant(allow []Target, rate int) grant {
 	g := grant{inner4: l.inner4, outer4: l.outer4, innerMAC: l.inner, outerMAC: l.outer.Attrs().HardwareAddr,
 		arp: true, mark: passed, rate: policed(rate)}
+	if l.segment != nil {
+		g.l2, g.deny = l.segment.index, l.segment.silent(prefixesOf(allow))
+	}
 	for _, t := range allow {
 		one := targets{prefixes: t.Prefixes, icmp: t.Ports == nil || t.Ports.ICMP}
 		if p := t.Ports; p != nil {
@@ -619,6 +662,7 @@ func (s *Slot) close() error {
 		errs = append(errs, n.remember())
 	}
 	n.background.Go(func() {
+		n.failed(n.depart(s.link))
 		n.failed(n.removeLink(s.link))
 		if n.filter == nil {
 			n.failed(unfence(s.link, s.allow))

@@ -49,7 +49,7 @@ func (n *Net) newTable() (*table, error) {
 	t.forward = conn.AddChain(&nftables.Chain{Table: t.t, Name: "forward", Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityRef(beforeAll), Policy: &accept})
 
-	if n.filter != nil {
+	if n.filter != nil && t.mode != L2 {
 		t.rule(t.pre, "base", from(prefix), marked(passed), t.tracking(unmark()), pass())
 	}
 	t.rule(t.pre, "base", from(prefix), drop())
@@ -58,8 +58,17 @@ func (n *Net) newTable() (*table, error) {
 		answers = drop() // they come to this machine's address; nobody speaks to a slot's
 		t.translate()
 	}
+	if t.mode == L2 {
+		// They never get here, but for the words by which neighbours are found.
+		answers = drop()
+		for _, kind := range []byte{135, 136} {
+			t.rule(t.pre, "base", is6(), exactly(expr.MetaKeyIIFNAME, n.segment.name), equal(netNext6, []byte{unix.IPPROTO_ICMPV6}), icmp(kind), pass())
+		}
+	}
 	t.rule(t.pre, "base", is4(), within(netDst4, n.cfg.V4), answers)
-	t.rule(t.pre, "base", is6(), within(netDst6, n.cfg.V6), answers)
+	if n.cfg.V6.IsValid() {
+		t.rule(t.pre, "base", is6(), within(netDst6, n.cfg.V6), answers)
+	}
 	t.rule(input, "base", from(prefix), drop())
 	t.rule(t.forward, "base", from(prefix), to(prefix), drop())
 	if n.filter == nil {

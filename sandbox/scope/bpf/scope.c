@@ -1,5 +1,7 @@
 /* The filter on a slot's link. It sits on the host's side of the veth: scope_out judges what
- * leaves the box (clsact ingress), scope_in what goes into it (clsact egress).
+ * leaves the box (clsact ingress), scope_in what goes into it (clsact egress). In the mode l2,
+ * scope_out sends what passes out of the interface of the segment itself, and scope_wire, at the
+ * ingress of that one, hands over what comes for a slot's address.
  *
  * A packet is judged by one record of its slot, copied under a lock. The record names a job, and
  * every other map has the job in its key: no packet is judged by parts of two jobs. A number of
@@ -29,7 +31,7 @@ enum {
 #define RUNNING 1   /* without it nothing passes, in either direction */
 #define HAS_IPV6 2
 #define HAS_ARP 4   /* may ask for the gateway's address */
-#define HAS_L2 8    /* is on the targets' own network: may ask for theirs, and address them */
+#define HAS_L2 8    /* is on the targets' own segment: may ask for theirs, and leaves by wire */
 #define HAS_DENY 16 /* there are prefixes to deny */
 #define HAS_FRAGMENTS 32
 
@@ -45,6 +47,7 @@ struct grant {
 	__u32 inner4, outer4;
 	__u16 inner_mac[3], outer_mac[3];
 	__u32 inner6[4];
+	__u32 wire, zero; /* the interface by which HAS_L2 leaves */
 	__u64 shared[2];      /* keys of the budgets that slots have in common */
 	struct rate rates[3]; /* the slot's own, then those of shared */
 };
@@ -156,6 +159,7 @@ struct packet {
 	__u8 protocol;
 	__u8 fragment; /* 1: the first one, 2: another one */
 	__u8 named;    /* to and protocol are known */
+	__u8 asks;     /* a question for all on the segment */
 	__u16 port;
 };
 
@@ -240,7 +244,7 @@ static inline int has_ports(__u8 protocol)
 }
 
 /* arp_out passes questions for the gateway, asked under the slot's own addresses. */
-static inline int arp_out(struct __sk_buff *skb, const struct grant *g, const struct ethernet *e)
+static inline int arp_out(struct __sk_buff *skb, const struct grant *g, const struct ethernet *e, struct packet *out)
 {
 	struct place p = {};
 	struct arp a;
@@ -261,8 +265,44 @@ static inline int arp_out(struct __sk_buff *skb, const struct grant *g, const st
 		return SENT;
 	if (!(g->flags & HAS_L2))
 		return OFF_SCOPE;
+	if (skb->len > 60)
+		return FORM; /* all on the segment would get what is behind the question */
+	out->asks = 1;
 	map4(&p, target);
 	return in_scope(g, &p, 0) ? SENT : OFF_SCOPE;
+}
+
+/* nd_out passes questions for targets, asked under the slot's own addresses; -1: it is no question
+ * of a host's that has an address. */
+static inline int nd_out(struct __sk_buff *skb, const struct grant *g, const struct ethernet *e, struct packet *p)
+{
+	struct solicitation s;
+	if (bpf_skb_load_bytes(skb, sizeof(*e), &s, sizeof(s)))
+		return -1;
+	if (s.ip.version_class >> 4 != 6 || s.ip.next != IPPROTO_ICMPV6 || s.type != 135 || !same6(s.ip.from, g->inner6))
+		return -1;
+	if (skb->len != sizeof(*e) + sizeof(s) || s.ip.length != net16(sizeof(s) - sizeof(s.ip)) || s.ip.hops != 255 ||
+	    s.code || s.reserved || s.option != 1 || s.octets != 1)
+		return FORM;
+	if (!same_mac(s.mac, g->inner_mac))
+		return SPOOFED;
+	p->protocol = s.ip.next;
+	p->to.addr[0] = s.target[0];
+	p->to.addr[1] = s.target[1];
+	p->to.addr[2] = s.target[2];
+	p->to.addr[3] = s.target[3];
+	p->named = 1;
+	if (e->to[0] & 1) {
+		/* The group of those whose addresses end as the target's. */
+		__u32 end = net32(s.target[3]) & 0xffffff;
+		if (e->to[0] != 0x3333 || e->to[1] != net16(0xff00 | end >> 16) || e->to[2] != net16(end) ||
+		    s.ip.to[0] != net32(0xff020000) || s.ip.to[1] || s.ip.to[2] != net32(1) || s.ip.to[3] != net32(0xff000000 | end))
+			return OFF_SCOPE;
+		p->asks = 1;
+	} else if (!same6(s.ip.to, s.target)) {
+		return OFF_SCOPE;
+	}
+	return in_scope(g, &p->to, 1) ? SENT : OFF_SCOPE;
 }
 
 /* ipv4_out reads an IPv4 header up to the addresses. */
@@ -447,6 +487,11 @@ static inline int judge_out(struct __sk_buff *skb, const struct grant *g, struct
 	if (skb->vlan_present)
 		return ETHERTYPE; /* the kernel has taken the tag off the frame */
 	ipv6 = e.kind == net16(ETH_P_IPV6);
+	if (ipv6 && g->flags & HAS_L2 && g->flags & HAS_IPV6 && same_mac(e.from, g->inner_mac)) {
+		reason = nd_out(skb, g, &e, p);
+		if (reason >= 0)
+			return reason;
+	}
 	/* Also where the slot has no IPv6: its kernel has, and speaks late. */
 	if (ipv6 && e.to[0] == 0x3333 && same_mac(e.from, g->inner_mac) && noise(skb))
 		return NOISE;
@@ -455,11 +500,11 @@ static inline int judge_out(struct __sk_buff *skb, const struct grant *g, struct
 	if (!same_mac(e.from, g->inner_mac))
 		return SPOOFED;
 	if (e.kind == net16(ETH_P_ARP) && (e.to[0] & e.to[1] & e.to[2]) == 0xffff)
-		return arp_out(skb, g, &e);
+		return arp_out(skb, g, &e, p);
 	if (g->flags & HAS_L2 ? e.to[0] & 1 : !same_mac(e.to, g->outer_mac))
 		return OFF_SCOPE;
 	if (e.kind == net16(ETH_P_ARP))
-		return arp_out(skb, g, &e);
+		return arp_out(skb, g, &e, p);
 	reason = ipv6 ? ipv6_out(skb, g, p) : ipv4_out(skb, g, p);
 	if (reason != SENT)
 		return reason;
@@ -512,6 +557,54 @@ static inline struct slot *find(struct __sk_buff *skb, struct grant *g)
 	return s;
 }
 
+/* answer turns a question for this side of the link into its answer. The kernel would give none: what
+ * asks has an address of this machine's. */
+static inline int answer(struct __sk_buff *skb, const struct grant *g)
+{
+	struct {
+		struct ethernet e;
+		struct arp a;
+	} f;
+	if (bpf_skb_load_bytes(skb, 0, &f, sizeof(f)))
+		return TC_ACT_SHOT;
+	__builtin_memcpy(f.e.to, g->inner_mac, 6);
+	__builtin_memcpy(f.e.from, g->outer_mac, 6);
+	__builtin_memcpy(f.a.target_mac, g->inner_mac, 6);
+	__builtin_memcpy(f.a.sender_mac, g->outer_mac, 6);
+	__builtin_memcpy(f.a.target, &g->inner4, 4);
+	__builtin_memcpy(f.a.sender, &g->outer4, 4);
+	f.a.operation = net16(2);
+	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* leave sends a packet out of the segment's interface, past this machine's own routes and rules. Its
+ * kernel says which station has the address that was judged: a sender cannot choose another one. */
+static inline int leave(struct __sk_buff *skb, const struct grant *g, const struct packet *p)
+{
+	struct next_hop to = {.family = AF_INET6};
+	__u16 everyone[3] = {0xffff, 0xffff, 0xffff};
+	if (p->named && !p->asks) {
+		if (skb->protocol == net16(ETH_P_IP)) {
+			to.family = AF_INET;
+			to.addr[0] = p->to.addr[3];
+		} else {
+			to.addr[0] = p->to.addr[0];
+			to.addr[1] = p->to.addr[1];
+			to.addr[2] = p->to.addr[2];
+			to.addr[3] = p->to.addr[3];
+		}
+		return bpf_redirect_neigh(g->wire, &to, sizeof(to), 0);
+	}
+	if (!p->asks)
+		return answer(skb, g);
+	/* A kernel asks a station that it knows already. */
+	if (!p->named && bpf_skb_store_bytes(skb, 0, everyone, sizeof(everyone), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(g->wire, 0);
+}
+
 SEC("tc") int scope_out(struct __sk_buff *skb)
 {
 	struct packet p = {.count = 1};
@@ -532,6 +625,8 @@ SEC("tc") int scope_out(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	}
 	count(g.job, SENT_BYTES, skb->len);
+	if (g.flags & HAS_L2)
+		return leave(skb, &g, &p);
 	skb->mark = g.mark;
 	return TC_ACT_OK;
 }
@@ -581,7 +676,7 @@ static inline int arp_in(struct __sk_buff *skb, const struct grant *g)
 		return REFUSED;
 	if (sender == g->outer4)
 		return same_mac(a.sender_mac, g->outer_mac) ? RECEIVED : REFUSED;
-	if (!(g->flags & HAS_L2))
+	if (!(g->flags & HAS_L2) || a.operation != net16(2))
 		return REFUSED;
 	map4(&p, sender);
 	return in_scope(g, &p, 0) ? RECEIVED : REFUSED;
@@ -605,6 +700,24 @@ static inline int ipv4_in(struct __sk_buff *skb, const struct grant *g)
 	return REFUSED;
 }
 
+/* nd_in says of what goes into a slot on its targets' segment whether it is an answer about one of
+ * them; -1: it is not of neighbour discovery. */
+static inline int nd_in(struct __sk_buff *skb, const struct grant *g, const struct ipv6 *h)
+{
+	struct place p = {};
+	__u8 type;
+	__u32 offset = sizeof(struct ethernet) + sizeof(*h);
+	if (h->next != IPPROTO_ICMPV6)
+		return -1;
+	if (bpf_skb_load_bytes(skb, offset, &type, sizeof(type)))
+		return REFUSED;
+	if (type < 133 || type > 137)
+		return -1;
+	if (type != 136 || h->hops != 255 || bpf_skb_load_bytes(skb, offset + 8, p.addr, sizeof(p.addr)))
+		return REFUSED;
+	return in_scope(g, &p, 1) ? RECEIVED : REFUSED;
+}
+
 static inline int ipv6_in(struct __sk_buff *skb, const struct grant *g)
 {
 	struct place p = {};
@@ -615,6 +728,11 @@ static inline int ipv6_in(struct __sk_buff *skb, const struct grant *g)
 		return REFUSED;
 	if (!same6(h.to, g->inner6))
 		return REFUSED;
+	if (g->flags & HAS_L2) {
+		int reason = nd_in(skb, g, &h);
+		if (reason >= 0)
+			return reason;
+	}
 	p.addr[0] = h.from[0];
 	p.addr[1] = h.from[1];
 	p.addr[2] = h.from[2];
@@ -660,6 +778,96 @@ SEC("tc") int scope_in(struct __sk_buff *skb)
 	count(g.job, RECEIVED, skb->gso_segs ? skb->gso_segs : 1);
 	count(g.job, RECEIVED_BYTES, skb->len);
 	return TC_ACT_OK;
+}
+
+/* The addresses of the segment that are slots' alone. */
+struct range {
+	__u32 net4, mask4;
+	__u32 net6[4], mask6[4]; /* no mask: none */
+};
+
+struct {
+	number(type, BPF_MAP_TYPE_ARRAY);
+	number(max_entries, 1);
+	kind(key, __u32);
+	kind(value, struct range);
+} range SEC(".maps");
+
+struct address {
+	__u32 of[4]; /* IPv4 as in place */
+};
+
+/* Who has which of them now. */
+struct {
+	number(type, BPF_MAP_TYPE_HASH);
+	number(max_entries, 1024);
+	kind(key, struct address);
+	kind(value, __u32); /* the interface of the slot's link */
+} owners SEC(".maps");
+
+static inline int of_slots4(__u32 addr)
+{
+	__u32 zero = 0;
+	struct range *r = bpf_map_lookup_elem(&range, &zero);
+	return r && r->mask4 && (addr & r->mask4) == r->net4;
+}
+
+static inline int of_slots6(const __u32 *a)
+{
+	__u32 zero = 0;
+	struct range *r = bpf_map_lookup_elem(&range, &zero);
+	return r && r->mask6[0] && (a[0] & r->mask6[0]) == r->net6[0] && (a[1] & r->mask6[1]) == r->net6[1] &&
+	       (a[2] & r->mask6[2]) == r->net6[2] && (a[3] & r->mask6[3]) == r->net6[3];
+}
+
+/* hand gives a slot what is for its address; both: this machine's kernel, which asks under that
+ * address, too, and answers who asks for it, gets it as well. What is for an address that no slot
+ * has is for nobody. */
+static inline int hand(struct __sk_buff *skb, const struct address *a, int slot, int machine)
+{
+	__u32 *link = bpf_map_lookup_elem(&owners, a);
+	if (!link)
+		return TC_ACT_SHOT;
+	if (!machine)
+		return skb->pkt_type == PACKET_HOST ? bpf_redirect(*link, 0) : TC_ACT_SHOT;
+	if (slot)
+		bpf_clone_redirect(skb, *link, 0);
+	return TC_ACT_UNSPEC;
+}
+
+/* scope_wire has no business with what is not for a slot's address: that goes on to whatever else
+ * is attached there. */
+SEC("tc") int scope_wire(struct __sk_buff *skb)
+{
+	struct address a = {.of = {0, 0, net32(0xffff), 0}};
+	struct ethernet e;
+	struct arp q;
+	struct ipv4 h;
+	struct ipv6 h6;
+	__u8 type = 0;
+	if (skb->vlan_present || skb->pkt_type == PACKET_OTHERHOST || bpf_skb_load_bytes(skb, 0, &e, sizeof(e)))
+		return TC_ACT_UNSPEC;
+	if (e.kind == net16(ETH_P_ARP)) {
+		if (bpf_skb_load_bytes(skb, sizeof(e), &q, sizeof(q)))
+			return TC_ACT_UNSPEC;
+		a.of[3] = q.target[0] | (__u32)q.target[1] << 16;
+		return of_slots4(a.of[3]) ? hand(skb, &a, q.operation == net16(2), 1) : TC_ACT_UNSPEC;
+	}
+	if (e.kind == net16(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, sizeof(e), &h, sizeof(h)))
+			return TC_ACT_UNSPEC;
+		a.of[3] = h.to;
+		return of_slots4(h.to) ? hand(skb, &a, 1, 0) : TC_ACT_UNSPEC;
+	}
+	if (e.kind != net16(ETH_P_IPV6) || bpf_skb_load_bytes(skb, sizeof(e), &h6, sizeof(h6)) || !of_slots6(h6.to))
+		return TC_ACT_UNSPEC;
+	a.of[0] = h6.to[0];
+	a.of[1] = h6.to[1];
+	a.of[2] = h6.to[2];
+	a.of[3] = h6.to[3];
+	if (h6.next == IPPROTO_ICMPV6)
+		bpf_skb_load_bytes(skb, sizeof(e) + sizeof(h6), &type, sizeof(type));
+	return hand(skb, &a, type != 135, type == 135 || type == 136);
 }
 
 /* No helper here asks for the GPL; the kernel wants to read something. */

@@ -24,8 +24,23 @@ struct bpf_spin_lock {
 	__u32 val;
 };
 
+/* What a neighbour is asked for by; the kernel knows it as struct bpf_redir_neigh. */
+struct next_hop {
+	__u32 family;
+	__u32 addr[4]; /* of IPv4, the first */
+};
+
+#define AF_INET 2
+#define AF_INET6 10
+
+#define TC_ACT_UNSPEC -1
 #define TC_ACT_OK 0
 #define TC_ACT_SHOT 2
+
+#define PACKET_HOST 0
+#define PACKET_OTHERHOST 3
+
+#define BPF_MAP_TYPE_ARRAY 2
 
 #define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_PERCPU_HASH 5
@@ -37,9 +52,13 @@ struct bpf_spin_lock {
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
 static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+static long (*bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u32 len, __u64 flags) = (void *)9;
+static long (*bpf_clone_redirect)(struct __sk_buff *skb, __u32 ifindex, __u64 flags) = (void *)13;
+static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) = (void *)26;
 static long (*bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;
 static long (*bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94;
+static long (*bpf_redirect_neigh)(__u32 ifindex, struct next_hop *to, int size, __u64 flags) = (void *)152;
 
 #define SEC(name) __attribute__((section(name), used))
 #define inline inline __attribute__((always_inline))
@@ -97,4 +116,14 @@ struct ipv6 {
 	__u16 length;
 	__u8 next, hops;
 	__u32 from[4], to[4];
+};
+
+/* A neighbour solicitation as a host sends it that has an address. */
+struct solicitation {
+	struct ipv6 ip;
+	__u8 type, code;
+	__u16 sum;
+	__u32 reserved, target[4];
+	__u8 option, octets;
+	__u16 mac[3];
 };
