@@ -308,6 +308,15 @@ func lookNetwork(s settings) finding {
 			f = ok("%s: this machine tracks %d connections of at most %d", s.Slots.Mode, now, most)
 		}
 	}
+	if s.Slots.Mode == scope.L2 {
+		if err := s.segment().Fits(); err != nil {
+			return fault(err.Error(), "scans are refused", "set slots.interface, slots.ipv4 and slots.ipv6").missing(sandbox.Scope)
+		}
+		if err := scope.SupportedBPF(); os.Geteuid() == 0 && err != nil {
+			return fault("l2: "+err.Error(), "scans are refused: this mode needs BPF", "set slots.mode to translated or routed").missing(sandbox.Scope)
+		}
+		f = ok("%s: scans stand on the segment of %s, under addresses of %s %s", s.Slots.Mode, s.Slots.Interface, s.Slots.IPv4, s.Slots.IPv6)
+	}
 	f.Follows = strings.Join(s.Slots.Mode.Cannot(), "; ")
 	return f
 }

@@ -63,11 +63,12 @@ const bpf = "bpf"
 var filters = []string{bpf, "nftables"}
 
 type slotSettings struct {
-	Mode     scope.Mode   `yaml:"mode"`      // how scans leave this machine
-	Filter   string       `yaml:"filter"`    // what holds scans to their scope: one of filters
-	FirstUID int          `yaml:"first_uid"` // at_once+3 uids from here belong to boxes
-	IPv4     netip.Prefix `yaml:"ipv4"`      // the range of the slots' links
-	IPv6     netip.Prefix `yaml:"ipv6"`
+	Mode      scope.Mode   `yaml:"mode"`      // how scans leave this machine
+	Interface string       `yaml:"interface"` // of the segment that scans stand on, in the mode l2
+	Filter    string       `yaml:"filter"`    // what holds scans to their scope: one of filters
+	FirstUID  int          `yaml:"first_uid"` // at_once+3 uids from here belong to boxes
+	IPv4      netip.Prefix `yaml:"ipv4"`      // the range of the slots' links
+	IPv6      netip.Prefix `yaml:"ipv6"`
 }
 
 type limitSettings struct {
@@ -269,11 +270,25 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 	if !slices.Contains(filters, s.Slots.Filter) {
 		wrong("slots.filter", s.Slots.Filter, strings.Join(filters, ", "), near(s.Slots.Filter, filters))
 	}
+	if s.Slots.Mode == scope.L2 && s.Slots.Filter != bpf {
+		wrong("slots.filter", s.Slots.Filter, bpf, "the mode l2 needs it")
+	}
+	if l2 := s.Slots.Mode == scope.L2; l2 != (s.Slots.Interface != "") {
+		wrong("slots.interface", s.Slots.Interface, "the interface of the segment in the mode l2, nothing in others", "")
+	}
 	// The whole range is never a target, and hosts need a route to it: it is private and no wider than it has to be.
-	if p := s.Slots.IPv4; !p.Addr().Is4() || !p.Addr().IsPrivate() || p.Bits() < 16 || p.Bits() > 24 || p != p.Masked() {
+	if s.Slots.Mode == scope.L2 {
+		// Here it is a part of the segment's network.
+		if p := s.Slots.IPv4; !p.Addr().Is4() || p.Bits() < 16 || p.Bits() > 27 || p != p.Masked() {
+			wrong("slots.ipv4", p, "an IPv4 prefix of length 16 to 27, without host bits", "in the mode l2 it lies in the network of slots.interface")
+		}
+		if p := s.Slots.IPv6; p.IsValid() && (!p.Addr().Is6() || p.Addr().Is4In6() || p.Bits() < 65 || p.Bits() > 123 || p != p.Masked()) {
+			wrong("slots.ipv6", p, "an IPv6 prefix of length 65 to 123, without host bits, or \"\"", "in the mode l2 it lies in the network of slots.interface")
+		}
+	} else if p := s.Slots.IPv4; !p.Addr().Is4() || !p.Addr().IsPrivate() || p.Bits() < 16 || p.Bits() > 24 || p != p.Masked() {
 		wrong("slots.ipv4", p, "a private IPv4 prefix (RFC 1918) of length 16 to 24, without host bits", "")
 	}
-	if p := s.Slots.IPv6; !p.Addr().Is6() || !p.Addr().IsPrivate() || p.Bits() < 40 || p.Bits() > 112 || p != p.Masked() {
+	if p := s.Slots.IPv6; s.Slots.Mode != scope.L2 && (!p.Addr().Is6() || !p.Addr().IsPrivate() || p.Bits() < 40 || p.Bits() > 112 || p != p.Masked()) {
 		wrong("slots.ipv6", p, "a unique local IPv6 prefix (fd00::/8) of length 40 to 112, without host bits", "")
 	}
 	for i, text := range s.Resolvers {
@@ -355,6 +370,27 @@ func (s *settings) apart(front uint32) error {
 
 // checkMachine says what is wrong with well-formed settings on this machine.
 func (s *settings) checkMachine(at faultAt) strict.Faults {
+	return append(s.checkUser(at), s.checkSegment(at)...)
+}
+
+// checkSegment says why slots cannot stand on the segment that is named.
+func (s *settings) checkSegment(at faultAt) strict.Faults {
+	if s.Slots.Mode != scope.L2 {
+		return nil
+	}
+	var m *scope.Misfit
+	if err := s.segment().Fits(); !errors.As(err, &m) {
+		return nil // well, or this machine cannot be asked: doctor says so
+	}
+	return strict.Faults{at(m.Key, strict.Quote(m.Got), m.Allowed, m.Hint)}
+}
+
+// segment is the slots' network as far as its place is concerned.
+func (s *settings) segment() scope.Config {
+	return scope.Config{Mode: s.Slots.Mode, Interface: s.Slots.Interface, V4: s.Slots.IPv4, V6: s.Slots.IPv6}
+}
+
+func (s *settings) checkUser(at faultAt) strict.Faults {
 	if _, err := strconv.ParseUint(s.FrontUser, 10, 32); err == nil {
 		return nil // a number needs no user, and was checked
 	}
@@ -404,7 +440,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 	return launcher.Config{
 		FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir,
 		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued, Budget: s.Scans.Packets,
-		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
+		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, Interface: s.Slots.Interface, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Accept: s.AcceptUnenforced,
 		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -52,11 +51,8 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	if v.Outcome == policy.Allow && len(v.Addresses()) > 0 {
 		wall, _ := deadline(v, plan.Limit, time.Now())
 		command, way, err := l.commandFor(call, tool, v, wall)
-		if errors.Is(err, errConnections) {
-			return nil, notLaunched("connections", clip(err.Error()))
-		}
 		if err != nil {
-			return nil, notLaunched("command", clip(err.Error()))
+			return nil, notLaunched(commandStage(err), clip(err.Error()))
 		}
 		p.Network = way
 		p.Argv, p.ArgvCount = firstOf(command.Argv, wire.MaxList), len(command.Argv)

@@ -42,11 +42,8 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 		v.Limits.Rate = place.Rate // it was less when the job asked for its place
 		command, way, err = l.commandFor(j.call, tool, v, wall)
 	}
-	if errors.Is(err, errConnections) {
-		return l.failed("connections", err)
-	}
 	if err != nil {
-		return l.failed("command", err)
+		return l.failed(commandStage(err), err)
 	}
 
 	network, err := l.slot(ctx, target(v), command.Rate, l.budgets(v)...)
@@ -92,6 +89,9 @@ func (l *Launcher) commandFor(call runners.Call, tool *scanner, v policy.Verdict
 	if err != nil || way == nil || net == nil {
 		return command, way, err
 	}
+	if err := net.OnSegment(v.Addresses()); err != nil {
+		return command, way, err
+	}
 	rate, err := pace(command.Packets, command.Rate, net.Tracking(), l.cfg.Slots)
 	if err != nil || rate == command.Rate {
 		return command, way, err
@@ -99,6 +99,17 @@ func (l *Launcher) commandFor(call runners.Call, tool *scanner, v policy.Verdict
 	way.Slowed = fmt.Sprintf("to %d packets per second: this machine's table of connections is shared with all that it does", rate)
 	command, err = build(rate)
 	return command, way, err
+}
+
+// commandStage is the stage at which commandFor has failed.
+func commandStage(err error) string {
+	switch {
+	case errors.Is(err, errConnections):
+		return "connections"
+	case errors.Is(err, scope.ErrOffSegment):
+		return "segment"
+	}
+	return "command"
 }
 
 // withholdIfAlive keeps the slot of a box that could not be ended: no other job runs under the uid of
@@ -398,6 +409,9 @@ func notLaunched(stage, detail string) *wire.Refusal {
 	case "connections":
 		r.Code, r.Field = "too_many_connections", "targets"
 		r.Hint = "ask for fewer addresses or ports; the operator raises net.netfilter.nf_conntrack_max, or sets slots.mode to routed"
+	case "segment":
+		r.Code, r.Field = "off_segment", "targets"
+		r.Hint = "name targets on that segment alone; the operator reaches others in another slots.mode"
 	case "outputs":
 		r.Code, r.Retryable = "disk_full", true
 		r.Hint = "the operator frees space in the launcher's state directory"

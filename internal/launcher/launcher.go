@@ -47,6 +47,7 @@ type Config struct {
 	NoBPF        bool              // nf_tables alone is the filter
 	SlotsV4      netip.Prefix      // addresses of the slots' links
 	SlotsV6      netip.Prefix      //
+	Interface    string            // of the segment that slots stand on, in the mode scope.L2
 	Resolvers    []netip.AddrPort  // empty: the machine's own
 	Scanners     map[string]string // name to path
 	Limits       Limits            // of each scan
@@ -282,7 +283,7 @@ func (l *Launcher) tryNet(ctx context.Context) (*scope.Net, error) {
 	if err := scope.Reclaim(l.cfg.SlotsV4, l.cfg.SlotsV6); err != nil {
 		return nil, err
 	}
-	net, err := scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Mode: l.cfg.Mode, NoBPF: l.cfg.NoBPF, Ready: min(l.cfg.Slots, maxReady),
+	net, err := scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Mode: l.cfg.Mode, Interface: l.cfg.Interface, NoBPF: l.cfg.NoBPF, Ready: min(l.cfg.Slots, maxReady),
 		Failed: func(err error) { l.log.Error("cannot take a slot's network away", "why", err) }})
 	if err != nil {
 		return nil, err
@@ -433,7 +434,11 @@ func (l *Launcher) learnMachine() error {
 	if err != nil {
 		return fmt.Errorf("cannot tell this machine's own addresses: %w", err)
 	}
-	l.rules.machine(policy.Machine{Own: own, Broadcast: broadcast, Bridges: bridges, Slots: []netip.Prefix{l.cfg.SlotsV4, l.cfg.SlotsV6}, Budget: l.cfg.Budget})
+	slots := []netip.Prefix{l.cfg.SlotsV4}
+	if l.cfg.SlotsV6.IsValid() {
+		slots = append(slots, l.cfg.SlotsV6)
+	}
+	l.rules.machine(policy.Machine{Own: own, Broadcast: broadcast, Bridges: bridges, Slots: slots, Budget: l.cfg.Budget})
 	return nil
 }
 

@@ -543,7 +543,7 @@ func TestALaunchThatFailsLaterSaysWhy(t *testing.T) {
 	if o.Reason != wire.Launch || o.Stage != "outputs" || o.Refused == nil || o.Refused.Code != "disk_full" || o.Refused.Hint == "" || !o.Refused.Retryable {
 		t.Errorf("%+v, %+v", o, o.Refused)
 	}
-	for _, stage := range []string{"scanner", "command", "scope", "outputs", "audit", "gate", "clone"} {
+	for _, stage := range []string{"scanner", "command", "connections", "segment", "scope", "outputs", "audit", "gate", "clone"} {
 		if r := notLaunched(stage, "why"); r.Code == "" || r.Hint == "" || !strings.Contains(r.Reason, "why") {
 			t.Errorf("%s: %+v", stage, r)
 		}

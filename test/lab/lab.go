@@ -114,6 +114,8 @@ type segment struct {
 	links []string            // nil: all
 	mac   net.HardwareAddr    // of the one machine that sends there
 	ends  map[netip.Addr]bool // of the link: their kernels may look for each other
+	// switched says that the frames that come there are for the stations behind it.
+	switched bool
 }
 
 // New makes the lab. It fails on a machine whose own namespace this is.

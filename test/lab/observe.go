@@ -267,7 +267,7 @@ func (s Scope) judge(f seen) string {
 		return "a VLAN tag"
 	case len(f.frame) < 14:
 		return "no frame"
-	case f.other:
+	case f.other && !f.at.switched:
 		return fmt.Sprintf("for the hardware address %x", f.frame[:6])
 	case f.at.mac != nil && !bytes.Equal(f.frame[6:12], f.at.mac):
 		return fmt.Sprintf("from the hardware address %x", f.frame[6:12])
@@ -281,7 +281,7 @@ func (s Scope) judge(f seen) string {
 	}
 	switch kind := binary.BigEndian.Uint16(f.frame[12:]); kind {
 	case unix.ETH_P_ARP:
-		return s.judgeARP(p, unicast, f.at.ends)
+		return s.judgeARP(p, unicast, f.at)
 	case unix.ETH_P_IP:
 		if why := form4(p); why != "" {
 			return why
@@ -291,7 +291,7 @@ func (s Scope) judge(f seen) string {
 		}
 		return s.port(p[9], p[20:])
 	case unix.ETH_P_IPV6:
-		if s.neighbourly(p, unicast, f.at.ends) {
+		if s.neighbourly(p, unicast, f.at) {
 			return ""
 		}
 		if why := form6(p); why != "" {
@@ -341,23 +341,33 @@ func contains(list []netip.Prefix, a netip.Addr) bool {
 }
 
 // judgeARP permits what the two ends of a link ask and answer each other, and questions for the
-// scope.
-func (s Scope) judgeARP(p []byte, unicast bool, ends map[netip.Addr]bool) string {
+// scope; behind a switch also those who may send to it, and a machine answers for them.
+func (s Scope) judgeARP(p []byte, unicast bool, at segment) string {
+	ends, hosts := at.ends, at.sources(s)
 	if len(p) < 28 {
 		return "ARP too short"
 	}
 	op, sender, target := binary.BigEndian.Uint16(p[6:]), netip.AddrFrom4([4]byte(p[14:18])), netip.AddrFrom4([4]byte(p[24:28]))
-	asked := op == 1 && (ends[target] || contains(s.Targets, target))
-	answered := op == 2 && unicast && ends[target]
-	if ends[sender] && sender != target && (asked || answered) {
+	asked := op == 1 && (ends[target] || len(hosts) > 0 && contains(s.Targets, target))
+	answered := op == 2 && unicast && (ends[target] || len(hosts) > 0 && contains(s.Targets, target))
+	if (ends[sender] || contains(hosts, sender)) && sender != target && (asked || answered) {
 		return ""
 	}
 	return fmt.Sprintf("ARP %d of %s about %s", op, sender, target)
 }
 
+// sources are those that stand on a segment themselves.
+func (at segment) sources(s Scope) []netip.Prefix {
+	if !at.switched {
+		return nil
+	}
+	return s.Sources
+}
+
 // neighbourly is what a kernel says on an IPv6 link by itself: it asks for routers, for the other
 // end of the link and for the scope, and reports the groups that go with its own addresses.
-func (s Scope) neighbourly(p []byte, unicast bool, ends map[netip.Addr]bool) bool {
+func (s Scope) neighbourly(p []byte, unicast bool, at segment) bool {
+	ends, hosts := at.ends, at.sources(s)
 	if len(p) < 48 {
 		return false
 	}
@@ -368,7 +378,7 @@ func (s Scope) neighbourly(p []byte, unicast bool, ends map[netip.Addr]bool) boo
 		return false
 	}
 	from := netip.AddrFrom16([16]byte(p[8:24]))
-	if len(body) < 8 || !from.IsUnspecified() && !from.IsLinkLocalUnicast() && !ends[from] {
+	if len(body) < 8 || !from.IsUnspecified() && !from.IsLinkLocalUnicast() && !ends[from] && !contains(hosts, from) {
 		return false
 	}
 	switch body[0] {
@@ -379,7 +389,7 @@ func (s Scope) neighbourly(p []byte, unicast bool, ends map[netip.Addr]bool) boo
 			return false
 		}
 		target := netip.AddrFrom16([16]byte(body[8:24]))
-		return target.IsLinkLocalUnicast() || ends[target] || body[0] == 135 && contains(s.Targets, target)
+		return target.IsLinkLocalUnicast() || ends[target] || body[0] == 135 && contains(s.Targets, target) || body[0] == 136 && contains(hosts, target) && target == from
 	case 143:
 		return ownGroups(body[8:], int(binary.BigEndian.Uint16(body[6:])))
 	}
