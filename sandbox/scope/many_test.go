@@ -59,7 +59,8 @@ func TestNothingIsLeftOfAHundredSlotsWhoseOwnerIsKilled(t *testing.T) {
 
 // manySlots is the owner: it says when it has a hundred, and never ends.
 func manySlots() {
-	config.NoBPF, config.Mode = os.Getenv("SCOPE_NO_BPF") == "true", Mode(os.Getenv("SCOPE_MODE"))
+	config.NoBPF = os.Getenv("SCOPE_NO_BPF") == "true"
+	setMode(Mode(os.Getenv("SCOPE_MODE")))
 	config.Ready = 8
 	n, err := Open(config)
 	if err != nil {
@@ -125,7 +126,7 @@ func machine(t *testing.T) string {
 		fmt.Fprintln(&b, addresses)
 	}
 	fmt.Fprintln(&b, "connections of slots:", connected(t))
-	for _, command := range []string{"ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "nft list tables", "tc filter show dev uplink ingress"} {
+	for _, command := range []string{"ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "nft list tables", "tc filter show dev uplink ingress", "tc qdisc show dev uplink"} {
 		words := strings.Fields(command)
 		text, err := exec.Command(words[0], words[1:]...).CombinedOutput()
 		if err != nil {

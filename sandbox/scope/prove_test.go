@@ -3,6 +3,7 @@ package scope
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -16,9 +17,14 @@ import (
 
 func TestTheFilterIsProved(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
+		l := newLab(t)
 		n := openNet(t)
 		before := settled(t, n, "")
+		l.strangers(netip.Addr{}, netip.Addr{})
 		must(t, n.Prove(context.Background()))
+		for _, f := range l.strangers(netip.Addr{}, netip.Addr{}) {
+			t.Errorf("of the proof, the machine's own network has seen %s", f)
+		}
 		settled(t, n, before)
 	})
 }

@@ -69,10 +69,14 @@ func inModes(t *testing.T, try func(t *testing.T)) {
 // withMode sets the mode until the test ends.
 func withMode(t *testing.T, m Mode) {
 	before := config
-	if config.Mode = m; m == L2 {
-		config.Interface, config.V4, config.V6 = "uplink", netip.MustParsePrefix("10.77.200.0/24"), netip.MustParsePrefix("fd77::5c00/120")
-	}
+	setMode(m)
 	t.Cleanup(func() { config = before })
+}
+
+func setMode(m Mode) {
+	if config.Mode = m; m == L2 {
+		config.Interface, config.V4, config.V6 = "uplink", netip.MustParsePrefix("10.77.192.0/20"), netip.MustParsePrefix("fd77::5c:0/112")
+	}
 }
 
 // withTable makes the table the filter until the test ends.
@@ -403,7 +407,8 @@ func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 	}
 }
 
-// Without the table nothing passes at all: what the filter has passed is marked, and swallowed.
+// Without the table nothing passes at all: what the filter has passed is marked, and swallowed. In the
+// mode L2 no packet of a slot gets to where the table is, and the filter holds alone.
 func TestNothingPassesWithoutTheTable(t *testing.T) {
 	inModes(t, func(t *testing.T) {
 		l := newLab(t)
@@ -416,16 +421,21 @@ func TestNothingPassesWithoutTheTable(t *testing.T) {
 		// kernel refuses them.
 		time.Sleep(200 * time.Millisecond)
 		must(t, removeRules(n))
-		l.strangers(netip.Addr{}, netip.Addr{})
+		var four, six netip.Addr // of the scope or not
+		if config.Mode == L2 {
+			four, six = outside(s)
+		}
+		l.strangers(four, six)
 		for _, a := range attacks {
 			must(t, a.send(s))
-			for _, f := range l.strangers(netip.Addr{}, netip.Addr{}) { // of the scope or not
+			for _, f := range l.strangers(four, six) {
 				t.Errorf("%s reached the lab: %s", a.name, f)
 			}
 		}
 		for _, to := range []netip.Addr{allowed, allowed6, forbidden, forbidden6} {
-			if dial(s.NetNS(), to, 300*time.Millisecond) == nil {
-				t.Errorf("%s was reached", to)
+			reached := dial(s.NetNS(), to, 300*time.Millisecond) == nil
+			if want := config.Mode == L2 && (to == allowed || to == allowed6); reached != want {
+				t.Errorf("%s was reached is %v, want %v", to, reached, want)
 			}
 		}
 	})
@@ -512,7 +522,8 @@ func TestTheFilterOutlivesItsOwner(t *testing.T) {
 const ownerNamespaceFD = 200
 
 func ownAndWait() {
-	config.NoBPF, config.Mode = os.Getenv("SCOPE_NO_BPF") == "true", Mode(os.Getenv("SCOPE_MODE"))
+	config.NoBPF = os.Getenv("SCOPE_NO_BPF") == "true"
+	setMode(Mode(os.Getenv("SCOPE_MODE")))
 	n, err := Open(config)
 	var s *Slot
 	if err == nil {
@@ -556,11 +567,15 @@ func TestOnlySlotsAreForwarded(t *testing.T) {
 		must(t, inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP("10.50.0.1")}))
 		_ = l
 
-		s, err := n.Slot(context.Background(), All(host(allowed), netip.MustParsePrefix("10.50.0.0/24")), 0)
+		allow, want := []netip.Prefix{host(allowed), netip.MustParsePrefix("10.50.0.0/24")}, "1"
+		if config.Mode == L2 { // what is on the segment needs no forwarding
+			allow, want = allow[:1], "0"
+		}
+		s, err := n.Slot(context.Background(), All(allow...), 0)
 		must(t, err)
 		defer s.Close()
-		if get("ipv4", "uplink", "forwarding") != "1" || get("ipv4", "office", "forwarding") != "1" {
-			t.Fatal("the slot has no way out")
+		if get("ipv4", "uplink", "forwarding") != want || get("ipv4", "office", "forwarding") != want {
+			t.Fatalf("forwarding is not %s", want)
 		}
 		if err := reaches(other, allowed); err == nil {
 			t.Error("a neighbour's packet was forwarded")
@@ -588,9 +603,16 @@ func TestThousandsOfPrefixes(t *testing.T) {
 		n := openNet(t)
 		var allow []netip.Prefix
 		for i := range 5000 {
-			allow = append(allow, netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 7), byte(i << 1), 0}), 24))
+			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 7), byte(i << 1), 0}), 24)
+			if config.Mode == L2 {
+				p = host(netip.AddrFrom4([4]byte{10, 77, byte(i>>7 + 1), byte(i << 1)}))
+			}
+			allow = append(allow, p)
 		}
-		allow = append(allow, host(allowed), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("0.0.0.0/32"))
+		allow = append(allow, host(allowed))
+		if config.Mode != L2 {
+			allow = append(allow, netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("0.0.0.0/32"))
+		}
 		start := time.Now()
 		s, err := n.Slot(context.Background(), All(allow...), 0)
 		must(t, err)
@@ -794,16 +816,19 @@ func traces(t *testing.T, n *Net) string {
 		l, err := netlink.LinkByIndex(r.LinkIndex)
 		return r.Protocol == unix.RTPROT_KERNEL && r.Table < fenceTable && err == nil && !strings.HasPrefix(l.Attrs().Name, prefix)
 	})
+	all, err := addressesNow()
+	must(t, err)
+	lent := len(slices.DeleteFunc(all, func(a owned) bool { return !a.ours }))
 	maps := "no maps"
 	if f := n.filter; f != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		// Links that are ready are attached and have no job.
-		maps = fmt.Sprintf("%d attached, %d in the map, %d places, %d sets of ports, %d counters, %d violations", len(f.slots), entries[uint32, record](t, f.maps.Slots),
-			entries[place, targetRecord](t, f.maps.Scope), entries[portSet, portBits](t, f.maps.Ports), entries[uint32, []countersRecord](t, f.maps.Counters), entries[violationKey, uint64](t, f.maps.Violations))
+		maps = fmt.Sprintf("%d attached, %d in the map, %d places, %d sets of ports, %d counters, %d violations, %d owners", len(f.slots), entries[uint32, record](t, f.maps.Slots),
+			entries[place, targetRecord](t, f.maps.Scope), entries[portSet, portBits](t, f.maps.Ports), entries[uint32, []countersRecord](t, f.maps.Counters), entries[violationKey, uint64](t, f.maps.Violations), entries[[16]byte, uint32](t, f.maps.Owners))
 	}
-	return fmt.Sprintf("%d links, %d chains, %d sets, %d rules, %d rules of routing, %d routes, %d descriptors, %s",
-		len(links), len(chains), len(sets), len(rules), len(routing), len(routes), len(fds), maps)
+	return fmt.Sprintf("%d lent, %d links, %d chains, %d sets, %d rules, %d rules of routing, %d routes, %d descriptors, %s",
+		lent, len(links), len(chains), len(sets), len(rules), len(routing), len(routes), len(fds), maps)
 }
 
 // entries counts what is in a map.

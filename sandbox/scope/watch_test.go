@@ -73,7 +73,7 @@ func TestAFilterThatSomebodyChangesEndsItsSlots(t *testing.T) {
 				[]nftables.SetElement{{Key: forbidden.AsSlice()}, {Key: forbidden.Next().AsSlice(), IntervalEnd: true}}))
 		}, true},
 		{"what judges translations is flushed", func(_ *testing.T, c *nftables.Conn, _ *Slot) {
-			if config.Mode == Routed {
+			if config.Mode != Translated {
 				c.FlushRuleset()
 				return
 			}
