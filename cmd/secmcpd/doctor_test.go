@@ -77,6 +77,12 @@ func TestDoctorNamesTheModeOfTheNetwork(t *testing.T) {
 		s := defaultSettings()
 		s.Slots.Mode = mode
 		f := lookNetwork(s)
+		if mode == scope.L2 { // it has nowhere to stand
+			if f.Status != statusFault || !strings.Contains(f.Found, "slots.interface") || !slices.Equal(f.layers, []string{sandbox.Scope}) {
+				t.Errorf("%s without an interface: %+v", mode, f)
+			}
+			continue
+		}
 		if !strings.HasPrefix(f.Found, string(mode)) || f.Status == statusFault || f.Status == statusOK && f.Follows == "" {
 			t.Errorf("%s: %+v", mode, f)
 		}

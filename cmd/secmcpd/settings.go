@@ -375,7 +375,7 @@ func (s *settings) checkMachine(at faultAt) strict.Faults {
 
 // checkSegment says why slots cannot stand on the segment that is named.
 func (s *settings) checkSegment(at faultAt) strict.Faults {
-	if s.Slots.Mode != scope.L2 {
+	if s.Slots.Mode != scope.L2 || s.Slots.Interface == "" {
 		return nil
 	}
 	var m *scope.Misfit
