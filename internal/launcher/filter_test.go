@@ -147,3 +147,40 @@ func TestASecondLauncherWaitsForTheSlots(t *testing.T) {
 		t.Errorf("its scan ended: %+v", end.Outcome)
 	}
 }
+
+// Scans that stand on a segment reach what is on it. Another target is refused with what can be done,
+// and never looks silent.
+func TestATargetOffTheSegmentIsRefused(t *testing.T) {
+	h := newHouse(t)
+	veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "segment1"}
+	veth.Name = "segment0"
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netlink.LinkDel(veth); err != nil {
+			t.Error(err)
+		}
+	})
+	own, err := netlink.ParseAddr("10.77.1.1/24")
+	if err == nil {
+		err = errors.Join(netlink.AddrAdd(veth, own), netlink.LinkSetUp(veth))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.cfg.Mode, h.cfg.Interface = scope.L2, "segment0"
+	h.cfg.SlotsV4, h.cfg.SlotsV6 = netip.MustParsePrefix("10.77.1.64/26"), netip.Prefix{}
+	h.open()
+	handle, _ := h.client()
+	h.accepted(handle, jobA, quickScan)
+	end := h.endOf(jobA)
+	if r := end.Outcome.Refused; end.Outcome.Stage != "segment" || r == nil || r.Code != "off_segment" || r.Field != "targets" ||
+		!strings.Contains(r.Reason, "10.77.0.10/32") || !strings.Contains(r.Reason, "segment0") || r.Hint == "" {
+		t.Errorf("%+v, %+v", end.Outcome, end.Outcome.Refused)
+	}
+	h.accepted(handle, jobB, strings.ReplaceAll(quickScan, "10.77.0.", "10.77.1."))
+	if end := h.endOf(jobB); end.Outcome.Reason != wire.Exited || end.Network == nil || end.Network.Mode != "l2" || len(end.Network.Cannot) == 0 {
+		t.Errorf("%+v, %+v", end.Outcome, end.Network)
+	}
+}

@@ -23,21 +23,38 @@ import (
 // turns of what takes seconds.
 const turns = 5
 
-// wires are two ways to the same kind of network: the bare link of a namespace, and a slot, whose
-// packets this machine filters and forwards. At the end of each is a machine with one address that
+// wires are ways to the same kind of network: the bare link of a namespace, and slots, whose
+// packets this machine filters. At the end of each is a machine with one address that
 // answers; it swallows what goes to the rest of the network, and counts.
 type wires struct {
-	net         *scope.Net
-	bare        *os.File // the namespace at this end of the bare link
-	behindBare  *os.File
-	behindSlots *os.File
-	undo        []func() error
+	net           *scope.Net
+	bare          *os.File // the namespace at this end of the bare link
+	behindBare    *os.File
+	behindSlots   *os.File
+	behindSegment *os.File
+	ways          []way
+	undo          []func() error
+}
+
+// way is one of them, in the order in which they take turns; the first is bare.
+type way struct {
+	name    string
+	config  *scope.Config // nil: there is no slot
+	there   *os.File
+	far     string // an address that answers
+	network string
+	scanned string // addresses of the network that nobody has
 }
 
 const (
-	farAddress = "11.0.255.254" // in network, and answers
-	farNetwork = "11.0.0.0/10"
+	farAddress     = "11.0.255.254"
+	farNetwork     = "11.0.0.0/10"
+	segmentAddress = "12.0.255.254"
+	segmentNetwork = "12.0.0.0/10"
 )
+
+// addresses are how many are scanned; a kernel has room for so many neighbours.
+const addresses = 512
 
 func newWires() (_ *wires, err error) {
 	w := &wires{}
@@ -52,28 +69,62 @@ func newWires() (_ *wires, err error) {
 		}
 		return err
 	}
-	if err := errors.Join(namespace(&w.bare), namespace(&w.behindBare), namespace(&w.behindSlots)); err != nil {
+	if err := errors.Join(namespace(&w.bare), namespace(&w.behindBare), namespace(&w.behindSlots), namespace(&w.behindSegment)); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(join(w.bare, "10.87.0.1/30", w.behindBare, "10.87.0.2/30", "10.254.200.0/22"), join(nil, "10.87.1.1/30", w.behindSlots, "10.87.1.2/30", "10.254.200.0/22")); err != nil {
+	if err := errors.Join(join("bench0", w.bare, "10.87.0.1/30", w.behindBare, "10.87.0.2/30", "10.254.200.0/22"),
+		join("bench0", nil, "10.87.1.1/30", w.behindSlots, "10.87.1.2/30", "10.254.200.0/22"), joinSegment("bench1", w.behindSegment)); err != nil {
 		return nil, err
 	}
-	w.undo = append(w.undo, func() error {
-		l, err := netlink.LinkByName("bench0")
-		if err == nil {
-			err = netlink.LinkDel(l)
-		}
-		return err
-	})
+	for _, name := range []string{"bench0", "bench1"} {
+		w.undo = append(w.undo, func() error {
+			l, err := netlink.LinkByName(name)
+			if err == nil {
+				err = netlink.LinkDel(l)
+			}
+			return err
+		})
+	}
 	if err := scope.Reclaim(); err != nil {
 		return nil, err
 	}
-	w.net, err = scope.Open(scope.Config{V4: netip.MustParsePrefix("10.254.200.0/22"), V6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"), Mode: scope.Routed, Ready: 2})
-	if err != nil {
-		return nil, err
+	routed := scope.Config{V4: netip.MustParsePrefix("10.254.200.0/22"), V6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"), Mode: scope.Routed, Ready: 2}
+	translated := routed
+	translated.Mode = scope.Translated
+	l2 := scope.Config{V4: netip.MustParsePrefix("12.32.0.0/22"), Mode: scope.L2, Interface: "bench1", Ready: 2}
+	w.ways = []way{
+		{"bare", nil, w.behindBare, farAddress, farNetwork, "11.0.0.0/23"},
+		{"routed", &routed, w.behindSlots, farAddress, farNetwork, "11.0.0.0/23"},
+		{"translated", &translated, w.behindSlots, farAddress, farNetwork, "11.0.0.0/23"},
+		{"l2", &l2, w.behindSegment, segmentAddress, segmentNetwork, "12.0.0.0/23"},
 	}
-	w.undo = append(w.undo, w.net.Close)
-	return w, nil
+	w.net, err = scope.Open(routed)
+	return w, err
+}
+
+// through does something at this end of a way, in a slot of its own with all of the network for its scope.
+// It says how long that took: the slot is made and given up meanwhile, as for a job, and nothing is open
+// before that its launcher has not open.
+func (w *wires) through(y way, limit int, do func(from *os.File) error) (took time.Duration, err error) {
+	if y.config == nil {
+		began := time.Now()
+		err := do(w.bare)
+		return time.Since(began), err
+	}
+	net, err := scope.Open(*y.config)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, net.Close()) }()
+	time.Sleep(100 * time.Millisecond) // links are ready
+	began := time.Now()
+	s, err := net.Slot(context.Background(), scope.All(netip.MustParsePrefix(y.network)), limit)
+	if err != nil {
+		return 0, err
+	}
+	err = do(s.NetNS())
+	took = time.Since(began)
+	return took, errors.Join(err, s.Close())
 }
 
 func (w *wires) close() (err error) {
@@ -84,39 +135,16 @@ func (w *wires) close() (err error) {
 }
 
 // join makes a link between two namespaces (nil: this one) with the far network behind it.
-func join(here *os.File, near string, there *os.File, far, back string) error {
+func join(name string, here *os.File, near string, there *os.File, far, back string) error {
 	veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(there.Fd())}
-	veth.Name = "bench0"
+	veth.Name = name
 	if here != nil {
 		veth.Namespace = netlink.NsFd(here.Fd())
 	}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("link: %w", err)
 	}
-	side := func(ns *os.File, name string, addresses ...string) (h *netlink.Handle, l netlink.Link, err error) {
-		if ns == nil {
-			h, err = netlink.NewHandle()
-		} else {
-			h, err = netlink.NewHandleAt(netns.NsHandle(ns.Fd()))
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		if l, err = h.LinkByName(name); err != nil {
-			return nil, nil, err
-		}
-		for _, a := range addresses {
-			parsed, err := netlink.ParseAddr(a)
-			if err != nil {
-				return nil, nil, err
-			}
-			if err := h.AddrAdd(l, parsed); err != nil {
-				return nil, nil, err
-			}
-		}
-		return h, l, h.LinkSetUp(l)
-	}
-	ours, nearLink, err := side(here, "bench0", near)
+	ours, nearLink, err := side(here, name, near)
 	if err != nil {
 		return fmt.Errorf("near side: %w", err)
 	}
@@ -133,6 +161,58 @@ func join(here *os.File, near string, there *os.File, far, back string) error {
 	return errors.Join(
 		ours.RouteAdd(&netlink.Route{LinkIndex: nearLink.Attrs().Index, Dst: to, Gw: through}),
 		theirs.RouteAdd(&netlink.Route{LinkIndex: farLink.Attrs().Index, Dst: parse(back), Gw: addressOf(near)}))
+}
+
+// side brings one side of a link up.
+func side(ns *os.File, name string, addresses ...string) (h *netlink.Handle, l netlink.Link, err error) {
+	if ns == nil {
+		h, err = netlink.NewHandle()
+	} else {
+		h, err = netlink.NewHandleAt(netns.NsHandle(ns.Fd()))
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if l, err = h.LinkByName(name); err != nil {
+		return nil, nil, err
+	}
+	for _, a := range addresses {
+		parsed, err := netlink.ParseAddr(a)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := h.AddrAdd(l, parsed); err != nil {
+			return nil, nil, err
+		}
+	}
+	return h, l, h.LinkSetUp(l)
+}
+
+// joinSegment makes a link from this namespace to a network on it, of which the scanned addresses are
+// known neighbours.
+func joinSegment(name string, there *os.File) error {
+	veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(there.Fd())}
+	veth.Name = name
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("segment: %w", err)
+	}
+	ours, near, err := side(nil, name, "12.63.0.1/10")
+	if err != nil {
+		return fmt.Errorf("segment: %w", err)
+	}
+	defer ours.Close()
+	theirs, far, err := side(there, "eth0", segmentAddress+"/10")
+	if err != nil {
+		return fmt.Errorf("far side of the segment: %w", err)
+	}
+	defer theirs.Close()
+	for i := range addresses {
+		err := ours.NeighSet(&netlink.Neigh{LinkIndex: near.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.IPv4(12, 0, byte(i>>8), byte(i)), HardwareAddr: far.Attrs().HardwareAddr})
+		if err != nil {
+			return fmt.Errorf("neighbours: %w", err)
+		}
+	}
+	return nil
 }
 
 func parse(prefix string) *net.IPNet { _, n, _ := net.ParseCIDR(prefix); return n }
@@ -173,9 +253,9 @@ func within(ns *os.File, howLong time.Duration, argv ...string) error {
 	return <-ended
 }
 
-// masscan sends SYNs at a rate to so many addresses and says how many arrived, and how many in a
-// second of those while it lasted.
-func masscan(from, there *os.File, rate, addresses int, howLong time.Duration) (packets, perSecond float64, err error) {
+// masscan sends SYNs at a rate to so many ports of each scanned address and says how many arrived, and how
+// many in a second of those while it lasted.
+func masscan(from, there *os.File, to string, rate, ports int, howLong time.Duration) (packets, perSecond float64, err error) {
 	before, err := arrived(there)
 	if err != nil {
 		return 0, 0, err
@@ -202,11 +282,7 @@ func masscan(from, there *os.File, rate, addresses int, howLong time.Duration) (
 			}
 		}
 	}()
-	bits := 32
-	for 1<<(32-bits) < addresses {
-		bits--
-	}
-	err = within(from, howLong, "masscan", "-p", "80", "11.0.0.0/"+strconv.Itoa(bits), "--rate", strconv.Itoa(rate), "--wait", "0")
+	err = within(from, howLong, "masscan", "-p", "1-"+strconv.Itoa(ports), to, "--rate", strconv.Itoa(rate), "--wait", "0")
 	close(stop)
 	perSecond = <-most
 	after, err2 := arrived(there)
@@ -224,6 +300,9 @@ func (b *bench) scopes() (err error) {
 		return err
 	}
 	if err := b.job(w); err != nil {
+		return err
+	}
+	if err := w.net.Close(); err != nil {
 		return err
 	}
 	if err := w.speeds(); err != nil {
@@ -284,42 +363,39 @@ func (w *wires) given() error {
 	return nil
 }
 
-// speeds compares what masscan gets through a slot with what it gets through a bare link.
+// speeds compares what masscan gets through slots with what it gets through a bare link.
 func (w *wires) speeds() error {
-	whole := []netip.Prefix{netip.MustParsePrefix(farNetwork)}
 	for _, c := range []struct {
-		name      string
-		rate      int
-		limit     int // of the slot
-		addresses int
-		howLong   time.Duration
+		name    string
+		rate    int
+		limit   int // of the slot
+		ports   int
+		howLong time.Duration
 	}{
-		{"masscan_10k", 10000, 10000, 1 << 15, 8 * time.Second},
-		{"masscan_100k", 100000, 0, 1 << 18, 4 * time.Second},
-		{"masscan_flat_out", 10000000, 0, 1 << 21, 3 * time.Second},
+		{"masscan_10k", 10000, 10000, 64, 8 * time.Second},
+		{"masscan_100k", 100000, 0, 512, 4 * time.Second},
+		{"masscan_flat_out", 10000000, 0, 4096, 3 * time.Second},
 	} {
-		var bare, slot, lost []float64
+		speeds, lost := map[string][]float64{}, map[string][]float64{}
 		for range turns {
-			_, speed, err := masscan(w.bare, w.behindBare, c.rate, c.addresses, c.howLong)
-			if err != nil {
-				return err
+			for _, y := range w.ways {
+				_, err := w.through(y, c.limit, func(from *os.File) error {
+					packets, speed, err := masscan(from, y.there, y.scanned, c.rate, c.ports, c.howLong)
+					speeds[y.name], lost[y.name] = append(speeds[y.name], speed), append(lost[y.name], max(float64(c.ports*addresses)-packets, 0))
+					return err
+				})
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", c.name, y.name, err)
+				}
 			}
-			bare = append(bare, speed)
-			s, err := w.net.Slot(context.Background(), scope.All(whole...), c.limit)
-			if err != nil {
-				return err
-			}
-			packets, speed, err := masscan(s.NetNS(), w.behindSlots, c.rate, c.addresses, c.howLong)
-			if err := errors.Join(err, s.Close()); err != nil {
-				return err
-			}
-			slot, lost = append(slot, speed), append(lost, max(float64(c.addresses)-packets, 0))
 		}
-		report(c.name+"_bare", bare, "packets/s", "masscan over a bare link")
-		report(c.name+"_slot", slot, "packets/s", "masscan through a slot, routed")
-		ratio(c.name+"_ratio", slot, bare, "a slot's against the bare link's")
-		if c.limit > 0 {
-			report(c.name+"_lost", lost, "packets", fmt.Sprintf("of %d, sent through a slot of that rate, that did not arrive", c.addresses))
+		report(c.name+"_bare", speeds["bare"], "packets/s", "masscan over a bare link")
+		for _, y := range w.ways[1:] {
+			report(c.name+"_"+y.name, speeds[y.name], "packets/s", "masscan through a slot, "+y.name)
+			ratio(c.name+"_"+y.name+"_ratio", speeds[y.name], speeds["bare"], "a slot's against the bare link's")
+			if c.limit > 0 {
+				report(c.name+"_"+y.name+"_lost", lost[y.name], "packets", fmt.Sprintf("of %d, sent through a slot of that rate, that did not arrive", c.ports*addresses))
+			}
 		}
 	}
 	return nil
@@ -327,27 +403,22 @@ func (w *wires) speeds() error {
 
 // ports compares nmap's scan of every port of a machine that answers at once.
 func (w *wires) ports() error {
-	argv := []string{"nmap", "-n", "-Pn", "-sS", "-T4", "-p-", farAddress}
-	var bare, slot []float64
+	took := map[string][]float64{}
 	for range turns {
-		began := time.Now()
-		if err := within(w.bare, time.Minute, argv...); err != nil {
-			return err
-		}
-		bare = append(bare, float64(time.Since(began).Microseconds())/1000)
-		began = time.Now()
-		s, err := w.net.Slot(context.Background(), scope.All(netip.MustParsePrefix(farAddress+"/32")), 0)
-		if err != nil {
-			return err
-		}
-		err = within(s.NetNS(), time.Minute, argv...)
-		slot = append(slot, float64(time.Since(began).Microseconds())/1000)
-		if err := errors.Join(err, s.Close()); err != nil {
-			return err
+		for _, y := range w.ways {
+			d, err := w.through(y, 0, func(from *os.File) error {
+				return within(from, time.Minute, "nmap", "-n", "-Pn", "-sS", "-T4", "-p-", y.far)
+			})
+			if err != nil {
+				return fmt.Errorf("nmap, %s: %w", y.name, err)
+			}
+			took[y.name] = append(took[y.name], float64(d.Microseconds())/1000)
 		}
 	}
-	report("nmap_all_ports_bare", bare, "ms", "nmap -sS -p- of a machine without latency over a bare link")
-	report("nmap_all_ports_slot", slot, "ms", "the same through a slot, routed")
-	ratio("nmap_all_ports_ratio", slot, bare, "a slot's against the bare link's")
+	report("nmap_all_ports_bare", took["bare"], "ms", "nmap -sS -p- of a machine without latency over a bare link")
+	for _, y := range w.ways[1:] {
+		report("nmap_all_ports_"+y.name, took[y.name], "ms", "the same through a slot, "+y.name)
+		ratio("nmap_all_ports_"+y.name+"_ratio", took[y.name], took["bare"], "a slot's against the bare link's")
+	}
 	return nil
 }
