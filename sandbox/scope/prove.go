@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -612,8 +613,13 @@ func (n *Net) makeTarget(ends []targetEnds) (_ *os.File, on *segment, remove fun
 		for _, a := range at {
 			err = errors.Join(err, netlink.NeighSet(neighbour(link, a, link.PeerHardwareAddr)))
 		}
-		if on != nil {
-			continue // no route leads there
+		if on != nil { // no route leads there, and slots ask for the stations
+			for _, a := range at {
+				station := alone(a)
+				station.Mask = net.CIDRMask(on.bits(a), a.BitLen())
+				err = errors.Join(err, there.AddrAdd(eth0, station))
+			}
+			continue
 		}
 		err = errors.Join(err, netlink.AddrAdd(link, alone(own)))
 		for _, a := range at {
