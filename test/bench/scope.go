@@ -28,10 +28,11 @@ const turns = 5
 // answers; it swallows what goes to the rest of the network, and counts.
 type wires struct {
 	net           *scope.Net
-	bare          *os.File // the namespace at this end of the bare link
+	bare          *os.File // the namespace at this end of the bare links
 	behindBare    *os.File
 	behindSlots   *os.File
 	behindSegment *os.File
+	besideBare    *os.File // on the bare segment
 	ways          []way
 	undo          []func() error
 }
@@ -69,11 +70,11 @@ func newWires() (_ *wires, err error) {
 		}
 		return err
 	}
-	if err := errors.Join(namespace(&w.bare), namespace(&w.behindBare), namespace(&w.behindSlots), namespace(&w.behindSegment)); err != nil {
+	if err := errors.Join(namespace(&w.bare), namespace(&w.behindBare), namespace(&w.behindSlots), namespace(&w.behindSegment), namespace(&w.besideBare)); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(join("bench0", w.bare, "10.87.0.1/30", w.behindBare, "10.87.0.2/30", "10.254.200.0/22"),
-		join("bench0", nil, "10.87.1.1/30", w.behindSlots, "10.87.1.2/30", "10.254.200.0/22"), joinSegment("bench1", w.behindSegment)); err != nil {
+		join("bench0", nil, "10.87.1.1/30", w.behindSlots, "10.87.1.2/30", "10.254.200.0/22"), joinSegment(nil, w.behindSegment), joinSegment(w.bare, w.besideBare)); err != nil {
 		return nil, err
 	}
 	for _, name := range []string{"bench0", "bench1"} {
@@ -93,10 +94,10 @@ func newWires() (_ *wires, err error) {
 	translated.Mode = scope.Translated
 	l2 := scope.Config{V4: netip.MustParsePrefix("12.32.0.0/22"), Mode: scope.L2, Interface: "bench1", Ready: 2}
 	w.ways = []way{
-		{"bare", nil, w.behindBare, farAddress, farNetwork, "11.0.0.0/23"},
-		{"routed", &routed, w.behindSlots, farAddress, farNetwork, "11.0.0.0/23"},
-		{"translated", &translated, w.behindSlots, farAddress, farNetwork, "11.0.0.0/23"},
-		{"l2", &l2, w.behindSegment, segmentAddress, segmentNetwork, "12.0.0.0/23"},
+		{"bare", nil, w.behindBare, farAddress, farNetwork, "11.0.2.0/23"},
+		{"routed", &routed, w.behindSlots, farAddress, farNetwork, "11.0.2.0/23"},
+		{"translated", &translated, w.behindSlots, farAddress, farNetwork, "11.0.2.0/23"},
+		{"l2", &l2, w.behindSegment, segmentAddress, segmentNetwork, "12.0.2.0/23"},
 	}
 	w.net, err = scope.Open(routed)
 	return w, err
@@ -188,15 +189,18 @@ func side(ns *os.File, name string, addresses ...string) (h *netlink.Handle, l n
 	return h, l, h.LinkSetUp(l)
 }
 
-// joinSegment makes a link from this namespace to a network on it, of which the scanned addresses are
+// joinSegment makes a link from a namespace (nil: this one) to a network on it, of which the scanned addresses are
 // known neighbours.
-func joinSegment(name string, there *os.File) error {
+func joinSegment(here, there *os.File) error {
 	veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(there.Fd())}
-	veth.Name = name
+	veth.Name = "bench1"
+	if here != nil {
+		veth.Namespace = netlink.NsFd(here.Fd())
+	}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("segment: %w", err)
 	}
-	ours, near, err := side(nil, name, "12.63.0.1/10")
+	ours, near, err := side(here, "bench1", "12.63.0.1/10")
 	if err != nil {
 		return fmt.Errorf("segment: %w", err)
 	}
@@ -207,7 +211,7 @@ func joinSegment(name string, there *os.File) error {
 	}
 	defer theirs.Close()
 	for i := range addresses {
-		err := ours.NeighSet(&netlink.Neigh{LinkIndex: near.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.IPv4(12, 0, byte(i>>8), byte(i)), HardwareAddr: far.Attrs().HardwareAddr})
+		err := ours.NeighSet(&netlink.Neigh{LinkIndex: near.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.IPv4(12, 0, byte(2+i>>8), byte(i)), HardwareAddr: far.Attrs().HardwareAddr})
 		if err != nil {
 			return fmt.Errorf("neighbours: %w", err)
 		}
@@ -401,11 +405,12 @@ func (w *wires) speeds() error {
 	return nil
 }
 
-// ports compares nmap's scan of every port of a machine that answers at once.
+// ports compares nmap's scan of every port of a machine that answers at once. Who stands on a machine's
+// segment asks for its station first, over a bare link as well.
 func (w *wires) ports() error {
 	took := map[string][]float64{}
 	for range turns {
-		for _, y := range w.ways {
+		for _, y := range append([]way{{name: "bare_segment", far: segmentAddress}}, w.ways...) {
 			d, err := w.through(y, 0, func(from *os.File) error {
 				return within(from, time.Minute, "nmap", "-n", "-Pn", "-sS", "-T4", "-p-", y.far)
 			})
@@ -416,9 +421,14 @@ func (w *wires) ports() error {
 		}
 	}
 	report("nmap_all_ports_bare", took["bare"], "ms", "nmap -sS -p- of a machine without latency over a bare link")
+	report("nmap_all_ports_bare_segment", took["bare_segment"], "ms", "the same of a machine on the link's own segment")
 	for _, y := range w.ways[1:] {
+		bare := "bare"
+		if y.config.Mode == scope.L2 {
+			bare = "bare_segment"
+		}
 		report("nmap_all_ports_"+y.name, took[y.name], "ms", "the same through a slot, "+y.name)
-		ratio("nmap_all_ports_"+y.name+"_ratio", took[y.name], took["bare"], "a slot's against the bare link's")
+		ratio("nmap_all_ports_"+y.name+"_ratio", took[y.name], took[bare], "a slot's against that of "+bare)
 	}
 	return nil
 }
