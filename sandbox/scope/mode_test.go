@@ -215,7 +215,6 @@ func TestNobodySpeaksToASlotsOwnAddress(t *testing.T) {
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.NetNS(), allowed)) // the way is open
-	time.Sleep(100 * time.Millisecond)   // its end is on the way
 	before, err := s.Counters()
 	must(t, err)
 	l.in(t, func() {
