@@ -457,9 +457,8 @@ func sendPacket(pastQueue bool, frames [][]byte) error {
 		return err
 	}
 	defer unix.Close(fd)
-	const packetQdiscBypass = 20
 	if pastQueue {
-		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, packetQdiscBypass, 1); err != nil {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
 			return err
 		}
 	}
