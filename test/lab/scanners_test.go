@@ -15,9 +15,9 @@ import (
 	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
-// scanned is what the scope of the scanners' slots has. Of what answers in the lab it lacks the host
+// inScope is what the scope of the scanners' slots has. Of what answers in the lab it lacks the host
 // SSH, the hosts behind the router, and the one outside.
-var scanned = []string{SSHAndWeb, Web, Sites, SNMP, DNS, IPv6Host, Sites6, SNMP6, DNS6, Slow}
+var inScope = []string{SSHAndWeb, Web, Sites, SNMP, DNS, IPv6Host, Sites6, SNMP6, DNS6, Slow}
 
 // words are what gobuster tries, of paths and of names.
 const words = "nothing\nadmin\naway\nlogin\nshop\nstaff\nwww\n"
@@ -103,7 +103,7 @@ func scannersStay(t *testing.T, noBPF bool) {
 	if mode == scope.Translated {
 		sources = Prefixes(Uplink, Uplink6)
 	}
-	o := observed(t, Scope{Sources: sources, Targets: Prefixes(scanned...)})
+	o := observed(t, Scope{Sources: sources, Targets: Prefixes(inScope...)})
 	strangers := world.Strangers()
 	t.Run("all", func(t *testing.T) {
 		for i, c := range []struct {
@@ -145,7 +145,7 @@ func scannersStay(t *testing.T, noBPF bool) {
 		} {
 			t.Run(c.says, func(t *testing.T) {
 				t.Parallel()
-				s, err := n.Slot(t.Context(), scope.All(Prefixes(scanned...)...), 0)
+				s, err := n.Slot(t.Context(), scope.All(Prefixes(inScope...)...), 0)
 				must(t, err)
 				defer func() { must(t, s.Close()) }()
 				ends, err := SenderIn(s.NetNS())
