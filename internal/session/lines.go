@@ -15,7 +15,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -235,171 +234,37 @@ func (l *lines) deadline(d time.Duration) error {
 	return setReadDeadline(l.conn, d)
 }
 
-// take reads a line as JSON-RPC: by its exact names, each at most once. nil: it is for nobody.
+// take reads a line. nil: it is for nobody.
 func (l *lines) take(line []byte) (jsonrpc.Message, error) {
 	if len(line) == 0 {
 		return nil, nil
 	}
-	var none jsonrpc.ID
-	if !utf8.Valid(line) || !json.Valid(line) {
-		return nil, fault{none, jsonrpc.Error{Code: jsonrpc.CodeParseError, Message: "a message is one line of JSON in UTF-8"}}
-	}
-	if line[0] == '[' {
-		return nil, invalid(none, "batches are not taken; send each message on a line of its own")
-	}
-	if line[0] != '{' {
-		return nil, invalid(none, "a message is a JSON object")
-	}
-	var version, rawID, rawMethod, params, result, rawError json.RawMessage
-	once := members(line, func(name string, value json.RawMessage) {
-		switch name {
-		case "jsonrpc":
-			version = value
-		case "id":
-			rawID = value
-		case "method":
-			rawMethod = value
-		case "params":
-			params = value
-		case "result":
-			result = value
-		case "error":
-			rawError = value
+	m, f := parse(line)
+	if f != nil {
+		if l.isOpen(f.id) {
+			f.id = jsonrpc.ID{} // it would be taken for the answer to the other one
 		}
-	})
-	if !once {
-		return nil, invalid(none, "a message has each of its names once")
-	}
-	id, err := l.identify(rawID)
-	if err != nil {
-		return nil, err
-	}
-	about := id // what an answer to this line may be about
-	if l.isOpen(id) {
-		about = none // that would be taken for the answer to the other one
-	}
-	if string(version) != `"2.0"` {
-		return nil, invalid(about, `"jsonrpc" must be "2.0"`)
-	}
-	if rawMethod == nil {
-		return l.answerOf(about, id, result, rawError)
-	}
-	var method string
-	switch {
-	case rawMethod[0] != '"' || json.Unmarshal(rawMethod, &method) != nil:
-		return nil, invalid(about, `"method" must be a string`)
-	case result != nil || rawError != nil:
-		return nil, invalid(about, "a message is a request or an answer, not both")
-	case string(params) == "null":
-		params = nil
-	case params != nil && params[0] != '{':
-		return nil, invalid(about, `"params" must be an object`)
-	}
-	token, wrong := inside(params)
-	if method == initialize && len(params) > maxAbout {
-		wrong = fmt.Sprintf("what a client says of itself has at most %d bytes", maxAbout)
-	}
-	if wrong != "" {
-		return nil, fault{about, jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: wrong}}
-	}
-	if !id.IsValid() {
-		return l.notified(method, params)
-	}
-	if f := l.begin(id, &call{method: method, token: token}); f != nil {
 		return nil, *f
 	}
-	if method == initialize {
+	if m.method == "" {
+		return l.answerOf(m)
+	}
+	if !m.id.IsValid() {
+		return l.notified(m.method, m.params)
+	}
+	if f := l.begin(m.id, &call{method: m.method, token: m.token}); f != nil {
+		return nil, *f
+	}
+	if m.method == initialize {
 		l.greeted = true
 	}
-	return &jsonrpc.Request{ID: id, Method: method, Params: params}, nil
-}
-
-// identify reads an id; not valid: there is none.
-func (l *lines) identify(raw json.RawMessage) (jsonrpc.ID, error) {
-	if raw == nil {
-		return jsonrpc.ID{}, nil
-	}
-	id := identifier(raw)
-	if !id.IsValid() {
-		return id, invalid(id, `"id" must be a string of at most %d bytes, or a whole number of at most 2^53`, maxID)
-	}
-	return id, nil
-}
-
-const maxID = 256 // bytes
-
-// identifier is an id, or the token of progress, that comes back as it was; not valid: it would
-// not.
-func identifier(raw json.RawMessage) jsonrpc.ID {
-	var value any
-	if raw[0] == '"' {
-		var s string
-		// What is no Unicode has become U+FFFD.
-		if json.Unmarshal(raw, &s) != nil || len(s) > maxID || strings.ContainsRune(s, utf8.RuneError) {
-			return jsonrpc.ID{}
-		}
-		value = s
-	} else {
-		n, err := strconv.ParseInt(string(raw), 10, 64)
-		if err != nil || n > 1<<53 || n < -1<<53 {
-			return jsonrpc.ID{}
-		}
-		value = float64(n)
-	}
-	id, err := jsonrpc.MakeID(value)
-	if err != nil {
-		return jsonrpc.ID{}
-	}
-	return id
-}
-
-// maxAbout bounds what the SDK makes a tree of, in bytes: the parameters of initialize, and each
-// _meta. The tree takes up to eighty times as much memory, and that of the first is kept.
-const maxAbout = 32 << 10
-
-// inside looks for what the connection has to know of a request's parameters: the token of its
-// progress.
-func inside(params json.RawMessage) (token jsonrpc.ID, wrong string) {
-	if params == nil {
-		return token, ""
-	}
-	var meta, raw json.RawMessage
-	if !members(params, func(name string, value json.RawMessage) {
-		if name == "_meta" {
-			meta = value
-		}
-	}) {
-		return token, `"params" has each of its names once`
-	}
-	if meta == nil || meta[0] != '{' {
-		return token, ""
-	}
-	if len(meta) > maxAbout {
-		return token, fmt.Sprintf(`"_meta" has at most %d bytes`, maxAbout)
-	}
-	if !members(meta, func(name string, value json.RawMessage) {
-		if name == "progressToken" {
-			raw = value
-		}
-	}) {
-		return token, `"_meta" has each of its names once`
-	}
-	if raw == nil || string(raw) == "null" {
-		return token, ""
-	}
-	if token = identifier(raw); !token.IsValid() {
-		return token, `"progressToken" is a string of at most 256 bytes, or a whole number of at most 2^53`
-	}
-	return token, ""
+	return &jsonrpc.Request{ID: m.id, Method: m.method, Params: m.params}, nil
 }
 
 // answerOf is the client's answer to what the server has asked. Any other is for nobody.
-func (l *lines) answerOf(about, id jsonrpc.ID, result, rawError json.RawMessage) (jsonrpc.Message, error) {
-	if result == nil && rawError == nil {
-		return nil, invalid(about, `"method" is missing`)
-	}
+func (l *lines) answerOf(m envelope) (jsonrpc.Message, error) {
 	l.mu.Lock()
-	at := slices.Index(l.asked, id)
+	at := slices.Index(l.asked, m.id)
 	if at >= 0 {
 		l.asked = slices.Delete(l.asked, at, at+1)
 	}
@@ -407,11 +272,11 @@ func (l *lines) answerOf(about, id jsonrpc.ID, result, rawError json.RawMessage)
 	if at < 0 {
 		return nil, nil
 	}
-	r := &jsonrpc.Response{ID: id, Result: result}
-	if rawError != nil {
+	r := &jsonrpc.Response{ID: m.id, Result: m.result}
+	if m.rawError != nil {
 		said := &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "the client's error cannot be read"}
-		if rawError[0] == '{' {
-			members(rawError, func(name string, value json.RawMessage) {
+		if m.rawError[0] == '{' {
+			members(m.rawError, func(name string, value json.RawMessage) {
 				switch name { // what does not fit is left out
 				case "code":
 					_ = json.Unmarshal(value, &said.Code)
@@ -765,65 +630,4 @@ func told(err error) *jsonrpc.Error {
 		said.Message = strings.ToValidUTF8(said.Message[:maxTold], "") + "…"
 	}
 	return &said
-}
-
-// members visits the names and values of an object that is valid JSON; false: a name comes twice.
-func members(object []byte, visit func(name string, value json.RawMessage)) (once bool) {
-	once = true
-	seen := map[string]bool{}
-	for i := blank(object, 1); object[i] == '"'; {
-		end := skip(object, i)
-		name := string(object[i+1 : end-1])
-		if strings.IndexByte(name, '\\') >= 0 {
-			_ = json.Unmarshal(object[i:end], &name) // it is valid
-		}
-		i = blank(object, blank(object, end)+1)
-		end = skip(object, i)
-		visit(name, object[i:end:end])
-		once = once && !seen[name]
-		seen[name] = true
-		if i = blank(object, end); object[i] == ',' {
-			i = blank(object, i+1)
-		}
-	}
-	return once
-}
-
-// blank is where the next thing begins.
-func blank(b []byte, i int) int {
-	for b[i] == ' ' || b[i] == '\t' || b[i] == '\r' || b[i] == '\n' {
-		i++
-	}
-	return i
-}
-
-// skip is where the value that begins at i ends.
-func skip(b []byte, i int) int {
-	depth := 0
-	for {
-		switch b[i] {
-		case '"':
-			for i++; b[i] != '"'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-			i++
-		case '{', '[':
-			depth++
-			i++
-		case '}', ']':
-			depth--
-			i++
-		case ',', ':', ' ', '\t', '\r', '\n':
-			i++
-		default: // a number or a word
-			for i < len(b) && !strings.ContainsRune(",:]} \t\r\n", rune(b[i])) {
-				i++
-			}
-		}
-		if depth == 0 {
-			return i
-		}
-	}
 }

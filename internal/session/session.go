@@ -76,6 +76,7 @@ type Speaker struct {
 	server *mcp.Server
 	limits Limits
 	log    *slog.Logger
+	http   *over
 
 	mu    sync.Mutex
 	calls int            // under way
@@ -85,13 +86,14 @@ type Speaker struct {
 // New makes a speaker for server, and has a panic of its handlers end one call alone. Whatever
 // else shall see a call goes into the server's middleware before.
 func New(server *mcp.Server, l Limits, log *slog.Logger) *Speaker {
-	s := &Speaker{server: server, limits: l.orDefaults(), log: log, byUID: map[uint32]int{}}
-	server.AddReceivingMiddleware(s.guard)
+	l = l.orDefaults()
+	s := &Speaker{server: server, limits: l, log: log, http: newOver(server, l), byUID: map[uint32]int{}}
+	server.AddReceivingMiddleware(s.guard, s.overHTTP)
 	return s
 }
 
-// Close ends what outlives connections.
-func (s *Speaker) Close() {}
+// Close ends what outlives connections: HTTP sessions. There will be no others.
+func (s *Speaker) Close() { s.http.close() }
 
 // Serve speaks until the connection or ctx ends, and closes conn: newline JSON, or HTTP/1.1 if
 // conn is a net.Conn and the first byte is a capital letter. Values of ctx reach the handlers of
@@ -131,10 +133,6 @@ type sniffed struct {
 }
 
 func (s sniffed) Read(b []byte) (int, error) { return s.in.Read(b) }
-
-func (s *Speaker) serveHTTP(context.Context, net.Conn, uint32) error {
-	return errors.New("HTTP is not spoken yet")
-}
 
 // setReadDeadline bounds the reads that follow; 0 is for ever. What has no deadlines (a terminal)
 // has none.
