@@ -53,6 +53,14 @@ type over struct {
 type opened struct {
 	uid uint32
 	ss  *mcp.ServerSession
+	ctx context.Context // of its calls; the SDK's Close would wait for them
+	end func()
+}
+
+// close ends a session with its calls. Its client, or the SDK, may have done so.
+func (o *opened) close() {
+	o.end()
+	_ = o.ss.Close()
 }
 
 // newOver makes the handlers. A session's requests may come over any connection of its user, so
@@ -133,8 +141,11 @@ func (s *Speaker) overHTTP(next mcp.MethodHandler) mcp.MethodHandler {
 		ctx, end := context.WithCancelCause(ctx)
 		defer end(nil)
 		defer context.AfterFunc(e.request, func() { end(errGone) })()
+		if e.session != nil {
+			defer context.AfterFunc(e.session.ctx, func() { end(errGone) })()
+		}
 		result, err := next(ctx, method, r)
-		if err != nil && e.request.Err() != nil {
+		if err != nil && context.Cause(ctx) == errGone {
 			return nil, errGone
 		}
 		return result, err
@@ -162,8 +173,11 @@ func (s *Speaker) openSession(ss *mcp.ServerSession, uid uint32) *jsonrpc.Error 
 	case len(h.open) >= s.limits.Sessions:
 		return busy("%d sessions are open in all; ask again in a few minutes", s.limits.Sessions)
 	}
-	h.open[ss.ID()] = &opened{uid: uid, ss: ss}
+	o := &opened{uid: uid, ss: ss}
+	o.ctx, o.end = context.WithCancel(context.Background())
+	h.open[ss.ID()] = o
 	h.running.Go(func() {
+		defer o.end()
 		_ = ss.Wait() // however it ended
 		h.mu.Lock()
 		delete(h.open, ss.ID())
@@ -191,7 +205,7 @@ func (h *over) close() {
 	}
 	h.mu.Unlock()
 	for _, o := range all {
-		_ = o.ss.Close() // its client may have done so
+		o.close()
 	}
 	h.running.Wait()
 }
@@ -317,6 +331,9 @@ func (h *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.pass(w, r, e, h.http.stateless)
 	case e.session == nil && m.method != initialize:
 		refuse(w, http.StatusBadRequest, invalid(m.id, "begin with initialize, and send the %s that it answers", sessionHeader))
+	case r.Method == http.MethodDelete:
+		e.session.close()
+		w.WriteHeader(http.StatusNoContent)
 	default:
 		h.pass(w, r, e, h.http.sessions)
 	}
