@@ -20,6 +20,10 @@ CLANG := 19.1.7
 FOR_BPF := clang-19 llvm-19
 FOR_GUESTS := $(FOR_PACKAGES) lintian mmdebstrap debian-archive-keyring systemd-container qemu-system-x86 e2fsprogs
 
+# No script of a package is run, and npm's complaints about the older Node that runs it are beside
+# the point.
+NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefer-offline --cache $${XDG_CACHE_HOME:-$$HOME/.cache}/secmcpd-test/npm
+
 # need installs those Debian packages that are missing. Elsewhere the tools themselves are missed.
 need = @command -v dpkg-query >/dev/null || exit 0; missing=$$(for p in $(1); do \
 	dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
@@ -51,13 +55,26 @@ lint: bin/staticcheck-$(STATICCHECK)
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt:" $$unformatted; exit 1; }
 	go vet -tags $(TAGS) ./...
 	go vet -tags systest,$(TAGS) ./test/vm
+	go vet -tags conformance,$(TAGS) ./test/conformance
 	go mod tidy -diff
-	GOFLAGS=-tags=systest,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
+	GOFLAGS=-tags=systest,conformance,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
 	@if clang-19 --version 2>/dev/null | grep -qF ' $(CLANG) '; then $(MAKE) bpf && git diff --exit-code sandbox/scope/bpf; \
 		else echo "clang $(CLANG) is not here: that sandbox/scope/bpf/scope.o is what its sources compile to was not checked"; fi
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
 	shellcheck .ci/run test/vm/run test/vm/lib.sh
 	shellcheck -s bash -e SC2154 test/vm/cases/*.sh # what they use, lib.sh sets
+
+# The protocol, judged by the official suite and the inspector. Debian's npm fetches what
+# package-lock.json pins, a newer Node with it.
+conformance: bin/conformance/installed
+	$(call need,$(FOR_TEST))
+	go test -tags conformance,$(TAGS) ./test/conformance -count=1 -timeout 5m
+
+bin/conformance/installed: test/conformance/package.json test/conformance/package-lock.json
+	@command -v npm >/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends npm; }
+	rm -rf bin/conformance && mkdir -p bin/conformance && cp test/conformance/package*.json bin/conformance
+	cd bin/conformance && $(NPM_CI)
+	touch $@
 
 demo: build
 	$(call need,$(FOR_TEST))
@@ -104,4 +121,4 @@ vmtest: packages
 clean:
 	rm -rf bin dist
 
-.PHONY: build test bpf lint vuln demo bench packages systest vmtest clean
+.PHONY: build test bpf lint vuln conformance demo bench packages systest vmtest clean

@@ -351,7 +351,6 @@ func (h *router) read(w http.ResponseWriter, r *http.Request) (envelope, bool) {
 	in := http.NewResponseController(w)
 	_ = in.SetReadDeadline(time.Now().Add(h.limits.Message)) // it fails where the connection does
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(h.limits.Line)))
-	_ = in.SetReadDeadline(time.Time{})
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
