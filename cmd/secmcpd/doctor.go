@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/secmcpd/secmcpd/internal/bridge"
 	"github.com/secmcpd/secmcpd/internal/launcher"
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/runners"
@@ -397,7 +398,7 @@ func lookSockets(s settings) finding {
 	for _, want := range []struct {
 		path string
 		mode fs.FileMode
-	}{{defaultSocket, 0o660}, {s.FrontSocket, 0o600}} {
+	}{{bridge.Socket, 0o660}, {s.FrontSocket, 0o600}} {
 		info, err := os.Stat(want.path)
 		if err != nil {
 			return fault(plain(err), "agents cannot connect", "systemctl start secmcpd.socket secmcpd-front.socket")
@@ -406,7 +407,7 @@ func lookSockets(s settings) finding {
 			return fault(fmt.Sprintf("%s is %s", want.path, info.Mode()), "others than the agents' group could connect", "systemctl restart secmcpd.socket secmcpd-front.socket")
 		}
 	}
-	return ok("%s, %s", defaultSocket, s.FrontSocket)
+	return ok("%s, %s", bridge.Socket, s.FrontSocket)
 }
 
 func lookDirectories(s settings) finding {
