@@ -1,4 +1,4 @@
-# machine only: takes more than a minute, the least that the settings allow
+# one machine only: takes more than a minute, the least that the settings allow
 # A scanner that has used up its processor time is ended, and its job says why.
 hog_up "limits: {cpu_time: 1m}"
 before=$(counted cpu)

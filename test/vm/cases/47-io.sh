@@ -1,4 +1,4 @@
-# machine only: needs the io controller
+# one machine only: needs the io controller
 # A scanner that keeps the disk busy, reading or writing, gets its share, and no more.
 hog_up "limits: {io_mib: 1}"
 declare -A told_as=([reads]=read_bytes [writes]=written_bytes)

@@ -1,4 +1,4 @@
-# machine only: needs the memory, pids, cpu and io controllers
+# one machine only: needs the memory, pids, cpu and io controllers
 # All scans together have limits of their own: none of these runs into that of one scan.
 hog_up $'limits: {memory_mib: 96, processes: 8, cpu_percent: 100, io_mib: 4}\nscans: {memory_mib: 96, processes: 8, cpu_percent: 40, io_mib: 1}'
 pid=$(launcher)
