@@ -56,9 +56,9 @@ lint: bin/staticcheck-$(STATICCHECK)
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt:" $$unformatted; exit 1; }
 	go vet -tags $(TAGS) ./...
 	go vet -tags systest,$(TAGS) ./test/vm
-	go vet -tags conformance,bundle,$(TAGS) ./test/conformance ./packaging/mcpb
+	go vet -tags conformance,clients,bundle,$(TAGS) ./test/conformance ./test/clients ./packaging/mcpb
 	go mod tidy -diff
-	GOFLAGS=-tags=systest,conformance,bundle,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
+	GOFLAGS=-tags=systest,conformance,clients,bundle,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
 	@if clang-19 --version 2>/dev/null | grep -qF ' $(CLANG) '; then $(MAKE) bpf && git diff --exit-code sandbox/scope/bpf; \
 		else echo "clang $(CLANG) is not here: that sandbox/scope/bpf/scope.o is what its sources compile to was not checked"; fi
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
@@ -71,10 +71,16 @@ conformance: bin/conformance/installed
 	$(call need,$(FOR_TEST))
 	go test -tags conformance,$(TAGS) ./test/conformance -count=1 -timeout 5m
 
-bin/conformance/installed: test/conformance/package.json test/conformance/package-lock.json
+# Real clients with the snippets of docs/clients.md. They are 1.2 GB, so that this is not for every
+# change.
+clients: bin/clients/installed
+	$(call need,$(FOR_TEST))
+	go test -tags clients,$(TAGS) ./test/clients -count=1 -timeout 5m
+
+bin/%/installed: test/%/package.json test/%/package-lock.json
 	@command -v npm >/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends npm; }
-	rm -rf bin/conformance && mkdir -p bin/conformance && cp test/conformance/package*.json bin/conformance
-	cd bin/conformance && $(NPM_CI)
+	rm -rf bin/$* && mkdir -p bin/$* && cp test/$*/package.json test/$*/package-lock.json bin/$*
+	cd bin/$* && $(NPM_CI)
 	touch $@
 
 demo: build
@@ -133,4 +139,4 @@ vmtest: packages
 clean:
 	rm -rf bin dist
 
-.PHONY: build test bpf lint vuln conformance demo bench packages bundle systest vmtest clean
+.PHONY: build test bpf lint vuln conformance clients demo bench packages bundle systest vmtest clean
