@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -150,10 +149,35 @@ func (p *proof) give(ctx context.Context, ports *Ports, which func(targetEnds) n
 		t.Prefixes = append(t.Prefixes, netip.PrefixFrom(which(e), which(e).BitLen()))
 	}
 	s, err := p.net.slotOn(ctx, p.on, []Target{t}, 0)
-	if err == nil {
-		p.undo = append(p.undo, s.Close)
+	if err != nil {
+		return nil, err
+	}
+	p.undo = append(p.undo, s.Close)
+	if p.on != nil {
+		err = s.know(p.ends)
 	}
 	return s, err
+}
+
+// know tells a slot's kernel that the target's addresses are on the link. It would ask, and only once in
+// a second: the target's kernel hears questions of IPv6 when it has come to it, some time after it was
+// given the address. Which station has them is the filter's matter.
+func (s *Slot) know(ends []targetEnds) error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(s.netns.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	eth0, err := h.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	for _, e := range ends {
+		for _, a := range []netip.Addr{e.to, e.beside} {
+			err = errors.Join(err, h.NeighSet(neighbour(eth0, a, s.outer.Attrs().HardwareAddr)))
+		}
+	}
+	return err
 }
 
 func (p *proof) close() error {
@@ -612,13 +636,8 @@ func (n *Net) makeTarget(ends []targetEnds) (_ *os.File, on *segment, remove fun
 		for _, a := range at {
 			err = errors.Join(err, netlink.NeighSet(neighbour(link, a, link.PeerHardwareAddr)))
 		}
-		if on != nil { // no route leads there, and slots ask for the stations
-			for _, a := range at {
-				station := alone(a)
-				station.Mask = net.CIDRMask(on.bits(a), a.BitLen())
-				err = errors.Join(err, there.AddrAdd(eth0, station))
-			}
-			continue
+		if on != nil {
+			continue // no route leads there
 		}
 		err = errors.Join(err, netlink.AddrAdd(link, alone(own)))
 		for _, a := range at {
