@@ -94,6 +94,7 @@ func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) 
 		return nil, err
 	}
 	f.speaker = mcpsession.New(server, mcpsession.Limits{}, f.log)
+	f.speaker.Ready = f.ready
 	return f, f.remember(ctx)
 }
 

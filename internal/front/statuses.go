@@ -10,7 +10,7 @@ import (
 type statuses struct {
 	mu    sync.Mutex
 	round int // counts removals
-	kept  map[statusKey]json.RawMessage
+	kept  map[statusKey]status
 }
 
 type statusKey struct {
@@ -18,29 +18,32 @@ type statusKey struct {
 	id  string
 }
 
+// status is an answer, and the result of a call as it goes over the wire, which has it twice.
+type status struct{ text, whole json.RawMessage }
+
 const (
-	maxStatuses = 256
-	maxStatus   = 16 << 10 // bytes of one that is kept
+	maxStatuses = 64
+	maxStatus   = 64 << 10 // bytes of one that is kept
 )
 
-// get returns an answer, or nil and what put wants of whoever makes it.
-func (s *statuses) get(uid uint32, id string) (json.RawMessage, int) {
+// get returns an answer, or an empty one and what put wants of whoever makes it.
+func (s *statuses) get(uid uint32, id string) (status, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.kept[statusKey{uid, id}], s.round
 }
 
 // put keeps an answer, unless jobs have been removed since get.
-func (s *statuses) put(uid uint32, id string, text json.RawMessage, round int) {
+func (s *statuses) put(uid uint32, id string, answer status, round int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(text) > maxStatus || round != s.round {
+	if len(answer.text)+len(answer.whole) > maxStatus || round != s.round {
 		return
 	}
 	if s.kept == nil || len(s.kept) >= maxStatuses {
-		s.kept = map[statusKey]json.RawMessage{}
+		s.kept = map[statusKey]status{}
 	}
-	s.kept[statusKey{uid, id}] = text
+	s.kept[statusKey{uid, id}] = answer
 }
 
 // forget drops all: jobs have been removed.

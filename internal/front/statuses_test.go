@@ -25,7 +25,7 @@ func TestAStatusThatIsKeptGoesWithItsJob(t *testing.T) {
 	if first["status"] != "completed" {
 		t.Fatalf("%v", first)
 	}
-	if kept, _ := h.front.statuses.get(1000, id); kept == nil {
+	if kept, _ := h.front.statuses.get(1000, id); kept.text == nil {
 		t.Error("it is not kept")
 	}
 	if diff := cmp.Diff(first, h.call(s, "job_status", map[string]any{"job_id": id})); diff != "" {
@@ -45,13 +45,13 @@ func TestStatusesAreBounded(t *testing.T) {
 	var s statuses
 	_, round := s.get(1, "a")
 	s.forget()
-	s.put(1, "a", json.RawMessage(`{}`), round) // made before the removal
-	s.put(1, "b", make(json.RawMessage, maxStatus+1), round+1)
+	s.put(1, "a", status{text: json.RawMessage(`{}`)}, round) // made before the removal
+	s.put(1, "b", status{make(json.RawMessage, 1), make(json.RawMessage, maxStatus)}, round+1)
 	if len(s.kept) != 0 {
 		t.Errorf("%d are kept", len(s.kept))
 	}
 	for i := range uint32(3 * maxStatuses) {
-		if s.put(i, "a", json.RawMessage(`{}`), round+1); len(s.kept) > maxStatuses {
+		if s.put(i, "a", status{text: json.RawMessage(`{}`)}, round+1); len(s.kept) > maxStatuses {
 			t.Fatalf("%d are kept", len(s.kept))
 		}
 	}

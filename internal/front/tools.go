@@ -428,19 +428,36 @@ func (f *front) jobStatus(ctx context.Context, s *session, r *mcp.CallToolReques
 	}
 	id := v.text(argJob)
 	kept, round := f.statuses.get(s.client.UID, id)
-	if kept != nil {
-		return kept, nil
+	if kept.text != nil {
+		return kept.text, nil
 	}
 	a, err := f.look(ctx, s, r, id, v.number(argWait), query{Limit: defaultPage})
 	if a, ok := a.(answer); ok {
 		if a = a.brief(); err == nil && !a.Ended.IsZero() && a.PollAfterS == 0 {
-			kept = encode(a)
-			f.statuses.put(s.client.UID, id, kept, round)
-			return kept, nil
+			text := encode(a)
+			whole, err := result(text, nil)
+			if err != nil {
+				return nil, err
+			}
+			f.statuses.put(s.client.UID, id, status{text, encode(whole)}, round)
+			return text, nil
 		}
 		return a, err
 	}
 	return a, err
+}
+
+// ready is what a call is answered with that is a job_status of which the answer is kept.
+func (f *front) ready(ctx context.Context, tool string, arguments json.RawMessage) json.RawMessage {
+	if tool != "job_status" {
+		return nil
+	}
+	v, wrong := read(statusArguments, arguments)
+	if wrong != nil {
+		return nil
+	}
+	kept, _ := f.statuses.get(sessionOf(ctx).client.UID, v.text(argJob))
+	return kept.whole
 }
 
 func (f *front) jobResult(ctx context.Context, s *session, r *mcp.CallToolRequest) (any, error) {

@@ -44,108 +44,113 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte("x[[[\nx{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"id\":2}\nx\xff\nx{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{}}\n"))
 	f.Add([]byte("x" + strings.Repeat("a", 5000) + "\ne1\nq1\nq2\nx{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n"))
 	f.Fuzz(func(t *testing.T, script []byte) {
-		p := newPlace(Limits{Line: 4096, InFlight: 4, Write: time.Minute, Message: time.Minute})
-		ours, theirs := net.Pipe()
-		c := p.serve(t, ours, theirs, 1000)
-		nonce := rand.Text() // so that no line of the fuzzer's own has an id of ours
-		heard := make(chan message, 1)
-		go func() {
-			defer close(heard)
-			in := bufio.NewScanner(ours)
-			for in.Buffer(nil, 1<<20); in.Scan(); {
-				var m message
-				if err := json.Unmarshal(in.Bytes(), &m); err != nil {
-					t.Errorf("the server says %q", in.Text())
-				}
-				heard <- m
-			}
-		}()
-		answers, sent, slow, gone := map[string]int{}, map[string]int{}, map[string]bool{}, map[string]bool{}
-		read, done := make(chan struct{}), make(chan struct{})
-		barrier, fence := nonce+"barrier", nonce+"fence"
-		go func() {
-			defer close(done)
-			for m := range heard {
-				if id, ok := m.ID.(string); ok && strings.HasPrefix(id, nonce) {
-					switch answers[id]++; id {
-					case barrier:
-						close(read)
-					case fence:
-						return
-					}
-				}
-			}
-		}()
-		released := false // the calls of "wait" end by themselves
-		c.say(hello)
-		for line := range bytes.Lines(script) {
-			line = bytes.TrimSuffix(line, newline)
-			if len(line) == 0 {
-				continue
-			}
-			id := nonce + string(bytes.ToValidUTF8(line[1:min(len(line), 3)], nil))
-			if strings.ContainsRune(id, '\uFFFD') {
-				continue
-			}
-			tool := map[byte]string{'e': "echo", 'w': "wait", 'f': "fail", 'k': "panic", 'l': "large", 'p': "unheard-of"}[line[0]]
-			switch {
-			case tool != "" && sent[id] == 0 && !gone[id]:
-				sent[id]++
-				slow[id] = tool == "wait" && !released
-				c.say("%s", calling(id, tool))
-			case tool != "" && slow[id] && !gone[id] && !released: // it is under way, or was refused for lack of room
-				sent[id]++
-				c.say("%s", calling(id, tool))
-			case line[0] == 'c':
-				gone[id] = true
-				c.say("%s", cancelling(id))
-			case line[0] == 'r' && !released:
-				released = true
-				close(p.release)
-			case line[0] == 'x':
-				c.say("%s", line[1:])
-			}
-		}
-		if !released {
-			close(p.release)
-		}
-		// All has been read when this is answered, and nothing is left when no call is counted any more.
-		c.say(`{"jsonrpc":"2.0","id":%s,"method":"ping"}`, plain(barrier))
-		select {
-		case <-read:
-		case <-time.After(10 * time.Second):
-			t.Fatal("the session does not live")
-		}
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Microsecond) {
-			p.mu.Lock()
-			left := p.calls
-			p.mu.Unlock()
-			if left == 0 {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatal("calls are never answered")
-			}
-		}
-		c.say(`{"jsonrpc":"2.0","id":%s,"method":"ping"}`, plain(fence))
-		select {
-		case <-done:
-		case <-time.After(10 * time.Second):
-			t.Fatal("the session does not live")
-		}
-		for id, most := range sent {
-			if n := answers[id]; n > most || n == 0 && !gone[id] {
-				t.Errorf("%q was answered %d times (cancelled: %v)", id, n, gone[id])
-			}
-		}
-		ours.Close()
-		for range heard {
-		}
-		if err := c.ended(); err != nil {
-			t.Errorf("it ended with %v", err)
-		}
-		p.nothingUnderWay(t)
+		limits := Limits{Line: 4096, InFlight: 4, Write: time.Minute, Message: time.Minute}
+		follow(t, script, newPlace(limits))
+		follow(t, script, prepared(limits))
 	})
+}
+
+func follow(t *testing.T, script []byte, p *place) {
+	ours, theirs := net.Pipe()
+	c := p.serve(t, ours, theirs, 1000)
+	nonce := rand.Text() // so that no line of the fuzzer's own has an id of ours
+	heard := make(chan message, 1)
+	go func() {
+		defer close(heard)
+		in := bufio.NewScanner(ours)
+		for in.Buffer(nil, 1<<20); in.Scan(); {
+			var m message
+			if err := json.Unmarshal(in.Bytes(), &m); err != nil {
+				t.Errorf("the server says %q", in.Text())
+			}
+			heard <- m
+		}
+	}()
+	answers, sent, slow, gone := map[string]int{}, map[string]int{}, map[string]bool{}, map[string]bool{}
+	read, done := make(chan struct{}), make(chan struct{})
+	barrier, fence := nonce+"barrier", nonce+"fence"
+	go func() {
+		defer close(done)
+		for m := range heard {
+			if id, ok := m.ID.(string); ok && strings.HasPrefix(id, nonce) {
+				switch answers[id]++; id {
+				case barrier:
+					close(read)
+				case fence:
+					return
+				}
+			}
+		}
+	}()
+	released := false // the calls of "wait" end by themselves
+	c.say(hello)
+	for line := range bytes.Lines(script) {
+		line = bytes.TrimSuffix(line, newline)
+		if len(line) == 0 {
+			continue
+		}
+		id := nonce + string(bytes.ToValidUTF8(line[1:min(len(line), 3)], nil))
+		if strings.ContainsRune(id, '\uFFFD') {
+			continue
+		}
+		tool := map[byte]string{'e': "echo", 'w': "wait", 'f': "fail", 'k': "panic", 'l': "large", 'p': "unheard-of"}[line[0]]
+		switch {
+		case tool != "" && sent[id] == 0 && !gone[id]:
+			sent[id]++
+			slow[id] = tool == "wait" && !released
+			c.say("%s", calling(id, tool))
+		case tool != "" && slow[id] && !gone[id] && !released: // it is under way, or was refused for lack of room
+			sent[id]++
+			c.say("%s", calling(id, tool))
+		case line[0] == 'c':
+			gone[id] = true
+			c.say("%s", cancelling(id))
+		case line[0] == 'r' && !released:
+			released = true
+			close(p.release)
+		case line[0] == 'x':
+			c.say("%s", line[1:])
+		}
+	}
+	if !released {
+		close(p.release)
+	}
+	// All has been read when this is answered, and nothing is left when no call is counted any more.
+	c.say(`{"jsonrpc":"2.0","id":%s,"method":"ping"}`, plain(barrier))
+	select {
+	case <-read:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the session does not live")
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Microsecond) {
+		p.mu.Lock()
+		left := p.calls
+		p.mu.Unlock()
+		if left == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("calls are never answered")
+		}
+	}
+	c.say(`{"jsonrpc":"2.0","id":%s,"method":"ping"}`, plain(fence))
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the session does not live")
+	}
+	for id, most := range sent {
+		if n := answers[id]; n > most || n == 0 && !gone[id] {
+			t.Errorf("%q was answered %d times (cancelled: %v)", id, n, gone[id])
+		}
+	}
+	ours.Close()
+	for range heard {
+	}
+	if err := c.ended(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	p.nothingUnderWay(t)
 }
 
 // settled waits until there are no more goroutines than before.

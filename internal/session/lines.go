@@ -24,6 +24,7 @@ import (
 // Methods that the connection itself has to know.
 const (
 	initialize  = "initialize"
+	callTool    = "tools/call"
 	initialized = "notifications/initialized"
 	cancelled   = "notifications/cancelled"
 	progress    = "notifications/progress"
@@ -58,6 +59,7 @@ type lines struct {
 	counted int                  // of them, those that count against the limits
 	asked   []jsonrpc.ID         // what the server has asked of the client, the newest of it
 	waiting []*call              // with progress that has not been written
+	plain   bool                 // it has begun in an era that one session is of; see atOnce
 	quiet   chan struct{}        // one token whenever the last answer is about to be written
 
 	writing sync.Mutex // one message at a time
@@ -67,6 +69,7 @@ type lines struct {
 type call struct {
 	method    string
 	token     jsonrpc.ID // of its progress; not valid: none is wanted
+	plain     bool       // an initialize that asks for an era that one session is of
 	cancelled bool
 	progress  []byte // the newest that has not been written
 }
@@ -117,7 +120,7 @@ func (l *lines) end(why error) {
 // Read returns the next message that is one, and answers whatever is none. At the end of the
 // client's input it waits until all is answered: `printf … | secmcpd connect` is a client that has
 // nothing more to say and waits.
-func (l *lines) Read(context.Context) (jsonrpc.Message, error) {
+func (l *lines) Read(ctx context.Context) (jsonrpc.Message, error) {
 	for {
 		line, err := l.line()
 		var f fault
@@ -137,7 +140,14 @@ func (l *lines) Read(context.Context) (jsonrpc.Message, error) {
 		if err != nil {
 			return nil, l.over(err)
 		}
-		if m != nil {
+		if m == nil {
+			continue
+		}
+		done, err := l.atOnce(ctx, m)
+		if err != nil {
+			return nil, l.over(err)
+		}
+		if !done {
 			return m, nil
 		}
 	}
@@ -252,7 +262,7 @@ func (l *lines) take(line []byte) (jsonrpc.Message, error) {
 	if !m.id.IsValid() {
 		return l.notified(m.method, m.params)
 	}
-	if f := l.begin(m.id, &call{method: m.method, token: m.token}); f != nil {
+	if f := l.begin(m.id, &call{method: m.method, token: m.token, plain: m.method == initialize && plainEra(m.params)}); f != nil {
 		return nil, *f
 	}
 	if m.method == initialize {
@@ -366,6 +376,12 @@ func (l *lines) begin(id jsonrpc.ID, c *call) *fault {
 	return nil
 }
 
+func (l *lines) isPlain() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.plain
+}
+
 func (l *lines) listens() bool {
 	for _, c := range l.open {
 		if c.method == listen {
@@ -431,7 +447,7 @@ func (l *lines) poll(events int16) int16 {
 func (l *lines) Write(ctx context.Context, m jsonrpc.Message) error {
 	switch m := m.(type) {
 	case *jsonrpc.Response:
-		return l.send(answer(m.ID, m.Result, m.Error), func() bool { return l.finish(m.ID) })
+		return l.send(answer(m.ID, m.Result, m.Error), func() bool { return l.finish(m.ID, m.Error == nil) })
 	case *jsonrpc.Request:
 		b, err := jsonrpc.EncodeMessage(m)
 		if err != nil {
@@ -454,7 +470,7 @@ func (l *lines) Write(ctx context.Context, m jsonrpc.Message) error {
 
 // finish ends a call, whose answer goes out now unless it was cancelled. It is asked when it is the
 // answer's turn: from then on the client may use the id again.
-func (l *lines) finish(id jsonrpc.ID) (wanted bool) {
+func (l *lines) finish(id jsonrpc.ID, well bool) (wanted bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.open[id]
@@ -463,6 +479,7 @@ func (l *lines) finish(id jsonrpc.ID) (wanted bool) {
 	}
 	delete(l.open, id)
 	l.forget(c)
+	l.plain = l.plain || well && c.plain
 	if c.counts() {
 		l.counted--
 		l.speaker.leave(l.uid)

@@ -7,6 +7,7 @@ package session
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +74,11 @@ const codeBusy = -32000
 
 // Speaker is what all connections share: one server, the limits and what counts against them.
 type Speaker struct {
+	// Ready finds the result of a call that has been encoded before: what the SDK would write if its
+	// handler were called. nil: it is called. ctx has the values of Serve's, tool and arguments are
+	// the client's, and not judged yet. It must not wait, and is set before the first Serve, or left out.
+	Ready func(ctx context.Context, tool string, arguments json.RawMessage) json.RawMessage
+
 	server *mcp.Server
 	limits Limits
 	log    *slog.Logger

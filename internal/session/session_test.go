@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type place struct {
 	begun   chan struct{}      // one of them has begun
 	endings chan bool          // it was ended from outside; true: cancelled by its client
 	flooded chan time.Duration // how long "flood" took
+	ready   atomic.Int32       // results that were ready
 }
 
 type syncBuffer struct {
@@ -99,6 +101,26 @@ func newPlace(l Limits) *place {
 		return say(answer.Action), nil
 	})
 	p.Speaker = New(server, l, slog.New(slog.NewTextHandler(&p.log, nil)))
+	return p
+}
+
+// prepared is a place where the results of "echo" are ready, but for those of some arguments.
+func prepared(l Limits) *place {
+	p := newPlace(l)
+	p.Ready = func(_ context.Context, tool string, arguments json.RawMessage) json.RawMessage {
+		if tool == "panic" {
+			panic("found nothing")
+		}
+		if tool != "echo" || string(arguments) == `{"ready":false}` {
+			return nil
+		}
+		p.ready.Add(1)
+		b, err := json.Marshal(&mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: string(arguments)}}})
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
 	return p
 }
 
@@ -253,29 +275,92 @@ func TestTranscripts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := newPlace(Limits{}).client(t, 1000)
-			var got strings.Builder
-			for line := range strings.Lines(string(archive.Files[0].Data)) {
-				answers := 1
-				if line[0] == '-' || line[0] == '+' {
-					answers, line = 1+int(',')-int(line[0]), line[2:] // '+', ',', '-'
-				}
-				c.say("%s", line)
-				for range answers {
-					got.WriteString(c.hearLine())
-				}
-			}
+			got := play(t, newPlace(Limits{}), string(archive.Files[0].Data))
 			if *update {
-				archive.Files = []txtar.File{archive.Files[0], {Name: "server", Data: []byte(got.String())}}
+				archive.Files = []txtar.File{archive.Files[0], {Name: "server", Data: []byte(got)}}
 				if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if want := string(archive.Files[1].Data); got.String() != want {
-				t.Errorf("got\n%s\nwant\n%s", got.String(), want)
+			if want := string(archive.Files[1].Data); got != want {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+			if short := play(t, prepared(Limits{}), string(archive.Files[0].Data)); short != got {
+				t.Errorf("where results are ready, got\n%s\nwant\n%s", short, got)
 			}
 		})
 	}
+}
+
+// play says a client's lines, one after the other, and returns the server's.
+func play(t *testing.T, p *place, sent string) string {
+	c := p.client(t, 1000)
+	var got strings.Builder
+	for line := range strings.Lines(sent) {
+		answers := 1
+		if line[0] == '-' || line[0] == '+' {
+			answers, line = 1+int(',')-int(line[0]), line[2:] // '+', ',', '-'
+		}
+		c.say("%s", line)
+		for range answers {
+			got.WriteString(c.hearLine())
+		}
+	}
+	return got.String()
+}
+
+// A result that is ready is sent where the SDK would send the same, and nowhere else; the call counts
+// against the limits.
+func TestAResultThatIsReady(t *testing.T) {
+	for _, x := range []struct {
+		hello, params string
+		ready         int32
+	}{
+		{hello, `{"name":"echo","arguments":{}}`, 1},
+		{hello, `{"name":"echo","arguments":{"a":"<\u00e9>"},"_meta":{"progressToken":7,"claudecode/toolUseId":"x"}}`, 1},
+		{hello, `{"name":"echo","arguments":{"ready":false}}`, 0},
+		{hello, `{"name":"panic"}`, 0},
+		{hello, `{"name":"echo","arguments":{},"requestState":"x"}`, 0},
+		{hello, `{"name":"echo","arguments":{},"inputResponses":7}`, 0},
+		{hello, `{"name":7,"arguments":{}}`, 0},
+		{hello, `{"name":null,"arguments":{}}`, 0},
+		{hello, `{"name":"echo","arguments":{},"_meta":7}`, 0},
+		{hello, `{"name":"echo","arguments":{},"_meta":{"n":1e999}}`, 0},
+		{hello, `{"name":"echo","arguments":{},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}`, 0},
+		{strings.Replace(hello, "2025-11-25", "2025-06-18", 1), `{"name":"echo","arguments":{}}`, 1},
+		{strings.Replace(hello, "2025-11-25", "2026-07-28", 1), `{"name":"echo","arguments":{}}`, 0},
+		{strings.Replace(hello, "2025-11-25", "2024-11-05", 1), `{"name":"echo","arguments":{}}`, 0},
+		{`{"jsonrpc":"2.0","id":"hello","method":"ping"}`, `{"name":"echo","arguments":{}}`, 0},
+		{`{"jsonrpc":"2.0","id":"hello","method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":7}}`, `{"name":"echo","arguments":{}}`, 0},
+	} {
+		var answers []string
+		p := prepared(Limits{})
+		for _, p := range []*place{newPlace(Limits{}), p} {
+			c := p.client(t, 1000)
+			c.say("%s", x.hello)
+			c.hear()
+			c.say(`{"jsonrpc":"2.0","id":"%s","method":"tools/call","params":%s}`, "a", x.params)
+			answers = append(answers, c.hearLine())
+			c.conn.Close()
+			c.ended()
+			p.nothingUnderWay(t)
+		}
+		if answers[0] != answers[1] {
+			t.Errorf("%s\nis answered %s\nand where it is ready %s", x.params, answers[0], answers[1])
+		}
+		if n := p.ready.Load(); n != x.ready {
+			t.Errorf("%s\nwas answered %d times by what was ready, after %s", x.params, n, x.hello)
+		}
+	}
+	p := prepared(Limits{InFlight: 1})
+	c := p.greeted(t, 1000)
+	c.say("%s", calling(1, "wait"))
+	<-p.begun
+	c.say("%s", calling(2, "echo"))
+	if a := c.hear(); a.code() != codeBusy {
+		t.Errorf("beyond the limit: %s", a.line)
+	}
+	close(p.release)
 }
 
 func TestWhatIsNoMessageIsAnsweredAndTheSessionLives(t *testing.T) {
