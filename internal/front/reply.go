@@ -197,7 +197,7 @@ func (f *front) finished(row store.Job, q query) (answer, error) {
 			continue
 		}
 		if err := json.Unmarshal(part.from, part.into); err != nil {
-			return a, fmt.Errorf("cannot read job %s back: %w", row.ID, err)
+			return a, &unreadable{row.ID, err}
 		}
 	}
 	a.describe(record)
@@ -224,6 +224,18 @@ func (f *front) finished(row store.Job, q query) (answer, error) {
 	a.Next = a.next()
 	return a, nil
 }
+
+// unreadable is a job of which what was kept cannot be decoded.
+type unreadable struct {
+	id  string
+	err error
+}
+
+func (u *unreadable) Error() string { return "cannot read job " + u.id + " back: " + u.err.Error() }
+func (u *unreadable) Unwrap() error { return u.err }
+
+// Stage is the same without what was kept, which may be a scanned host's.
+func (u *unreadable) Stage() string { return fmt.Sprintf("cannot read job %s back: %T", u.id, u.err) }
 
 // brief leaves out what job_result is for.
 func (a answer) brief() answer {

@@ -1,14 +1,19 @@
 package front
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secmcpd/secmcpd/internal/store"
+	"github.com/secmcpd/secmcpd/internal/wire"
 )
 
 // What job_status answers twice is the same, is its caller's alone, and is gone with the job.
@@ -38,6 +43,78 @@ func TestAStatusThatIsKeptGoesWithItsJob(t *testing.T) {
 	h.front.prune(context.Background())
 	if a := h.call(s, "job_status", map[string]any{"job_id": id}); at(a, "error", "code") != "no_such_job" {
 		t.Errorf("after it was removed: %v", a)
+	}
+}
+
+// A status that is kept is answered byte for byte as the SDK answers the same call, which a request
+// state makes it do, and what is asked otherwise is answered by the SDK alone.
+func TestAKeptStatusIsWhatTheSDKSays(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	out, run := h.begin(h.agent(1000, nil), quick)
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	id := h.object(<-out)["job_id"].(string)
+	run.acknowledged()
+	job := `"name":"job_status","arguments":{"job_id":"` + id + `"`
+	var first string
+	for _, params := range []string{job + `}`, job + `}`, job + `},"_meta":{"progressToken":"p"}`, job + `,"wait_s":5}`, job + `,"wait_s":99}`, job + `,"x":"<&>"}`,
+		`"name":"job_status","arguments":{"job_id":"` + newJobID() + `"}`, `"name":"job_status","arguments":{"job_id":7}`, `"name":"job_status"`,
+		`"name":"job_result","arguments":{"job_id":"` + id + `"}`} {
+		for _, uid := range []uint32{1000, 1001} {
+			conn, _ := h.client(uid)
+			if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			in, lines := bufio.NewReader(conn), []string(nil)
+			for _, said := range []string{`"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}`,
+				`"method":"tools/call","params":{` + params + `}`, `"method":"tools/call","params":{` + params + `,"requestState":""}`} {
+				if _, err := fmt.Fprintf(conn, `{"jsonrpc":"2.0","id":"<1>",%s}`+"\n", said); err != nil {
+					t.Fatal(err)
+				}
+				line, err := in.ReadString('\n')
+				if err != nil {
+					t.Fatal(err)
+				}
+				lines = append(lines, line)
+			}
+			if lines[1] != lines[2] {
+				t.Errorf("uid %d, %s\nis answered %s\nby the SDK %s", uid, params, lines[1], lines[2])
+			}
+			if first == "" {
+				first = lines[1] // the SDK's, too: nothing was kept
+			}
+			if params == job+`}` && uid == 1000 && lines[1] != first {
+				t.Errorf("is answered %s\nat first %s", lines[1], first)
+			}
+			ctx := context.WithValue(context.Background(), sessionKey{}, &session{client: wire.Client{UID: uid}})
+			kept := h.front.ready(ctx, "job_status", json.RawMessage(`{"job_id":"`+id+`"}`))
+			if mine := uid == 1000; mine != (kept != nil) || mine && first != `{"jsonrpc":"2.0","id":"<1>","result":`+string(kept)+"}\n" {
+				t.Errorf("kept for uid %d: %s", uid, kept)
+			}
+		}
+	}
+}
+
+// The log says what the store could not do, and the client that it was no fault of its own.
+func TestAFailureOfTheStoreIsLoggedByItsStage(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	s := h.agent(1000, nil)
+	if err := h.front.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-start(context.Background(), s, "job_list", nil); a.err == nil || !strings.Contains(a.err.Error(), "internal error") {
+		t.Errorf("%+v", a)
+	}
+	if log := h.log.String(); !strings.Contains(log, `why="cannot list jobs: `) {
+		t.Errorf("the log: %s", log)
+	}
+	damaged := store.Job{ID: "a", Record: json.RawMessage(`{"id":10.0.0.5}`)}
+	_, err := h.front.finished(damaged, query{Limit: 1})
+	var at interface{ Stage() string }
+	if !errors.As(err, &at) || at.Stage() != "cannot read job a back: *json.SyntaxError" {
+		t.Errorf("%v says %v", err, at)
 	}
 }
 

@@ -64,7 +64,7 @@ func plainCall(params json.RawMessage) (tool string, arguments json.RawMessage, 
 	members(params, func(name string, value json.RawMessage) {
 		switch name {
 		case "name":
-			plain = plain && value[0] == '"' && json.Unmarshal(value, &tool) == nil
+			plain = plain && json.Unmarshal(value, &tool) == nil
 		case "arguments":
 			arguments = value
 		case "_meta":

@@ -237,9 +237,23 @@ func (s *Speaker) guard(next mcp.MethodHandler) mcp.MethodHandler {
 		if method == initialize {
 			return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidRequest, Message: "the session has begun already"}
 		}
-		s.log.Error("a call failed", "method", method, "kind", fmt.Sprintf("%T", err))
+		s.log.Error("a call failed", "method", method, "why", stageOf(err))
 		return nil, errInternal
 	}
+}
+
+// stageOf is what is logged of an error of ours: its text may quote the client, or a scanned host,
+// and so it says what it is about by a method. Of any other it is the kinds.
+func stageOf(err error) string {
+	var at interface{ Stage() string }
+	if errors.As(err, &at) {
+		return at.Stage()
+	}
+	kinds := fmt.Sprintf("%T", err)
+	for err = errors.Unwrap(err); err != nil; err = errors.Unwrap(err) {
+		kinds += fmt.Sprintf(" of %T", err)
+	}
+	return kinds
 }
 
 var errInternal = &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error"}

@@ -91,7 +91,10 @@ func newPlace(l Limits) *place {
 	})
 	tool("panic", func(context.Context, *mcp.CallToolRequest) (*mcp.CallToolResult, error) { panic("a parser's mistake") })
 	tool("fail", func(context.Context, *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-		return nil, errors.New("sqlite: /var/lib/secret is gone")
+		return nil, fmt.Errorf("a wrong argument: %w", errors.New("sqlite: /var/lib/secret is gone"))
+	})
+	tool("unreadable", func(context.Context, *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		return nil, fmt.Errorf("secret: %w", staged{})
 	})
 	tool("ask", func(ctx context.Context, r *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		answer, err := r.Session.Elicit(ctx, &mcp.ElicitParams{Message: "sure?", RequestedSchema: map[string]any{"type": "object", "properties": map[string]any{}}})
@@ -103,6 +106,12 @@ func newPlace(l Limits) *place {
 	p.Speaker = New(server, l, slog.New(slog.NewTextHandler(&p.log, nil)))
 	return p
 }
+
+// staged is an error that says what it is about.
+type staged struct{}
+
+func (staged) Error() string { return "the secret cannot be read" }
+func (staged) Stage() string { return "cannot read job: disk I/O error" }
 
 // prepared is a place where the results of "echo" are ready, but for those of some arguments.
 func prepared(l Limits) *place {
@@ -468,13 +477,19 @@ func TestTheServersOwnQuestionsAreAnswered(t *testing.T) {
 func TestAPanicAndAFailureEndOneCall(t *testing.T) {
 	p := newPlace(Limits{})
 	c := p.greeted(t, 1000)
-	for _, tool := range []string{"panic", "fail"} {
+	for _, tool := range []string{"panic", "fail", "unreadable"} {
 		c.say("%s", calling(1, tool))
 		if a := c.hear(); a.code() != -32603 || a.Error.Message != "internal error" {
 			t.Errorf("%s", a.line)
 		}
 	}
-	if log := p.log.String(); strings.Count(log, "level=ERROR") != 2 || strings.Contains(log, "mistake") || strings.Contains(log, "secret") {
+	log := p.log.String()
+	for _, want := range []string{`why="cannot read job: disk I/O error"`, `why="*fmt.wrapError of *errors.errorString"`} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the log does not say %s: %s", want, log)
+		}
+	}
+	if strings.Count(log, "level=ERROR") != 3 || strings.Contains(log, "mistake") || strings.Contains(log, "secret") || strings.Contains(log, "argument:") {
 		t.Errorf("the log: %s", log)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
@@ -448,9 +449,35 @@ func named(what string, err error) error {
 		return ErrExists
 	case errors.As(err, &sqlite) && (sqlite.Code == sqlite3.ErrFull || sqlite.Code == sqlite3.ErrIoErr && sqlite.SystemErrno == unix.ENOSPC),
 		errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("cannot %s: %w", what, ErrDiskFull)
+		return &failure{what, ErrDiskFull}
 	}
-	return fmt.Errorf("cannot %s: %w", what, err)
+	return &failure{what, err}
+}
+
+// failure is what the database could not do.
+type failure struct {
+	what string
+	err  error
+}
+
+func (f *failure) Error() string { return "cannot " + f.what + ": " + f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// Stage is the failure for a log that may quote nobody: what could not be done, and why in words that
+// are SQLite's or the kernel's for a number.
+func (f *failure) Stage() string {
+	var sqlite sqlite3.Error
+	var errno syscall.Errno
+	why := fmt.Sprintf("%T", f.err)
+	switch {
+	case errors.Is(f.err, ErrDiskFull):
+		why = ErrDiskFull.Error()
+	case errors.As(f.err, &sqlite):
+		why = sqlite.ExtendedCode.Error()
+	case errors.As(f.err, &errno):
+		why = errno.Error()
+	}
+	return "cannot " + f.what + ": " + why
 }
 
 func isCorrupt(err error) bool {

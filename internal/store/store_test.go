@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mattn/go-sqlite3"
 	"golang.org/x/sys/unix"
 )
 
@@ -275,6 +276,33 @@ func TestAFullDiskIsSaidAndRecoveredFrom(t *testing.T) {
 	finish(t, s, before, Completed)
 	if err := s.Create(ctx, newJob("after", 1)); err != nil {
 		t.Errorf("with space again: %v", err)
+	}
+}
+
+// What is logged of a failure has no text but the program's, SQLite's and the kernel's own.
+func TestAFailureSaysItsStage(t *testing.T) {
+	for _, x := range []struct {
+		err  error
+		says string
+	}{
+		{sqlite3.Error{Code: sqlite3.ErrIoErr, ExtendedCode: sqlite3.ErrIoErrRead}, "cannot read job: disk I/O error"},
+		{sqlite3.Error{Code: sqlite3.ErrFull}, "cannot read job: no space left for jobs and results"},
+		{&os.PathError{Op: "open", Path: "/var/lib/10.0.0.5", Err: unix.EACCES}, "cannot read job: permission denied"},
+		{errors.New("10.0.0.5"), "cannot read job: *errors.errorString"},
+	} {
+		var at interface{ Stage() string }
+		if err := named("read job", x.err); !errors.As(err, &at) || at.Stage() != x.says {
+			t.Errorf("%v says %v, not %q", err, at, x.says)
+		}
+	}
+	s := open(t, t.TempDir())
+	create(t, s, "a", 1)
+	if _, err := s.db.Exec("DROP TABLE jobs"); err != nil {
+		t.Fatal(err)
+	}
+	var at interface{ Stage() string }
+	if _, err := s.Get(ctx, 1, "a"); !errors.As(err, &at) || at.Stage() != "cannot read job: SQL logic error" {
+		t.Errorf("%v says %v", err, at)
 	}
 }
 
