@@ -113,18 +113,22 @@ type staged struct{}
 func (staged) Error() string { return "the secret cannot be read" }
 func (staged) Stage() string { return "cannot read job: disk I/O error" }
 
-// prepared is a place where the results of "echo" are ready, but for those of some arguments.
+// prepared is a place where the results of "large" are ready, and of "echo" but for some arguments.
 func prepared(l Limits) *place {
 	p := newPlace(l)
 	p.Ready = func(_ context.Context, tool string, arguments json.RawMessage) json.RawMessage {
 		if tool == "panic" {
 			panic("found nothing")
 		}
-		if tool != "echo" || string(arguments) == `{"ready":false}` {
+		text := string(arguments)
+		switch {
+		case tool == "large":
+			text = strings.Repeat("x", 64<<10)
+		case tool != "echo", text == `{"ready":false}`:
 			return nil
 		}
 		p.ready.Add(1)
-		b, err := json.Marshal(&mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: string(arguments)}}})
+		b, err := json.Marshal(&mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: text}}})
 		if err != nil {
 			panic(err)
 		}
@@ -652,16 +656,19 @@ func TestDeadlines(t *testing.T) {
 		"an endless line":       {Limits{Message: short}, func(c *client) { go endless(c) }, "a message took too long"},
 		"it hangs up, and that": {Limits{}, func(c *client) { c.conn.Close() }, ""},
 	} {
-		t.Run(says, func(t *testing.T) {
-			t.Parallel()
-			client := newPlace(c.limits).client(t, 1000)
-			began := time.Now()
-			c.does(client)
-			err := client.ended()
-			if (err == nil) != (c.want == "") || err != nil && err.Error() != c.want || time.Since(began) > 10*short {
-				t.Errorf("%v, after %v", err, time.Since(began))
-			}
-		})
+		for where, p := range map[string]*place{"": newPlace(c.limits), ", with results that are ready": prepared(c.limits)} {
+			t.Run(says+where, func(t *testing.T) {
+				t.Parallel()
+				client := p.client(t, 1000)
+				began := time.Now()
+				c.does(client)
+				err := client.ended()
+				if (err == nil) != (c.want == "") || err != nil && err.Error() != c.want || time.Since(began) > 10*short {
+					t.Errorf("%v, after %v", err, time.Since(began))
+				}
+				p.nothingUnderWay(t)
+			})
+		}
 	}
 	t.Run("a call is under way", func(t *testing.T) {
 		t.Parallel()
