@@ -66,6 +66,10 @@ func follow(t *testing.T, script []byte, p *place) {
 			heard <- m
 		}
 	}()
+	c.say(hello)
+	if a := <-heard; a.ID != "hello" || a.Error != nil {
+		t.Fatalf("%+v", a)
+	}
 	answers, sent, slow, gone := map[string]int{}, map[string]int{}, map[string]bool{}, map[string]bool{}
 	read, done := make(chan struct{}), make(chan struct{})
 	barrier, fence := nonce+"barrier", nonce+"fence"
@@ -83,7 +87,6 @@ func follow(t *testing.T, script []byte, p *place) {
 		}
 	}()
 	released := false // the calls of "wait" end by themselves
-	c.say(hello)
 	for line := range bytes.Lines(script) {
 		line = bytes.TrimSuffix(line, newline)
 		if len(line) == 0 {

@@ -354,6 +354,7 @@ func TestAResultThatIsReady(t *testing.T) {
 			c.hear()
 			c.say(`{"jsonrpc":"2.0","id":"%s","method":"tools/call","params":%s}`, "a", x.params)
 			answers = append(answers, c.hearLine())
+			p.nothingUnderWay(t)
 			c.conn.Close()
 			c.ended()
 			p.nothingUnderWay(t)
