@@ -150,7 +150,7 @@ func TestDangerousOptionsAreRefusedEverywhere(t *testing.T) {
 
 func tryEverywhere(t *testing.T, text string) {
 	t.Helper()
-	for _, name := range nmapFieldNames() {
+	for _, name := range fieldNames(nmapFields()) {
 		for _, value := range []any{text, []string{text}, []string{"10.0.0.5", text}} {
 			members := map[string]any{"targets": []string{"10.0.0.5"}}
 			members[name] = value

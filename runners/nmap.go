@@ -1,8 +1,10 @@
 package runners
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,6 +52,24 @@ type Nmap struct {
 	Limit            int      `json:"limit,omitempty"`
 	SkipDiscovery    bool     `json:"skip_discovery"`
 	Engagement       string   `json:"engagement,omitempty"`
+}
+
+func nmapRow() row {
+	return row{
+		name: nmapName, scanner: "nmap", tool: nmapTool, profiles: profileNames,
+		read: func(members map[string]json.RawMessage) (Call, []Fault) {
+			scan, faults := readNmap(members)
+			return Call{Nmap: &scan}, faults
+		},
+		scan: func(c Call) scan {
+			if c.Nmap == nil {
+				return nil // and no interface around it
+			}
+			return c.Nmap
+		},
+		asks:    [][]string{{"--version"}},
+		version: regexp.MustCompile(`^Nmap version ([0-9]{1,3})\.([0-9]{1,4})(?:SVN|[A-Z]{1,8}[0-9]{0,3})?(?: |$)`),
+	}
 }
 
 // Ports is a range of port numbers, both ends included. It is written "N" or "N-M".
@@ -217,7 +237,7 @@ func (n *Nmap) addressCount() int64 {
 	return count
 }
 
-func (n *Nmap) bounded(rate int, limit time.Duration) Nmap {
+func (n *Nmap) bounded(rate int, limit time.Duration) Call {
 	b := *n
 	if rate = min(rate, maxRate); rate > 0 && (b.Rate == 0 || b.Rate > rate) {
 		b.Rate = rate
@@ -226,7 +246,7 @@ func (n *Nmap) bounded(rate int, limit time.Duration) Nmap {
 		b.Limit = max(seconds, minLimit)
 		b.HostTimeout = min(b.HostTimeout, b.Limit)
 	}
-	return b
+	return Call{Nmap: &b}
 }
 
 // family is 4 or 6 for a literal target and 0 for a name.

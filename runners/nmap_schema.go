@@ -1,9 +1,6 @@
 package runners
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
 func nmapTool() Tool {
 	return Tool{
@@ -58,22 +55,4 @@ func nmapFields() []field {
 		{"ip_version", schema{Type: "integer", Description: "Which addresses of names to use; by default as the other targets, else 4.", Enum: []any{4, 6}}},
 		{"engagement", schema{Type: "string", Description: "Engagement to scan under; by default the first that allows the call.", Pattern: engagementRE}},
 	}
-}
-
-func nmapFieldNames() []string {
-	var names []string
-	for _, f := range nmapFields() {
-		names = append(names, f.name)
-	}
-	return names
-}
-
-// nmapRange is the range of a number, as the schema says it.
-func nmapRange(name string) (low, high int, bounded bool) {
-	fields := nmapFields()
-	i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
-	if i < 0 || fields[i].schema.Minimum == nil {
-		return 0, 0, false
-	}
-	return *fields[i].schema.Minimum, *fields[i].schema.Maximum, true
 }

@@ -70,19 +70,10 @@ func (n *Nmap) targetFaults() []Fault {
 
 func (n *Nmap) wordFaults() []Fault {
 	var faults []Fault
-	oneOf := func(field, got string, allowed []string) {
-		if !slices.Contains(allowed, got) {
-			hint := perhaps(got, allowed)
-			if hint == "" {
-				hint = "take one of those allowed, or leave it out"
-			}
-			faults = append(faults, Fault{Code: "not_one_of", Field: field, Got: excerpt(got), Allowed: allowed, Hint: hint})
-		}
-	}
-	oneOf("profile", n.Profile, profileNames())
-	oneOf("scan_type", n.ScanType, scanTypes)
-	oneOf("timing", n.Timing, timings)
-	oneOf("ip_version", strconv.Itoa(n.IPVersion), []string{"4", "6"})
+	faults = append(faults, oneOf("profile", n.Profile, profileNames())...)
+	faults = append(faults, oneOf("scan_type", n.ScanType, scanTypes)...)
+	faults = append(faults, oneOf("timing", n.Timing, timings)...)
+	faults = append(faults, oneOf("ip_version", strconv.Itoa(n.IPVersion), []string{"4", "6"})...)
 	if n.Engagement != "" && !engagement.MatchString(n.Engagement) {
 		faults = append(faults, badEngagement(n.Engagement))
 	}
@@ -91,8 +82,9 @@ func (n *Nmap) wordFaults() []Fault {
 
 func (n *Nmap) rangeFaults() []Fault {
 	var faults []Fault
+	fields := nmapFields()
 	within := func(field string, got int) {
-		if low, high, _ := nmapRange(field); got < low || got > high {
+		if low, high, _ := rangeOf(fields, field); got < low || got > high {
 			faults = append(faults, outOfRange(field, got, low, high))
 		}
 	}
@@ -172,6 +164,18 @@ func (n *Nmap) contradictions() []Fault {
 	clash(n.VersionIntensity == nil && n.ServiceDetection, "version_intensity", "service_detection", "service_detection needs it")
 	clash(n.Limit > 0 && n.HostTimeout > n.Limit, "host_timeout", "limit", "one host cannot take longer than the whole job: lower it, or raise limit")
 	return faults
+}
+
+// oneOf is the fault of a word that is none of those allowed, if it is not.
+func oneOf(field, got string, allowed []string) []Fault {
+	if slices.Contains(allowed, got) {
+		return nil
+	}
+	hint := perhaps(got, allowed)
+	if hint == "" {
+		hint = "take one of those allowed, or leave it out"
+	}
+	return []Fault{{Code: "not_one_of", Field: field, Got: excerpt(got), Allowed: allowed, Hint: hint}}
 }
 
 func tooMany(field string, got, most int) Fault {

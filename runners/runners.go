@@ -25,9 +25,49 @@ type Tool struct {
 	InputSchema json.RawMessage
 }
 
+// row is one scanner in the table: what belongs to it, and its functions.
+type row struct {
+	name     string // of the tool
+	scanner  string // the program
+	tool     func() Tool
+	profiles func() []string
+	read     func(members map[string]json.RawMessage) (Call, []Fault)
+	scan     func(Call) scan // nil: the call carries no arguments for this tool
+	asks     [][]string      // that it is asked for its version, in order, until an answer has one
+	version  *regexp.Regexp  // in that answer: major and minor
+	helps    [][]string      // that it is asked for its options
+	knows    func(v Version, help [][]byte) error
+}
+
+// scan is what a call is to its scanner.
+type scan interface {
+	validate() []Fault
+	plan() Plan
+	bounded(rate int, limit time.Duration) Call
+	command(v Version, addresses, excluded []netip.Prefix, reach *Reach) (Command, error)
+}
+
+// table is every scanner, in the order in which their tools are listed to agents.
+func table() []row {
+	return []row{nmapRow()}
+}
+
+func rowNamed(tool string) (row, bool) {
+	for _, r := range table() {
+		if r.name == tool {
+			return r, true
+		}
+	}
+	return row{}, false
+}
+
 // Tools returns every tool, in the order in which they are listed to agents.
 func Tools() []Tool {
-	return []Tool{nmapTool()}
+	var tools []Tool
+	for _, r := range table() {
+		tools = append(tools, r.tool())
+	}
+	return tools
 }
 
 // Plan is what a call asks for, in the terms in which policy decides.
@@ -86,52 +126,78 @@ func Read(tool string, arguments []byte) (Call, []Fault) {
 
 // ReadMembers is Read for arguments that Members has taken apart, for a caller that takes members of its own out first.
 func ReadMembers(tool string, members map[string]json.RawMessage) (Call, []Fault) {
-	if tool != nmapName {
+	r, known := rowNamed(tool)
+	if !known {
 		return Call{}, []Fault{unknownTool(tool)}
 	}
-	scan, faults := readNmap(members)
+	call, faults := r.read(members)
 	if len(faults) > 0 {
 		return Call{}, faults
 	}
-	return Call{Tool: tool, Nmap: &scan}, nil
+	call.Tool = tool
+	return call, nil
 }
 
 // Validate applies the rules of Read to a value that came from elsewhere. It also refuses values that are not in the
 // form in which Read leaves them, so that a valid Call has one meaning and one spelling.
 func Validate(c Call) []Fault {
-	if c.Tool != nmapName {
+	r, known := rowNamed(c.Tool)
+	if !known {
 		return []Fault{unknownTool(c.Tool)}
 	}
-	if c.Nmap == nil {
-		return []Fault{{Code: "missing", Field: "nmap", Hint: "the call carries no arguments for its tool"}}
+	sc := r.scan(c)
+	if sc == nil || c.carries() != 1 {
+		return []Fault{{Code: "missing", Field: r.scanner, Hint: "the call carries no arguments for its tool, or another's"}}
 	}
-	return c.Nmap.validate()
+	return sc.validate()
+}
+
+// scan is the arguments of the call's own tool; nil: it has none.
+func (c Call) scan() scan {
+	if r, known := rowNamed(c.Tool); known {
+		return r.scan(c)
+	}
+	return nil
+}
+
+// carries is for how many tools the call has arguments.
+func (c Call) carries() (n int) {
+	for _, r := range table() {
+		if r.scan(c) != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // Arguments returns the call's arguments as canonical JSON: Read of it gives the call again.
 func (c Call) Arguments() (json.RawMessage, error) {
-	if c.Nmap == nil {
+	s := c.scan()
+	if s == nil {
 		return nil, errors.New("cannot print arguments: the call is empty")
 	}
-	return json.Marshal(c.Nmap)
+	return json.Marshal(s)
 }
 
 // Plan says what the call asks for. The call must be valid.
 func (c Call) Plan() Plan {
-	if c.Nmap == nil {
+	s := c.scan()
+	if s == nil {
 		return Plan{}
 	}
-	return c.Nmap.plan()
+	return s.plan()
 }
 
 // Bounded returns the call within an engagement's limits: the rate and the time that policy settled on take the place
 // of larger ones and of ones that were left open. Zero bounds nothing.
 func (c Call) Bounded(rate int, limit time.Duration) Call {
-	if c.Nmap != nil {
-		bounded := c.Nmap.bounded(rate, limit)
-		c.Nmap = &bounded
+	s := c.scan()
+	if s == nil {
+		return c
 	}
-	return c
+	b := s.bounded(rate, limit)
+	b.Tool = c.Tool
+	return b
 }
 
 // Command builds the command line for the addresses that were judged. excluded is given only to be checked against:
@@ -141,7 +207,7 @@ func (c Call) Command(v Version, addresses, excluded []netip.Prefix, reach *Reac
 	if faults := Validate(c); len(faults) > 0 {
 		return Command{}, fmt.Errorf("cannot build a command: %w", faults[0])
 	}
-	return c.Nmap.command(v, addresses, excluded, reach)
+	return c.scan().command(v, addresses, excluded, reach)
 }
 
 // Version is the version of a scanner, as far as command lines depend on it.
@@ -149,14 +215,35 @@ type Version struct{ Major, Minor int }
 
 func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
-var versionLines = map[string]*regexp.Regexp{
-	"nmap": regexp.MustCompile(`^Nmap version ([0-9]{1,3})\.([0-9]{1,4})(?:SVN|[A-Z]{1,8}[0-9]{0,3})?(?: |$)`),
+// VersionArguments are the ways to ask a scanner for its version, the likelier first.
+func VersionArguments(scanner string) [][]string { return scannerNamed(scanner).asks }
+
+// HelpArguments are what a scanner is asked for its options; none, where its version says enough.
+func HelpArguments(scanner string) [][]string { return scannerNamed(scanner).helps }
+
+// Known says why a scanner of that version, which answered so to HelpArguments, is not used: its options are not those
+// that this package knows.
+func Known(scanner string, v Version, help [][]byte) error {
+	r := scannerNamed(scanner)
+	if r.knows == nil {
+		return nil
+	}
+	return r.knows(v, help)
+}
+
+func scannerNamed(scanner string) row {
+	for _, r := range table() {
+		if r.scanner == scanner {
+			return r
+		}
+	}
+	return row{}
 }
 
 // ParseVersion reads the first line of what the scanner prints when asked for its version.
 func ParseVersion(scanner string, firstLine []byte) (Version, error) {
-	line, known := versionLines[scanner]
-	if !known {
+	line := scannerNamed(scanner).version
+	if line == nil {
 		return Version{}, fmt.Errorf("cannot read a version: no scanner %q", excerpt(scanner))
 	}
 	m := line.FindSubmatch(firstLine[:min(len(firstLine), 256)])
@@ -169,13 +256,18 @@ func ParseVersion(scanner string, firstLine []byte) (Version, error) {
 }
 
 func unknownTool(tool string) Fault {
-	return Fault{Code: "unknown_tool", Field: "tool", Got: excerpt(tool), Allowed: []string{nmapName}}
+	var names []string
+	for _, r := range table() {
+		names = append(names, r.name)
+	}
+	return Fault{Code: "unknown_tool", Field: "tool", Got: excerpt(tool), Allowed: names}
 }
 
 // Profiles names the profiles of a tool; false: there is no such tool.
 func Profiles(tool string) ([]string, bool) {
-	if tool != nmapName {
+	r, known := rowNamed(tool)
+	if !known {
 		return nil, false
 	}
-	return profileNames(), true
+	return r.profiles(), true
 }

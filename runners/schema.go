@@ -3,6 +3,7 @@ package runners
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 )
 
 // schema is the part of JSON Schema 2020-12 that tools use. A property has one type: clients exist that refuse lists
@@ -27,6 +28,23 @@ type schema struct {
 type field struct {
 	name   string
 	schema schema
+}
+
+func fieldNames(fields []field) []string {
+	var names []string
+	for _, f := range fields {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+// rangeOf is the range of a number, as its schema says it.
+func rangeOf(fields []field, name string) (low, high int, bounded bool) {
+	i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
+	if i < 0 || fields[i].schema.Minimum == nil {
+		return 0, 0, false
+	}
+	return *fields[i].schema.Minimum, *fields[i].schema.Maximum, true
 }
 
 // objectSchema prints the schema of a tool's arguments, with the properties in the given order: what matters most comes
