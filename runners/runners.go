@@ -12,8 +12,9 @@ import (
 
 // Call is one request, read and normalised. Exactly one of the pointers is set: the one that belongs to Tool.
 type Call struct {
-	Tool string `json:"tool"`
-	Nmap *Nmap  `json:"nmap,omitempty"`
+	Tool     string    `json:"tool"`
+	Nmap     *Nmap     `json:"nmap,omitempty"`
+	Gobuster *Gobuster `json:"gobuster,omitempty"`
 }
 
 // Tool is a scanner as agents see it.
@@ -49,7 +50,7 @@ type scan interface {
 
 // table is every scanner, in the order in which their tools are listed to agents.
 func table() []row {
-	return []row{nmapRow()}
+	return []row{nmapRow(), gobusterRow()}
 }
 
 func rowNamed(tool string) (row, bool) {
@@ -85,6 +86,10 @@ type Plan struct {
 	Rate       int      // packets per second; 0 leaves it to the engagement
 	Limit      time.Duration
 	Engagement string
+	Asks       bool   // it sends to the name server alone, and asks it for names below its targets
+	One        bool   // of the addresses of a name it sends to the first
+	Wordlist   string // the list that it is to have, by name
+	Variants   int64  // requests for each of its words
 }
 
 // Reach is what may be sent to at every address of a scan: the ports of each protocol, in ranges with
@@ -102,6 +107,9 @@ type Target struct {
 	Text   string
 	Prefix netip.Prefix
 	Name   string
+	Field  string // the argument that names it, if that is not its place among the targets
+	Below  bool   // every name below Name is meant, too
+	Like   bool   // the name is only said to the first target: it is not asked for, and has that one's address
 }
 
 // Command is a scanner's command line and what it needs and is expected to take.
@@ -113,6 +121,8 @@ type Command struct {
 	Rate    int           // packets per second that its box may send
 	Packets int64         // expected to be sent, at most
 	Time    time.Duration // expected, at most
+	Hosts   string        // lines that the box's hosts file has beside its own
+	Words   bool          // it reads its wordlist as /in/words
 }
 
 // Read reads a tool's JSON arguments. It returns either a canonical Call or every fault there is.
