@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -231,13 +232,13 @@ func (e *Engagement) judgeTargets(allowed *Verdict, m Machine, r Request, resolv
 		j, by, v := e.target(m, t, want, resolved)
 		if v != nil {
 			if v.Field == "" {
-				v.Field = strict.Index("targets", i)
+				v.Field = cmp.Or(t.Field, strict.Index("targets", i))
 			}
 			return i, v
 		}
 		j.index = i
 		all = append(all, j)
-		allowed.MoreNames = allowed.MoreNames || t.Name != "" && !resolved
+		allowed.MoreNames = allowed.MoreNames || t.Name != "" && !resolved && !want.resolver.IsValid()
 		rules = append(rules, by...)
 	}
 	if i, v := e.judgePorts(allowed, r, all, want); v != nil {
@@ -414,13 +415,16 @@ func (e *Engagement) name(m Machine, t Target, want portWish, resolved bool) (ju
 	}
 	var first *Verdict
 	for _, r := range e.names {
-		if !r.covers(t.Name) {
+		if !r.covers(t) {
 			continue
 		}
 		j, v := judged{Target: t}, (*Verdict)(nil)
-		if resolved {
+		switch {
+		case want.resolver.IsValid():
+			j, v = e.asking(t, r, want.resolver)
+		case resolved:
 			j, v = e.answers(m, t, r)
-		} else {
+		default:
 			v = e.portsAllowed(t, want, []piece{{label: r.label, may: r.ports}})
 		}
 		if v == nil {
@@ -438,7 +442,25 @@ func (e *Engagement) name(m Machine, t Target, want portWish, resolved bool) (ju
 	}
 	v := deny(NameNotAllowed, "", t.Text, "no rule of engagement "+e.Name+" allows asking for this name")
 	v.Rule, v.Allowed, v.Hint = "targets", capped(e.nameTexts()), "give the address if the engagement allows it"
+	if t.Below {
+		v.Reason += " and for all below it"
+		v.Hint = "give a name below one of those that begin with a dot, or ask the operator for a rule"
+	}
 	return judged{}, nil, &v
+}
+
+// asking judges a name that is asked for, with all below it, under a rule that permits this: what
+// is sent to is the name server.
+func (e *Engagement) asking(t Target, r nameRule, server netip.AddrPort) (judged, *Verdict) {
+	address := netip.PrefixFrom(server.Addr(), server.Addr().BitLen())
+	if by := e.exclude.overlapping(spanOf(address)); len(by) > 0 {
+		v := deny(TargetExcluded, "", server.String(), "the engagement excludes the name server that would be asked")
+		v.Rule, v.Hint = by[0].label, "ask the operator for another name server, or whether the exclusion still holds"
+		return judged{}, &v
+	}
+	port := [][2]uint16{{server.Port(), server.Port()}}
+	may := portTable{{rule{spanOf(address), r.label}, portSet{tcp: port, udp: port}}}
+	return judged{Target: t, pieces: e.pieces(may, []span{spanOf(address)})}, nil
 }
 
 func (e *Engagement) nameTexts() []string {

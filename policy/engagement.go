@@ -53,11 +53,11 @@ type nameRule struct {
 }
 
 // covers takes canonical names, none of which begins with a dot.
-func (r nameRule) covers(name string) bool {
+func (r nameRule) covers(t Target) bool {
 	if strings.HasPrefix(r.name, ".") {
-		return strings.HasSuffix(name, r.name)
+		return strings.HasSuffix(t.Name, r.name) || t.Below && "."+t.Name == r.name
 	}
-	return name == r.name
+	return !t.Below && t.Name == r.name
 }
 
 // Lookup turns what people write into what the kernel says. Any of its functions may be nil.

@@ -474,7 +474,7 @@ func portsAgree(t *testing.T, e *Engagement, name string, a netip.Addr, r Reques
 	if name != "" {
 		rules = nil
 		for _, n := range e.names {
-			if n.covers(name) {
+			if n.covers(Target{Name: name}) {
 				rules = append(rules, n.scope.rules...)
 			}
 		}

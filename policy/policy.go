@@ -22,6 +22,10 @@ type Target struct {
 	Name   string
 	// Answers are what Name was resolved to, once for the life of the job.
 	Answers []netip.Addr
+	// Field is the argument that names it; empty for its place among the targets.
+	Field string
+	// Below says that every name below Name is meant, too: no rule for some of them is enough.
+	Below bool
 }
 
 // Request is what a caller asks for.
@@ -44,6 +48,10 @@ type Request struct {
 	Discovery bool
 	// Intrusive says why the scan is more than a look; empty when it is not.
 	Intrusive []string
+	// Resolver is set for a request that only asks for names: it is the one address and port that
+	// are sent to, whatever the answers are. It is the operator's and no caller's, so no rule has to
+	// allow it; an exclusion holds for it as for any other.
+	Resolver netip.AddrPort
 }
 
 // Wish is an argument of a request, what it says, what follows from it, and what to give instead.

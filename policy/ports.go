@@ -349,10 +349,15 @@ type portWish struct {
 	field    string
 	elements []portSet // each as it was asked for
 	all      portSet
+	resolver netip.AddrPort
 }
 
 func wishOf(r Request) portWish {
-	w := portWish{field: cmp.Or(r.PortsField, "ports")}
+	w := portWish{field: cmp.Or(r.PortsField, "ports"), resolver: r.Resolver}
+	if r.Resolver.IsValid() {
+		port := [][2]uint16{{r.Resolver.Port(), r.Resolver.Port()}}
+		r.Asked = Ports{TCP: port, UDP: port}
+	}
 	for protocol, ranges := range [][][2]uint16{r.Asked.TCP, r.Asked.UDP, r.Asked.SCTP} {
 		for _, p := range ranges {
 			var one portSet
@@ -411,7 +416,7 @@ func (e *Engagement) judgePorts(allowed *Verdict, r Request, targets []judged, w
 	for i, t := range targets {
 		j, v := e.settle(t, want, out)
 		if v != nil {
-			v.Field = cmp.Or(v.Field, strict.Index("targets", t.index))
+			v.Field = cmp.Or(v.Field, t.Field, strict.Index("targets", t.index))
 			return i, v
 		}
 		for _, p := range j.kept {
