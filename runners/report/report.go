@@ -34,13 +34,16 @@ type Report struct {
 
 // Values of ErrorClass.
 const (
-	ErrorNotAReport = "not_a_report" // nothing of a report was there
-	ErrorMalformed  = "malformed"    // the report broke off in something that is no XML
-	ErrorPermission = "permission"   // the scanner lacked a privilege
-	ErrorRoute      = "route"        // no way to the targets
-	ErrorScript     = "script"       // a script could not be loaded
-	ErrorResources  = "resources"    // memory, descriptors, processes
-	ErrorScanner    = "scanner"      // any other failure that the scanner reported
+	ErrorNotAReport  = "not_a_report" // nothing of a report was there
+	ErrorMalformed   = "malformed"    // the report broke off in something that is no XML
+	ErrorPermission  = "permission"   // the scanner lacked a privilege
+	ErrorRoute       = "route"        // no way to the targets
+	ErrorScript      = "script"       // a script could not be loaded
+	ErrorResources   = "resources"    // memory, descriptors, processes
+	ErrorWildcard    = "wildcard"     // the server answers whatever is asked for, so that nothing is told apart
+	ErrorTLS         = "tls"          // the certificate is not trusted, or there is no TLS
+	ErrorUnreachable = "unreachable"  // the first request had no answer
+	ErrorScanner     = "scanner"      // any other failure that the scanner reported
 )
 
 // Progress is how far a scan is.
@@ -58,14 +61,15 @@ type Coverage struct {
 	Alive     int            `json:"alive"`  // of those up: something answered
 	Silent    int            `json:"silent"` // of those up: called so without looking, scanned to the end, and nothing answered
 	Down      int            `json:"down"`
-	TimedOut  int            `json:"timed_out"`      // of those up: given up, so that nothing is known of their ports
-	OpenPorts int            `json:"open_ports"`     // also of ports and hosts that are not kept
-	NotKept   int            `json:"hosts_not_kept"` // of those up: beyond the bound of Hosts
-	Listed    int            `json:"listed"`         // hosts in the report
-	Invalid   int            `json:"invalid"`        // hosts without a usable address, or named before: dropped
-	Completed []netip.Prefix `json:"completed"`      // addresses that are through: up or down, and not timed out
-	DownAt    []netip.Prefix `json:"down_at"`        // of these: down
-	GivenUp   []netip.Prefix `json:"timed_out_at"`   // addresses that timed out
+	TimedOut  int            `json:"timed_out"`          // of those up: given up, so that nothing is known of their ports
+	OpenPorts int            `json:"open_ports"`         // also of ports and hosts that are not kept
+	NotKept   int            `json:"hosts_not_kept"`     // of those up: beyond the bound of Hosts
+	Listed    int            `json:"listed"`             // hosts in the report
+	Invalid   int            `json:"invalid"`            // hosts without a usable address, or named before: dropped
+	Completed []netip.Prefix `json:"completed"`          // addresses that are through: up or down, and not timed out
+	DownAt    []netip.Prefix `json:"down_at"`            // of these: down
+	GivenUp   []netip.Prefix `json:"timed_out_at"`       // addresses that timed out
+	Requests  *Requests      `json:"requests,omitempty"` // of a scan by words
 }
 
 // Host is one host. What the host itself sent is in Untrusted, here and in its ports.
@@ -80,6 +84,7 @@ type Host struct {
 	Ports     []Port     `json:"ports"`
 	Others    []Others   `json:"other_ports,omitempty"`
 	OS        []OS       `json:"os,omitempty"`
+	Found     []Found    `json:"found,omitempty"` // by a scan by words
 	Untrusted *HostText  `json:"untrusted,omitempty"`
 }
 
