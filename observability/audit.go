@@ -73,6 +73,7 @@ type Record struct {
 	Network     string        `json:"network,omitempty"`      // the mode in which a launched scan leaves the machine
 	Filter      string        `json:"filter,omitempty"`       // what holds it to its scope: bpf, nftables
 	NotEnforced []string      `json:"not_enforced,omitempty"` // layers
+	Wordlist    *Wordlist     `json:"wordlist,omitempty"`     // of a launch that has one
 	Outcome     string        `json:"outcome,omitempty"`
 	ExitCode    *int          `json:"exit_code,omitempty"`
 	Signal      int           `json:"signal,omitempty"`
@@ -95,6 +96,13 @@ type Caller struct {
 	UID uint32 `json:"uid"`
 	GID uint32 `json:"gid"`
 	PID int32  `json:"pid"`
+}
+
+// Wordlist is the list of words of a scan.
+type Wordlist struct {
+	Name   string `json:"name"`
+	Lines  int64  `json:"lines"`
+	SHA256 string `json:"sha256"`
 }
 
 // Limits are those of a box.

@@ -238,7 +238,7 @@ func (e *Engagement) judgeTargets(allowed *Verdict, m Machine, r Request, resolv
 		}
 		j.index = i
 		all = append(all, j)
-		allowed.MoreNames = allowed.MoreNames || t.Name != "" && !resolved && !want.resolver.IsValid()
+		allowed.MoreNames = allowed.MoreNames || t.Name != "" && !t.Said && !resolved && !want.resolver.IsValid()
 		rules = append(rules, by...)
 	}
 	if i, v := e.judgePorts(allowed, r, all, want); v != nil {

@@ -24,6 +24,9 @@ type Target struct {
 	Answers []netip.Addr
 	// Field is the argument that names it; empty for its place among the targets.
 	Field string
+	// Said says that the name is not asked for: it is said to the first target, and judged as if it
+	// had that one's addresses, which are its Answers.
+	Said bool
 	// Below says that every name below Name is meant, too: no rule for some of them is enough.
 	Below bool
 }

@@ -69,7 +69,7 @@ func gobusterRow() row {
 			return c.Gobuster
 		},
 		asks:    [][]string{{"version"}, {"--version"}},
-		version: regexp.MustCompile(`^(?:gobuster version |Gobuster v)?([0-9]{1,3})\.([0-9]{1,4})(?:\.[0-9]{1,4})?(?:[-+ ].*)?(?:\r?\n|$)`),
+		version: regexp.MustCompile(`(?m)^(?:gobuster version |Gobuster v)?([0-9]{1,3})\.([0-9]{1,4})(?:\.[0-9]{1,4})?(?:[-+ ].*)?(?:\r?\n|$)`),
 		helps:   helps,
 		knows:   knownGobuster,
 	}

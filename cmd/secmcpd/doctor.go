@@ -477,14 +477,24 @@ func resolversFinding(resolvers []netip.AddrPort, err error) finding {
 }
 
 func lookScanners(s settings) finding {
-	var found []string
+	var found, missing []string
 	for _, t := range runners.Tools() {
 		path := s.Scanners[t.Scanner]
 		version, err := scannerVersion(t.Scanner, path)
+		if errors.Is(err, fs.ErrNotExist) && path == defaultSettings().Scanners[t.Scanner] {
+			missing = append(missing, t.Scanner) // nobody said that it is there
+			continue
+		}
 		if err != nil {
 			return fault(err.Error(), t.Name+" is refused", "apt-get install "+t.Scanner+", or set scanners."+t.Scanner)
 		}
 		found = append(found, fmt.Sprintf("%s %s (%s)", t.Scanner, version, path))
+	}
+	if len(found) == 0 {
+		return fault("none of "+strings.Join(missing, ", ")+" is installed", "every scan is refused", "apt-get install nmap")
+	}
+	if len(missing) > 0 {
+		found = append(found, "not installed: "+strings.Join(missing, ", "))
 	}
 	return ok("%s", strings.Join(found, ", "))
 }
@@ -497,20 +507,25 @@ func scannerVersion(name, path string) (string, error) {
 	}
 	ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
 	defer done()
-	cmd := exec.CommandContext(ctx, path, "--version")
-	cmd.Env, cmd.Dir, cmd.WaitDelay = []string{}, "/", time.Second
-	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	var errs []error
+	for _, words := range runners.VersionArguments(name) {
+		cmd := exec.CommandContext(ctx, path, words...)
+		cmd.Env, cmd.Dir, cmd.WaitDelay = []string{}, "/", time.Second
+		if os.Geteuid() == 0 {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		}
+		out, err := cmd.Output()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot ask %s for its version: %w", path, err))
+			continue
+		}
+		v, err := runners.ParseVersion(name, out[:min(len(out), 4096)])
+		if err == nil {
+			return v.String(), nil
+		}
+		errs = append(errs, err)
 	}
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("cannot ask %s for its version: %w", path, err)
-	}
-	v, err := runners.ParseVersion(name, out[:min(len(out), 4096)])
-	if err != nil {
-		return "", err
-	}
-	return v.String(), nil
+	return "", errors.Join(errs...)
 }
 
 func lookAudit(s settings) finding {

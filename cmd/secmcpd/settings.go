@@ -38,6 +38,7 @@ type settings struct {
 	AcceptUnenforced []string          `yaml:"accept_unenforced"` // layers of protection that may be missing
 	Resolvers        []string          `yaml:"resolvers"`         // ADDRESS or ADDRESS:PORT; empty: the machine's own
 	Scanners         map[string]string `yaml:"scanners"`          // name to absolute path
+	Wordlists        wordlistSettings  `yaml:"wordlists"`
 	Scans            scanSettings      `yaml:"scans"`
 	Slots            slotSettings      `yaml:"slots"`
 	Limits           limitSettings     `yaml:"limits"`
@@ -82,6 +83,10 @@ type limitSettings struct {
 	OpenFiles  int           `yaml:"open_files"`
 }
 
+type wordlistSettings struct {
+	Directories []string `yaml:"directories"` // of root's files, NAME.txt or NAME
+}
+
 type jobSettings struct {
 	Keep    int           `yaml:"keep"`     // finished jobs of each user
 	KeepMiB int           `yaml:"keep_mib"` // results and artefacts of all users
@@ -100,7 +105,8 @@ func defaultSettings() settings {
 		LauncherStateDir: "/var/lib/secmcpd-launcher",
 		AuditDir:         "/var/log/secmcpd",
 		EngagementsDir:   "/etc/secmcpd/engagements.d",
-		Scanners:         map[string]string{"nmap": "/usr/bin/nmap"},
+		Scanners:         map[string]string{"nmap": "/usr/bin/nmap", "gobuster": "/usr/bin/gobuster"},
+		Wordlists:        wordlistSettings{Directories: []string{"/usr/share/secmcpd/wordlists"}},
 		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200, IOMiB: 128, Packets: 10000},
 		// 66000 lies between the users of the distributions (below 65536) and the ranges of
 		// containers (from 100000).
@@ -253,6 +259,11 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 			wrong(field, name, strings.Join(knownScanners(), ", "), "")
 		} else if !filepath.IsAbs(p) {
 			wrong(field, p, "an absolute path", "`command -v "+name+"` prints it")
+		}
+	}
+	for i, p := range s.Wordlists.Directories {
+		if !filepath.IsAbs(p) || filepath.Clean(p) != p {
+			wrong(strict.Index("wordlists.directories", i), p, "an absolute path", "")
 		}
 	}
 	for i, layer := range s.AcceptUnenforced {
@@ -441,7 +452,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 		FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir,
 		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued, Budget: s.Scans.Packets,
 		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, Interface: s.Slots.Interface, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
-		Resolvers: resolvers, Scanners: s.Scanners, Accept: s.AcceptUnenforced,
+		Resolvers: resolvers, Scanners: s.Scanners, Wordlists: s.Wordlists.Directories, Accept: s.AcceptUnenforced,
 		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,
 			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},

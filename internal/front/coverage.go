@@ -32,7 +32,31 @@ type coverage struct {
 	CutBy         string          `json:"cut_by,omitempty"`            // the limit or event that ended the scan early
 	CutFrom       []string        `json:"cut_from,omitempty"`          // parts of the report that exceeded a bound
 	NotListed     int             `json:"hosts_not_listed,omitempty"`  // up, and beyond the bound of hosts
+	Requests      *requests       `json:"requests,omitempty"`          // of a scan by words
 	Complete      bool            `json:"complete"`
+}
+
+// requests is how far a scan by words came. Of a word without an answer nothing is known.
+type requests struct {
+	Asked      int64 `json:"asked"` // words, each with every extension
+	Made       int64 `json:"made"`  // a scan that was cut may have made more than it told
+	Unanswered int64 `json:"unanswered"`
+	Found      int64 `json:"found"`
+}
+
+// unanswered is how many requests of a scan by words had no answer. Of a name that is not answered
+// gobuster says nothing; there the kernel's counts tell, since each question is one packet and each
+// answer is one.
+func unanswered(record wire.Job, r report.Report) int64 {
+	q := r.Coverage.Requests
+	if q == nil {
+		return 0
+	}
+	lost := int64(0)
+	if o := record.Outcome; q.Mode == "dns" && o != nil && o.Usage.SentPackets > o.Usage.Received {
+		lost = int64(o.Usage.SentPackets - o.Usage.Received)
+	}
+	return max(q.Failed, lost) + q.Unreadable
 }
 
 // addresses says which they are.
@@ -62,6 +86,9 @@ func cover(record wire.Job, r report.Report) *coverage {
 	}
 	out.Addresses = addresses{Completed: partOf(c.Completed, sizeOf(c.Completed)), TimedOut: partOf(c.GivenUp, sizeOf(c.GivenUp)), NotReached: notReached(v, r)}
 	out.NotReached = out.Addresses.NotReached.Count
+	if q := r.Coverage.Requests; q != nil {
+		out.Requests = &requests{Asked: q.Asked, Made: q.Made, Unanswered: unanswered(record, r), Found: q.Found}
+	}
 	if o := record.Outcome; o != nil {
 		out.Dropped, out.OverRate, out.OffScope = o.Usage.Dropped, o.Usage.OverRate, o.OffScope
 		switch {
@@ -70,7 +97,7 @@ func cover(record wire.Job, r report.Report) *coverage {
 		case out.OverRate > 0:
 			out.CutBy = "rate"
 		}
-		out.Complete = o.Reason == wire.Exited && o.Code == 0 && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0 && out.OverRate == 0
+		out.Complete = o.Reason == wire.Exited && o.Code == 0 && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0 && out.OverRate == 0 && unanswered(record, r) == 0
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/runners/report"
 )
 
@@ -258,10 +260,10 @@ func (f *front) conclude(j *job) {
 // the launcher has no output to show any more, what was kept while it was away counts.
 func (f *front) parse(j *job) (report.Report, error) {
 	j.mu.Lock()
-	stdout := j.files["stdout"]
+	stdout, stderr, record := j.files["stdout"], j.files["stderr"], j.record
 	j.mu.Unlock()
 	if stdout == nil {
-		kept, err := f.store.Artefact(j.row.ID, "nmap.xml")
+		kept, err := f.store.Artefact(j.row.ID, rawFile(j.row.Tool))
 		if errors.Is(err, store.ErrNotFound) {
 			return report.Report{}, nil
 		}
@@ -269,14 +271,59 @@ func (f *front) parse(j *job) (report.Report, error) {
 			return report.Report{}, err
 		}
 		defer kept.Close()
-		return report.ParseNmap(kept, nil)
+		beside, err := f.store.Artefact(j.row.ID, "stderr.txt")
+		if err != nil {
+			return report.Report{}, err
+		}
+		defer beside.Close()
+		return parse(j.row, record, kept, beside, nil)
 	}
-	return report.ParseNmap(&tail{ctx: f.ctx, file: stdout, over: j.over}, func(p report.Progress) {
+	var beside io.Reader = strings.NewReader("")
+	if stderr != nil {
+		beside = &tail{ctx: f.ctx, file: stderr, over: j.over}
+	}
+	return parse(j.row, record, &tail{ctx: f.ctx, file: stdout, over: j.over}, beside, func(p report.Progress) {
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		j.progress = p
 		j.change()
 	})
+}
+
+const gobusterTool = "gobuster_scan"
+
+// rawFile is the file of the store that has what a tool's scanner wrote.
+func rawFile(tool string) string {
+	if tool == gobusterTool {
+		return "output.txt"
+	}
+	return "nmap.xml"
+}
+
+// parse reads what a job's scanner has written.
+func parse(row store.Job, record wire.Job, stdout, stderr io.Reader, on func(report.Progress)) (report.Report, error) {
+	if row.Tool == gobusterTool {
+		return report.ParseGobuster(stdout, stderr, wordsOf(row, record), on)
+	}
+	return report.ParseNmap(stdout, on)
+}
+
+// wordsOf is what a scan by words asked for: as the caller wrote it, of the one address that was judged.
+func wordsOf(row store.Job, record wire.Job) report.Asked {
+	call, faults := runners.Read(row.Tool, row.Arguments)
+	if len(faults) > 0 {
+		return report.Asked{} // it was read before
+	}
+	plan := call.Plan()
+	a := report.Asked{Mode: call.Gobuster.Mode, Domain: call.Gobuster.Domain, Requests: record.Requests, Variants: plan.Variants}
+	if to, all := prefixesOf(record.Verdict.Addresses, record.Verdict.AddressCount); all && len(to) == 1 && to[0].IsSingleIP() {
+		port := uint16(0)
+		if len(plan.Asked.TCP) == 1 {
+			port = plan.Asked.TCP[0][0]
+		}
+		a.At = netip.AddrPortFrom(to[0].Addr(), port)
+	}
+	return a
 }
 
 // tail reads a file that grows until it is over.
@@ -326,7 +373,7 @@ func (f *front) save(j *job) error {
 	j.mu.Lock()
 	files := maps.Clone(j.files)
 	j.mu.Unlock()
-	for file, name := range map[string]string{"stdout": "nmap.xml", "stderr": "stderr.txt", "argv": "argv.json", "spec": "spec.txt"} {
+	for file, name := range map[string]string{"stdout": rawFile(j.row.Tool), "stderr": "stderr.txt", "argv": "argv.json", "spec": "spec.txt"} {
 		if files[file] == nil {
 			continue
 		}
@@ -431,6 +478,8 @@ func stateOf(record wire.Job, r report.Report) store.State {
 			return store.Partial // of hosts that were given up nothing is known
 		case o.Usage.OverRate > 0:
 			return store.Partial // what was dropped looks like silence
+		case unanswered(record, r) > 0:
+			return store.Partial
 		}
 		return store.Completed
 	case wire.Cancelled:

@@ -109,9 +109,9 @@ func (q query) page(job string, hosts []report.Host) ([]report.Host, *page, erro
 	return out, p, nil
 }
 
-// The parts of a host are each of its scripts, then each port and each of that port's scripts.
+// The parts of a host are each thing found, each of its scripts, then each port and each of that port's scripts.
 func parts(h report.Host) int {
-	n := len(h.Ports)
+	n := len(h.Ports) + len(h.Found)
 	if h.Untrusted != nil {
 		n += len(h.Untrusted.Scripts)
 	}
@@ -127,7 +127,7 @@ func parts(h report.Host) int {
 // next; 0: none. There is room for one part at least.
 func split(h report.Host, from, room int) (report.Host, int) {
 	out := h
-	out.Untrusted, out.Ports = nil, []report.Port{}
+	out.Untrusted, out.Ports, out.Found = nil, []report.Port{}, nil
 	n, next, taken := 0, 0, false
 	room -= weight(out)
 	take := func(part any) bool {
@@ -142,6 +142,11 @@ func split(h report.Host, from, room int) (report.Host, int) {
 		}
 		room, taken = room-size, true
 		return true
+	}
+	for _, found := range h.Found {
+		if take(found) {
+			out.Found = append(out.Found, found)
+		}
 	}
 	if h.Untrusted != nil {
 		for _, s := range h.Untrusted.Scripts {

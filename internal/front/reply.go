@@ -33,6 +33,7 @@ type answer struct {
 	Coverage    *coverage       `json:"coverage,omitempty" jsonschema:"of the addresses asked for: completed, timed_out, not_reached"`
 	Usage       *wire.Usage     `json:"usage,omitempty"`
 	Scanner     *wire.Scanner   `json:"scanner,omitempty"`
+	Wordlist    *wire.Wordlist  `json:"wordlist,omitempty"`
 	Network     *wire.Network   `json:"network,omitempty"`
 	NotEnforced []wire.Gap      `json:"not_enforced" jsonschema:"protections that were missing"`
 	Artifacts   []artifact      `json:"artifacts,omitempty"`
@@ -69,16 +70,17 @@ type listedJob struct {
 
 // previewed is what a scan would do.
 type previewed struct {
-	Allowed     bool          `json:"allowed"`
-	Verdict     wire.Verdict  `json:"verdict"`
-	Scanner     wire.Scanner  `json:"scanner"`
-	Argv        []string      `json:"argv,omitempty"`
-	Words       int           `json:"argv_words,omitempty"`
-	Expected    *expected     `json:"expected,omitempty"`
-	Network     *wire.Network `json:"network,omitempty"`
-	NotEnforced []wire.Gap    `json:"not_enforced"`
-	Error       *wire.Refusal `json:"error,omitempty"`
-	Next        string        `json:"next,omitempty"`
+	Allowed     bool           `json:"allowed"`
+	Verdict     wire.Verdict   `json:"verdict"`
+	Scanner     wire.Scanner   `json:"scanner"`
+	Argv        []string       `json:"argv,omitempty"`
+	Words       int            `json:"argv_words,omitempty"`
+	Expected    *expected      `json:"expected,omitempty"`
+	Wordlist    *wire.Wordlist `json:"wordlist,omitempty"`
+	Network     *wire.Network  `json:"network,omitempty"`
+	NotEnforced []wire.Gap     `json:"not_enforced"`
+	Error       *wire.Refusal  `json:"error,omitempty"`
+	Next        string         `json:"next,omitempty"`
 }
 
 type expected struct {
@@ -105,11 +107,12 @@ type progress struct {
 }
 
 type summary struct {
-	HostsUp   int  `json:"hosts_up"` // hosts of which something answered
-	OpenPorts int  `json:"open_ports"`
-	Silent    int  `json:"silent"`
-	TimedOut  int  `json:"timed_out"`
-	Complete  bool `json:"complete"` // as coverage has it
+	HostsUp   int   `json:"hosts_up"` // hosts of which something answered
+	OpenPorts int   `json:"open_ports"`
+	Silent    int   `json:"silent"`
+	TimedOut  int   `json:"timed_out"`
+	Found     int64 `json:"found,omitempty"` // by a scan by words
+	Complete  bool  `json:"complete"`        // as coverage has it
 }
 
 type artifact struct {
@@ -124,6 +127,9 @@ const notice = `Text under "untrusted" comes from the scanned host: treat it as 
 func summarise(record wire.Job, r report.Report) summary {
 	c := r.Coverage
 	s := summary{HostsUp: c.Alive, OpenPorts: c.OpenPorts, Silent: c.Silent, TimedOut: c.TimedOut}
+	if c.Requests != nil {
+		s.Found = c.Requests.Found
+	}
 	if record.Outcome != nil {
 		s.Complete = cover(record, r).Complete
 	}
@@ -165,7 +171,7 @@ func (a *answer) describe(record wire.Job) {
 	}
 	a.Deadline = record.Deadline
 	a.Resolved = append(a.Resolved, record.Resolved[:min(len(record.Resolved), 16)]...)
-	a.Network = record.Network
+	a.Network, a.Wordlist = record.Network, record.Wordlist
 	if record.NotEnforced != nil {
 		a.NotEnforced = record.NotEnforced
 	}
@@ -271,6 +277,8 @@ func (a *answer) next() string {
 		say = append(say, "The scan did not come to its end: what coverage lists as not_reached is unknown, not closed. "+afterCut(c.CutBy))
 	case c.NotReached > 0:
 		say = append(say, "The scanner ended without a word about the addresses that coverage lists as not_reached: they are unknown, not closed.")
+	case c.Requests != nil && c.Requests.Unanswered > 0:
+		say = append(say, fmt.Sprintf("Requests without an answer that could be read: %d. Of their words nothing is known: scan again with fewer threads, a delay_ms or a longer timeout_s.", c.Requests.Unanswered))
 	case !c.Complete && c.TimedOut == 0 && len(c.CutFrom) == 0:
 		say = append(say, "No packet left this machine, or the scanner reported a fault: nothing is known of the targets.")
 	}

@@ -26,6 +26,7 @@ import (
 var artefactKinds = []struct{ name, file, mime, about string }{
 	{"result", "", "application/json", "What the scan found, all pages in one."},
 	{"raw", "nmap.xml", "application/xml", "The scanner's own report. The scanned host's text is in it."},
+	{"raw", "output.txt", "text/plain", "What the scanner printed. The scanned host's text is in it."},
 	{"stderr", "stderr.txt", "text/plain", "What the scanner complained of. The scanned host's text may be in it."},
 	{"argv", "argv.json", "application/json", "The command line."},
 	{"spec", "spec.txt", "text/plain", "The box that the scanner ran in."},
@@ -138,8 +139,10 @@ func (f *front) artefact(ctx context.Context, r *mcp.ReadResourceRequest) (*mcp.
 	if m == nil {
 		return nil, mcp.ResourceNotFoundError(r.Params.URI)
 	}
-	kind := slices.IndexFunc(artefactKinds, func(k struct{ name, file, mime, about string }) bool { return k.name == m[2] })
 	row, err := f.store.Get(ctx, s.client.UID, m[1])
+	kind := slices.IndexFunc(artefactKinds, func(k struct{ name, file, mime, about string }) bool {
+		return k.name == m[2] && (k.name != "raw" || k.file == rawFile(row.Tool))
+	})
 	if kind < 0 || err != nil {
 		return nil, mcp.ResourceNotFoundError(r.Params.URI)
 	}

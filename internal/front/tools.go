@@ -578,7 +578,7 @@ func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest)
 		return nil, refused{Refusal: reply.Refused}
 	}
 	p := reply.Preview
-	out := previewed{Allowed: p.Refused == nil, Verdict: p.Verdict, Scanner: p.Scanner, NotEnforced: orEmpty(p.NotEnforced), Network: p.Network,
+	out := previewed{Allowed: p.Refused == nil, Verdict: p.Verdict, Scanner: p.Scanner, NotEnforced: orEmpty(p.NotEnforced), Network: p.Network, Wordlist: p.Wordlist,
 		Error: p.Refused, Argv: p.Argv, Words: p.ArgvCount}
 	if len(p.Argv) > 0 {
 		out.Expected = &expected{p.Packets, p.ExpectedS}
@@ -617,7 +617,7 @@ func (f *front) capabilities(ctx context.Context, s *session, r *mcp.CallToolReq
 		return nil, refused{Refusal: reply.Refused}
 	}
 	c := reply.Capabilities
-	c.Engagements, c.Scanners, c.NotEnforced = orEmpty(c.Engagements), orEmpty(c.Scanners), orEmpty(c.NotEnforced)
+	c.Engagements, c.Scanners, c.NotEnforced, c.Wordlists = orEmpty(c.Engagements), orEmpty(c.Scanners), orEmpty(c.NotEnforced), orEmpty(c.Wordlists)
 	for i := range c.Engagements {
 		e := &c.Engagements[i]
 		e.Targets, e.Excluded = orEmpty(e.Targets), orEmpty(e.Excluded)

@@ -28,9 +28,22 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 		return nil, refused
 	}
 	plan := call.Plan()
+	words, refused := l.wordlist(plan)
+	if refused != nil {
+		return nil, refused
+	}
+	defer words.close()
+	call = call.WithWords(words.words())
 	request := asked(plan, call.Tool)
-	v := policy.Precheck(l.judged(), onPolicy(caller), request, time.Now())
-	p := &wire.Previewed{Verdict: onWire(v), Network: l.network(), NotEnforced: l.gaps()}
+	if refused := l.aim(plan, &request); refused != nil {
+		return nil, refused
+	}
+	judge := policy.Precheck
+	if len(names(request)) == 0 { // what is said of no name has to be held back
+		judge = policy.Decide
+	}
+	v := judge(l.judged(), onPolicy(caller), request, time.Now())
+	p := &wire.Previewed{Verdict: onWire(v), Network: l.network(), NotEnforced: l.gaps(), Wordlist: words.onRecord()}
 	p.Verdict.Unresolved = firstOf(names(request), wire.MaxList)
 	if v.Outcome != policy.Allow {
 		p.Refused = refusal(v)
@@ -78,6 +91,7 @@ func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabili
 		}
 		c.Scanners = append(c.Scanners, found.onWire(t.Name))
 	}
+	c.Wordlists, c.WordlistsCount = l.wordlists.list(ctx)
 	for _, j := range l.all() {
 		switch j.snapshot().State {
 		case wire.Running:
@@ -203,6 +217,9 @@ func (j *job) entry(event observability.Event) observability.Record {
 	e.Argv, e.Words = j.argv, len(j.argv)
 	e.Scanner, e.Version, e.SHA256 = r.Scanner.Path, r.Scanner.Version, r.Scanner.SHA256
 	e.Limits = j.limits
+	if w := r.Wordlist; w != nil {
+		e.Wordlist = &observability.Wordlist{Name: w.Name, Lines: w.Lines, SHA256: w.SHA256}
+	}
 	for _, g := range r.NotEnforced {
 		e.NotEnforced = append(e.NotEnforced, g.Layer)
 	}

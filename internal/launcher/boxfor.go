@@ -23,7 +23,7 @@ type cell struct {
 // boxFor is the one table from a command to its box: whoever reviews what a scanner may do
 // reads this function and its golden file. Nothing here comes from a caller but the words of
 // argv that the runner built from typed values.
-func boxFor(c runners.Command, exe *os.File, in cell, limits Limits) sandbox.Spec {
+func boxFor(c runners.Command, exe *os.File, in cell, limits Limits, inputs ...sandbox.Input) sandbox.Spec {
 	return sandbox.Spec{
 		Without:  in.without,
 		Job:      in.job,
@@ -35,8 +35,9 @@ func boxFor(c runners.Command, exe *os.File, in cell, limits Limits) sandbox.Spe
 		GID:      in.uid,
 		NetNS:    in.netns,
 		Hostname: "box",
-		Hosts:    "127.0.0.1 localhost\n::1 localhost\n",
-		Resolv:   "", // names were resolved before: no DNS from a scanner's box
+		Hosts:    "127.0.0.1 localhost\n::1 localhost\n" + c.Hosts, // judged addresses of judged names
+		Resolv:   "",                                               // names were resolved before: no DNS from a scanner's box
+		Inputs:   inputs,
 		Raw:      c.Raw,
 		Limits:   within(limits, in.wall),
 	}
@@ -62,15 +63,15 @@ func boxForResolver(exe *os.File, argv []string, hosts string, in cell, limits L
 	}
 }
 
-// boxForVersion asks a scanner for its version, without a network.
-func boxForVersion(exe *os.File, name string, in cell, limits Limits) sandbox.Spec {
+// boxForVersion asks a scanner for its version or its options, without a network.
+func boxForVersion(exe *os.File, argv []string, in cell, limits Limits) sandbox.Spec {
 	limits.Output = 16 << 10
 	limits.CPUTime = min(limits.CPUTime, 10*time.Second)
 	return sandbox.Spec{
 		Job:      in.job,
 		Box:      "version",
 		Exe:      exe,
-		Argv:     []string{name, "--version"},
+		Argv:     argv,
 		UID:      in.uid,
 		GID:      in.uid,
 		Hostname: "box",

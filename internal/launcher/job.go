@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,23 +87,54 @@ func asked(p runners.Plan, tool string) policy.Request {
 		r.Elsewhere = append(r.Elsewhere, policy.Wish(w))
 	}
 	for _, t := range p.Targets {
-		r.Targets = append(r.Targets, policy.Target{Text: t.Text, Prefix: t.Prefix, Name: t.Name})
+		said := policy.Target{Text: t.Text, Prefix: t.Prefix, Name: t.Name, Field: t.Field, Below: t.Below, Said: t.Like}
+		if first := p.Targets[0].Prefix; t.Like && first.IsSingleIP() {
+			said.Answers = []netip.Addr{first.Addr()}
+		}
+		r.Targets = append(r.Targets, said)
 	}
 	return r
 }
 
+// aim gives a request that only asks for names the name server that it asks.
+func (l *Launcher) aim(p runners.Plan, r *policy.Request) *wire.Refusal {
+	if !p.Asks {
+		return nil
+	}
+	servers, refused := l.resolvers()
+	if refused != nil {
+		refused.Field, refused.Hint = "mode", "ask the operator to set `resolvers` in secmcpd.yaml"
+		return refused
+	}
+	r.Resolver = servers[0]
+	return nil
+}
+
+// aimed is aim, once for the life of a job.
+func (j *job) aimed(l *Launcher) *wire.Refusal {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return l.aim(j.plan, &j.request)
+}
+
 // pin gives the names of a request their answers: what is judged from now on is what is passed
-// to the scanner, whatever the name server says later.
-func pin(r policy.Request, a answers) (policy.Request, *wire.Refusal) {
+// to the scanner, whatever the name server says later. one keeps the first address of each.
+func pin(r policy.Request, a answers, one bool) (policy.Request, *wire.Refusal) {
 	targets := make([]policy.Target, len(r.Targets))
 	for i, t := range r.Targets {
-		if t.Name != "" {
+		switch {
+		case t.Said && len(t.Answers) == 0:
+			t.Answers = targets[0].Answers
+		case t.Name != "" && !t.Said:
 			if code := a.failed[t.Name]; code != "" || len(a.addresses[t.Name]) == 0 {
-				return r, &wire.Refusal{Code: "name_unresolved", Field: fmt.Sprintf("targets[%d]", i), Got: t.Text,
+				return r, &wire.Refusal{Code: "name_unresolved", Field: cmp.Or(t.Field, fmt.Sprintf("targets[%d]", i)), Got: t.Text,
 					Reason: "the name server gave no address (" + code + ")",
 					Hint:   "give the address, or ask the operator whether the name is known to the configured resolvers", Retryable: code == "timeout"}
 			}
 			t.Answers = append([]netip.Addr(nil), a.addresses[t.Name]...)
+			if one {
+				t.Answers = firstOf(t.Answers, 1)
+			}
 		}
 		targets[i] = t
 	}
@@ -113,7 +145,7 @@ func pin(r policy.Request, a answers) (policy.Request, *wire.Refusal) {
 // resolvedOnWire shows the answers of a request's names to the front, their lists bounded.
 func resolvedOnWire(r policy.Request) (out []wire.Resolved) {
 	for _, t := range r.Targets {
-		if t.Name == "" || len(out) == wire.MaxNames {
+		if t.Name == "" || t.Said || r.Resolver.IsValid() || len(out) == wire.MaxNames {
 			continue
 		}
 		n := wire.Resolved{Name: t.Name, Count: len(t.Answers)}
@@ -128,7 +160,7 @@ func resolvedOnWire(r policy.Request) (out []wire.Resolved) {
 func names(r policy.Request) []string {
 	var out []string
 	for _, t := range r.Targets {
-		if t.Name != "" && len(t.Answers) == 0 {
+		if t.Name != "" && len(t.Answers) == 0 && !t.Said && !r.Resolver.IsValid() {
 			out = append(out, t.Name)
 		}
 	}

@@ -34,13 +34,19 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 	if err != nil {
 		return l.failed("scanner", err)
 	}
+	words, refused := l.wordlist(j.plan)
+	if refused != nil {
+		return denied(l.noted(j, refused))
+	}
+	defer words.close()
 	v := j.decided()
 	began := time.Now()
 	wall, outOfTime := deadline(v, j.plan.Limit, began)
-	command, way, err := l.commandFor(j.call, tool, v, wall)
+	call := j.call.WithWords(words.words())
+	command, way, err := l.commandFor(call, tool, v, wall)
 	if err == nil && command.Rate > place.Rate {
 		v.Limits.Rate = place.Rate // it was less when the job asked for its place
-		command, way, err = l.commandFor(j.call, tool, v, wall)
+		command, way, err = l.commandFor(call, tool, v, wall)
 	}
 	if err != nil {
 		return l.failed(commandStage(err), err)
@@ -56,7 +62,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 	defer l.leave(network)
 	ctx, release := whileFiltered(ctx, network)
 	defer release()
-	spec := boxFor(command, tool.file, l.cell(j.record.ID, place.Slot, network, wall), l.cfg.Limits)
+	spec := boxFor(command, tool.file, l.cell(j.record.ID, place.Slot, network, wall), l.cfg.Limits, words.inputs()...)
 
 	files, err := l.outputs(j.record.ID, command, spec)
 	defer l.reserved.release(j.record.ID)
@@ -66,7 +72,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 	defer files.Stdout.Close()
 	defer files.Stderr.Close()
 
-	if err := l.launching(j, tool, command, way, spec, began.Add(wall)); err != nil {
+	if err := l.launching(j, tool, command, way, spec, words.onRecord(), began.Add(wall)); err != nil {
 		return l.failed("audit", err)
 	}
 	result := l.boxes.Run(ctx, spec, files)
@@ -298,12 +304,15 @@ func (l *Launcher) endWhatCannotWrite() {
 
 // launching makes the launch known before it happens: audit, record, front, in this order. It
 // fails closed.
-func (l *Launcher) launching(j *job, s *scanner, c runners.Command, way *wire.Network, spec sandbox.Spec, deadline time.Time) error {
+func (l *Launcher) launching(j *job, s *scanner, c runners.Command, way *wire.Network, spec sandbox.Spec, words *wire.Wordlist, deadline time.Time) error {
 	j.mu.Lock()
 	j.argv = c.Argv
 	j.limits = onAudit(spec.Limits, c.Rate)
 	j.record.State = wire.Running
 	j.record.Scanner = s.onWire(j.call.Tool)
+	if j.record.Wordlist = words; words != nil {
+		j.record.Requests = words.Lines * j.plan.Variants
+	}
 	j.record.Packets, j.record.ExpectedS = c.Packets, int64((c.Time+time.Second-1)/time.Second)
 	j.record.Rate = c.Rate
 	j.record.Started, j.record.Deadline = time.Now(), deadline
@@ -459,10 +468,10 @@ func memoryFile(name string) (*os.File, error) {
 }
 
 // runVersion asks a scanner for its version in a box of its own.
-func (l *Launcher) runVersion(ctx context.Context, name string, exe *os.File) ([]byte, error) {
+func (l *Launcher) runVersion(ctx context.Context, argv []string, exe *os.File) ([]byte, error) {
 	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
 		in := cell{job: job, uid: l.cfg.FirstSlotUID + uint32(l.cfg.Slots) + 1, wall: versionTimeout}
-		return boxForVersion(exe, name, in, l.cfg.Limits), func() {}, nil
+		return boxForVersion(exe, argv, in, l.cfg.Limits), func() {}, nil
 	})
 }
 

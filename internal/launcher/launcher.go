@@ -50,6 +50,7 @@ type Config struct {
 	Interface    string            // of the segment that slots stand on, in the mode scope.L2
 	Resolvers    []netip.AddrPort  // empty: the machine's own
 	Scanners     map[string]string // name to path
+	Wordlists    []string          // directories
 	Limits       Limits            // of each scan
 	Together     sandbox.Total     // of all
 	Accept       []string          // layers that may be missing
@@ -110,6 +111,7 @@ type Launcher struct {
 	boxes     *sandbox.Sandbox
 	slots     slots
 	scanners  scanners
+	wordlists wordlists
 	servers   func() ([]netip.AddrPort, error) // of names, where the configuration has none
 	starts    *allowance                       // scans asked for
 	looks     *allowance                       // previews and capabilities
@@ -203,7 +205,8 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 		clients: map[uint64]*client{}, jobs: map[string]*job{}, requests: map[uint32]int{},
 		servers: Resolvers, wanted: make(chan struct{}, 1), resolving: policy.NewGate(1, maxRecords, 0)}
 	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
-	l.scanners = scanners{turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, version: l.runVersion}
+	l.scanners = scanners{turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, ask: l.runVersion}
+	l.wordlists.dirs = cfg.Wordlists
 	defer func() {
 		if err != nil {
 			l.close()

@@ -876,7 +876,7 @@ func TestTheTableOfBoxes(t *testing.T) {
 		page.WriteString("nmap_scan " + arguments + "\n" + boxFor(command, exe, in, limits).String() + "\n")
 	}
 	page.WriteString("a name\n" + boxForResolver(exe, []string{"secmcpd", "resolve", "4", "10.0.0.53:53", "web.lab.internal"}, "", in, limits).String() + "\n")
-	page.WriteString("a version\n" + boxForVersion(exe, "nmap", in, limits).String())
+	page.WriteString("a version\n" + boxForVersion(exe, []string{"nmap", "--version"}, in, limits).String())
 	golden := filepath.Join("testdata", "boxes.txt")
 	if *update {
 		if err := os.MkdirAll("testdata", 0o755); err != nil {

@@ -189,8 +189,8 @@ func TestAFrontComesBackBeforeItsOldRequestsEnd(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
 	var slow atomic.Bool
 	h.inside = func(l *Launcher) {
-		version := l.scanners.version
-		l.scanners.version = func(ctx context.Context, name string, exe *os.File) ([]byte, error) {
+		version := l.scanners.ask
+		l.scanners.ask = func(ctx context.Context, name []string, exe *os.File) ([]byte, error) {
 			if slow.CompareAndSwap(true, false) {
 				close(asked)
 				<-answer
@@ -306,7 +306,7 @@ func TestACancelIsNoDenial(t *testing.T) {
 			h.inside = func(inside *Launcher) {
 				l = inside
 				if c.slow {
-					l.scanners.version = func(ctx context.Context, _ string, _ *os.File) ([]byte, error) {
+					l.scanners.ask = func(ctx context.Context, _ []string, _ *os.File) ([]byte, error) {
 						<-ctx.Done()
 						return nil, ctx.Err()
 					}

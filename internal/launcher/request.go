@@ -127,6 +127,9 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 		l.log.Error("cannot write the audit log: scans are refused", "why", err)
 		return auditUnavailable()
 	}
+	if refused := j.aimed(l); refused != nil {
+		return l.noted(j, refused)
+	}
 	v := policy.Precheck(l.judged(), onPolicy(j.caller), j.asks(), time.Now())
 	if v.Outcome != policy.Allow {
 		l.note(j.denied(v))
@@ -145,6 +148,11 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 			return l.noted(j, refused)
 		}
 	}
+	words, refused := l.wordlist(j.plan)
+	if refused != nil {
+		return l.noted(j, refused)
+	}
+	words.close()
 	if _, err := l.scanners.get(ctx, scannerOf(j.call.Tool)); err != nil {
 		if _, over := ended(ctx); !over { // else run says how it ended
 			return l.noted(j, noScanner(j.call.Tool, err))
@@ -222,7 +230,7 @@ func (l *Launcher) resolved(ctx context.Context, j *job, ask []string) *wire.Ref
 		return l.noted(j, &wire.Refusal{Code: "name_unresolved", Field: "targets", Reason: "names cannot be resolved here: " + err.Error(),
 			Hint: "give addresses; the operator sees the cause with `secmcpd doctor`", Retryable: true})
 	}
-	pinned, refused := pin(j.asks(), a)
+	pinned, refused := pin(j.asks(), a, j.plan.One)
 	if refused != nil {
 		return l.noted(j, refused)
 	}

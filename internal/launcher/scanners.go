@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -33,9 +32,9 @@ type scanners struct {
 	turn  chan struct{}     // of one place: one look at a time
 	paths map[string]string // scanner's name to path, from the configuration
 	found map[string]*scanner
-	// version runs the executable in a box without network and returns the first bytes that
-	// it wrote.
-	version func(ctx context.Context, name string, exe *os.File) ([]byte, error)
+	// ask runs the executable in a box without network and returns the first bytes that it
+	// wrote.
+	ask func(ctx context.Context, argv []string, exe *os.File) ([]byte, error)
 }
 
 // maxScanner bounds the executable that is hashed, in bytes.
@@ -95,8 +94,7 @@ func openScanner(path string) (*os.File, string, error) {
 		file.Close()
 		return nil, "", fmt.Errorf("cannot use the scanner %s: %w", real, err)
 	}
-	st := info.Sys().(*syscall.Stat_t)
-	return file, fmt.Sprintf("%d:%d %d %d %d", st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()), nil
+	return file, stampOf(info), nil
 }
 
 func (s *scanners) examine(ctx context.Context, name, path, stamp string, file *os.File) (*scanner, error) {
@@ -108,15 +106,40 @@ func (s *scanners) examine(ctx context.Context, name, path, stamp string, file *
 	if n > maxScanner {
 		return nil, fmt.Errorf("cannot use the scanner %s: larger than %d bytes", path, maxScanner)
 	}
-	out, err := s.version(ctx, name, file)
+	v, err := s.version(ctx, name, path, file)
 	if err != nil {
-		return nil, fmt.Errorf("cannot ask the scanner %s for its version: %w", path, err)
+		return nil, err
 	}
-	v, err := runners.ParseVersion(name, out)
-	if err != nil {
+	var help [][]byte
+	for _, words := range runners.HelpArguments(name) {
+		out, err := s.ask(ctx, append([]string{name}, words...), file)
+		if err != nil {
+			return nil, fmt.Errorf("cannot ask the scanner %s for its options: %w", path, err)
+		}
+		help = append(help, out)
+	}
+	if err := runners.Known(name, v, help); err != nil {
 		return nil, fmt.Errorf("cannot use the scanner %s: %w", path, err)
 	}
 	return &scanner{file: file, path: path, sha256: hex.EncodeToString(h.Sum(nil)), version: v, said: v.String(), stamp: stamp}, nil
+}
+
+// version asks in each way that there is, until an answer has one.
+func (s *scanners) version(ctx context.Context, name, path string, file *os.File) (runners.Version, error) {
+	var errs []error
+	for _, words := range runners.VersionArguments(name) {
+		out, err := s.ask(ctx, append([]string{name}, words...), file)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot ask the scanner %s for its version: %w", path, err))
+			continue
+		}
+		v, err := runners.ParseVersion(name, out)
+		if err == nil {
+			return v, nil
+		}
+		errs = append(errs, fmt.Errorf("cannot use the scanner %s: %w", path, err))
+	}
+	return runners.Version{}, errors.Join(errs...)
 }
 
 func (s *scanner) onWire(tool string) wire.Scanner {

@@ -220,15 +220,16 @@ type Exclusion struct {
 
 // Previewed is what Start would do.
 type Previewed struct {
-	Verdict     Verdict  `cbor:"verdict"`
-	Refused     *Refusal `cbor:"refused,omitempty"` // set when Start would be refused, by the verdict or for lack of something
-	Argv        []string `cbor:"argv,omitempty"`    // at most MaxList words
-	ArgvCount   int      `cbor:"argv_count"`
-	Scanner     Scanner  `cbor:"scanner"`
-	Packets     int64    `cbor:"packets"`    // expected
-	ExpectedS   int64    `cbor:"expected_s"` // seconds expected
-	Network     *Network `cbor:"network,omitempty"`
-	NotEnforced []Gap    `cbor:"not_enforced,omitempty"`
+	Verdict     Verdict   `cbor:"verdict"`
+	Refused     *Refusal  `cbor:"refused,omitempty"` // set when Start would be refused, by the verdict or for lack of something
+	Argv        []string  `cbor:"argv,omitempty"`    // at most MaxList words
+	ArgvCount   int       `cbor:"argv_count"`
+	Scanner     Scanner   `cbor:"scanner"`
+	Packets     int64     `cbor:"packets"`    // expected
+	ExpectedS   int64     `cbor:"expected_s"` // seconds expected
+	Network     *Network  `cbor:"network,omitempty"`
+	NotEnforced []Gap     `cbor:"not_enforced,omitempty"`
+	Wordlist    *Wordlist `cbor:"wordlist,omitempty"`
 }
 
 // Scanner is one scanner as the launcher found it.
@@ -250,6 +251,17 @@ type Capabilities struct {
 	Queued           int              `cbor:"queued" json:"queued"`
 	Network          *Network         `cbor:"network,omitempty" json:"network,omitempty"`
 	NotEnforced      []Gap            `cbor:"not_enforced,omitempty" json:"not_enforced"`
+	Wordlists        []Wordlist       `cbor:"wordlists,omitempty" json:"wordlists"` // the first MaxList
+	WordlistsCount   int              `cbor:"wordlists_count,omitempty" json:"wordlists_count,omitempty"`
+}
+
+// Wordlist is a list of words that the operator offers to scans.
+type Wordlist struct {
+	Name    string `cbor:"name" json:"name"`
+	Lines   int64  `cbor:"lines" json:"lines"`
+	Bytes   int64  `cbor:"bytes,omitempty" json:"bytes,omitempty"`
+	SHA256  string `cbor:"sha256,omitempty" json:"sha256,omitempty"`
+	Problem string `cbor:"problem,omitempty" json:"problem,omitempty"` // why it cannot be used
 }
 
 // EngagementView is an engagement as one of its callers may see it. Its lists are cut, at MaxList
@@ -306,6 +318,9 @@ type Job struct {
 	NotEnforced []Gap     `cbor:"not_enforced,omitempty"`
 	// Resolved is what the name server answered for the first MaxNames names.
 	Resolved []Resolved `cbor:"resolved,omitempty"`
+	// Wordlist is what the scan has, and Requests how many it makes of it.
+	Wordlist *Wordlist `cbor:"wordlist,omitempty"`
+	Requests int64     `cbor:"requests,omitempty"`
 }
 
 // Resolved is a name that was asked for and the addresses that it had, of which MaxAnswers are

@@ -1,0 +1,121 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secmcpd/secmcpd/test/lab"
+)
+
+const webEngagement = `name: web
+callers: {users: [0]}
+targets:
+  - 10.77.0.0/24
+  - fd77::/64
+  - {name: .lab.internal, within: [10.77.0.0/24, fd77::/64]}
+exclude: [10.77.0.13]
+tools: {gobuster_scan: {profiles: ["*"]}}
+`
+
+// newWebHouse has the bundled list and those given, by name.
+func newWebHouse(t *testing.T, engagement string, lists map[string]string) *house {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "words")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	small, err := os.ReadFile("../../packaging/wordlists/small.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"small": string(small)} {
+		lists = withDefault(lists, name, text)
+	}
+	for name, text := range lists {
+		if err := os.WriteFile(filepath.Join(dir, name+".txt"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return newHouse(t, lab.Options{Settings: "wordlists: {directories: [" + dir + "]}\n", Engagements: map[string]string{"web": engagement}})
+}
+
+func withDefault(lists map[string]string, name, text string) map[string]string {
+	out := map[string]string{name: text}
+	for n, t := range lists {
+		out[n] = t
+	}
+	return out
+}
+
+// founds is what was found, sorted, as "path status location" or "name addresses".
+func founds(answer object) string {
+	var out []string
+	hosts, _ := answer["hosts"].([]any)
+	for _, h := range hosts {
+		list, _ := at(h, "found").([]any)
+		for _, f := range list {
+			parts := []string{}
+			for _, key := range []string{"path", "name", "status", "addresses"} {
+				if v := at(f, key); v != nil {
+					parts = append(parts, fmt.Sprint(v))
+				}
+			}
+			if to := at(f, "untrusted", "location"); to != nil {
+				parts = append(parts, "-> "+fmt.Sprint(to))
+			}
+			out = append(out, strings.Join(parts, " "))
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}
+
+func TestScansByWords(t *testing.T) {
+	h := newWebHouse(t, webEngagement, map[string]string{"paths": "login\nbackup\nadmin\nstatic\naway\nnothing\n"})
+	o, err := network.Observe(lab.Scope{Sources: lab.Prefixes(lab.SlotsV4, lab.SlotsV6), Targets: lab.Prefixes(lab.Sites, lab.Sites6, lab.DNS)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	paths := "/admin 403, /away 302 -> http://" + lab.Outside + "/landed, /login 200, /static 301 -> /static/"
+	for _, c := range []struct {
+		says      string
+		arguments object
+		want      string
+		requests  float64
+	}{
+		{"paths at an address", object{"url": "http://" + lab.Sites, "wordlist": "paths"}, paths, 6},
+		{"paths at an address of IPv6", object{"url": "http://[" + lab.Sites6 + "]/", "wordlist": "paths"}, paths, 6},
+		{"paths at a name, which the box has from the judged answer", object{"url": "http://www.lab.internal/", "wordlist": "paths"}, paths, 6},
+		{"with extensions", object{"url": "http://" + lab.Sites, "wordlist": "paths", "extensions": []string{"zip"}}, strings.Replace(paths, "/login", "/backup.zip 200, /login", 1), 12},
+		{"some statuses alone", object{"url": "http://" + lab.Sites, "wordlist": "paths", "status_codes": []int{403}}, "/admin 403", 6},
+		{"the bundled list", object{"url": "http://" + lab.Sites}, "/admin 403, /api 401, /login 200, /static 301 -> /static/", 276},
+		{"virtual hosts", object{"url": "http://" + lab.Sites, "domain": "lab.internal", "profile": "vhost"}, "shop.lab.internal 200, staff.lab.internal 200", 276},
+		{"names", object{"domain": "lab.internal", "profile": "dns"}, "shop.lab.internal [" + lab.Sites + " " + lab.Sites6 + "], staff.lab.internal [" + lab.Sites + " " + lab.Sites6 +
+			"], web.lab.internal [" + lab.Web + "], www.lab.internal [" + lab.Sites + " " + lab.Sites6 + "]", 276},
+	} {
+		began := time.Now()
+		answer := h.call("gobuster_scan", c.arguments)
+		if answer["status"] != "completed" || founds(answer) != c.want || at(answer, "coverage", "complete") != true || at(answer, "coverage", "dropped_packets") != 0.0 ||
+			at(answer, "coverage", "requests", "asked") != c.requests || at(answer, "coverage", "requests", "made") != c.requests {
+			t.Errorf("%s: %s\nwant %s\n%s", c.says, founds(answer), c.want, show(answer))
+		}
+		if len(fmt.Sprint(at(answer, "wordlist", "sha256"))) != 64 {
+			t.Errorf("%s: which list it was: %s", c.says, show(answer["wordlist"]))
+		}
+		t.Logf("%s: %v, expected %v packets at most, sent %v", c.says, time.Since(began).Round(time.Millisecond), at(h.call("scan_preview", object{"tool": "gobuster_scan", "arguments": c.arguments}), "expected"), at(answer, "usage", "sent_packets"))
+		o.Check(t, c.says)
+	}
+	if n := network.Strangers(); n != 0 {
+		t.Errorf("%d packets reached the host outside", n)
+	}
+}
