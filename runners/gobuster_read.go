@@ -16,11 +16,11 @@ var gobusterProfiles = []struct {
 	extensions        []string
 	threads           int
 }{
-	{"quick", "paths, each word alone", "dir", nil, 10},
-	{"standard", "and with html, php, txt", "dir", []string{"html", "php", "txt"}, 15},
-	{"thorough", "and with a dozen extensions", "dir", []string{"asp", "aspx", "bak", "html", "js", "json", "jsp", "old", "php", "txt", "xml", "zip"}, 20},
-	{"dns", "names below domain, asked of the operator's name server", "dns", nil, 15},
-	{"vhost", "sites of url's server, WORD.domain as Host", "vhost", nil, 10},
+	{"quick", "", "dir", nil, 10},
+	{"standard", " (html, php, txt)", "dir", []string{"html", "php", "txt"}, 15},
+	{"thorough", " (12 extensions)", "dir", []string{"asp", "aspx", "bak", "html", "js", "json", "jsp", "old", "php", "txt", "xml", "zip"}, 20},
+	{"dns", "", "dns", nil, 15},
+	{"vhost", "", "vhost", nil, 10},
 }
 
 const (
@@ -43,13 +43,13 @@ func gobusterProfileNames() (names []string) {
 }
 
 func gobusterTool() Tool {
-	var b strings.Builder
-	b.WriteString("Looks with gobuster for paths, names or virtual hosts by the words of a list. An engagement must allow url's host and port, and by a rule for names each name (domain: all below it). Redirects are not followed.\nProfiles:\n")
+	const about = "Finds paths, names or sites by a list of words. Engagements must allow url, and by rules for names host and all below domain. Profiles: "
+	var profiles []string
 	for _, p := range gobusterProfiles {
-		b.WriteString("- " + p.name + ": " + p.about + "\n")
+		profiles = append(profiles, p.name+p.about)
 	}
-	return Tool{Name: gobusterName, Scanner: "gobuster", Title: "Find web paths and names with gobuster",
-		Description: strings.TrimSpace(b.String()), InputSchema: objectSchema(gobusterFields())}
+	return Tool{Name: gobusterName, Scanner: "gobuster", Title: "Find web paths and names",
+		Description: about + strings.Join(profiles, ", "), InputSchema: objectSchema(gobusterFields())}
 }
 
 // gobusterFields is every argument of gobuster_scan. Those that nmap_scan has, too, are not described again: models
@@ -58,19 +58,19 @@ func gobusterFields() []field {
 	first, last := 100, 599
 	status := schema{Type: "integer", Minimum: &first, Maximum: &last}
 	return []field{
-		{"url", schema{Type: "string", Description: "dir, vhost: " + urlExample}},
-		{"domain", schema{Type: "string", Description: "dns, vhost"}},
+		{"url", schema{Type: "string", Description: "Of http or https."}},
+		{"domain", schema{Type: "string"}},
 		{"profile", oneOfWords("", gobusterProfileNames())},
 		{"mode", oneOfWords("", gobusterModes)},
-		{"wordlist", schema{Type: "string", Description: "By name; capabilities lists them.", Default: defaultWordlist}},
+		{"wordlist", schema{Type: "string", Description: "As in capabilities.", Default: defaultWordlist}},
 		{"extensions", list("", 0, maxExtensions, schema{Type: "string"})},
 		{"host", schema{Type: "string", Description: "dir: Host header."}},
-		{"status_codes", list("Reported alone.", 1, maxStatuses, status)},
-		{"exclude_status", list("Not reported; 404 by default.", 1, maxStatuses, status)},
+		{"status_codes", list("", 1, maxStatuses, status)},
+		{"exclude_status", list("Default: 404.", 1, maxStatuses, status)},
 		{"threads", numbers("", 1, maxThreads)},
-		{"delay_ms", numbers("Of each thread.", 0, maxDelay)},
-		{"timeout_s", numbers("Of a request.", 1, maxTimeout)},
-		{"tls_verify", truth("False takes any certificate.")},
+		{"delay_ms", numbers("", 0, maxDelay)},
+		{"timeout_s", numbers("", 1, maxTimeout)},
+		{"tls_verify", truth("")},
 		{"ip_version", schema{Type: "integer", Enum: []any{4, 6}}},
 		{"rate", numbers("", 1, maxRate)},
 		{"limit", numbers("", minLimit, maxLimit)},
@@ -230,7 +230,7 @@ func (g *Gobuster) placeFaults() (faults []Fault) {
 	wants := func(field, got string, wanted, may bool) {
 		switch {
 		case got == "" && wanted:
-			faults = append(faults, Fault{Code: "missing", Field: field, Hint: "mode " + g.Mode + " needs it", with: "mode"})
+			faults = append(faults, Fault{Code: "contradiction", Field: field, Hint: "mode " + g.Mode + " needs it", with: "mode"})
 		case got != "" && !wanted && !may:
 			faults = append(faults, Fault{Code: "contradiction", Field: field, Hint: "mode " + g.Mode + " has no use for it: leave it out", with: "mode"})
 		}

@@ -51,9 +51,13 @@ func rangeOf(fields []field, name string) (low, high int, bounded bool) {
 // first for whoever reads it.
 func objectSchema(fields []field, required ...string) json.RawMessage {
 	var out bytes.Buffer
-	out.WriteString(`{"type":"object","additionalProperties":false,"required":`)
-	out.Write(mustJSON(required))
-	out.WriteString(`,"properties":{`)
+	out.WriteString(`{"type":"object","additionalProperties":false,`)
+	if len(required) > 0 {
+		out.WriteString(`"required":`)
+		out.Write(mustJSON(required))
+		out.WriteByte(',')
+	}
+	out.WriteString(`"properties":{`)
 	for i, f := range fields {
 		if i > 0 {
 			out.WriteByte(',')

@@ -272,6 +272,9 @@ func (f *front) parse(j *job) (report.Report, error) {
 		}
 		defer kept.Close()
 		beside, err := f.store.Artefact(j.row.ID, "stderr.txt")
+		if errors.Is(err, store.ErrNotFound) {
+			return parse(j.row, record, kept, strings.NewReader(""), nil)
+		}
 		if err != nil {
 			return report.Report{}, err
 		}

@@ -104,6 +104,7 @@ func (f *front) complete(ctx context.Context, r *mcp.CompleteRequest) (*mcp.Comp
 		for _, k := range artefactKinds {
 			all = append(all, k.name)
 		}
+		all = slices.Compact(all) // of raw there is one for each form
 	case ref.Type == "ref/prompt" && ref.Name == "recon_host" && name == "engagement":
 		all, err = f.engagements(ctx)
 	case ref.Type == "ref/prompt" && ref.Name == "recon_host" && name == "target":

@@ -3,8 +3,10 @@ package front
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners"
 )
 
 // The schemas are JSON Schema 2020-12 in the plain subset that every model's API takes: one type
@@ -134,10 +137,35 @@ func scanSchema(schema json.RawMessage) map[string]any {
 	return s
 }
 
+// withoutBounds leaves out what a refusal says as well: what has been described with the first scan
+// tool is not described again, and what is out of bounds is refused with the bounds.
+func withoutBounds(properties map[string]any) map[string]any {
+	out := map[string]any{}
+	for name, p := range properties {
+		short := maps.Clone(p.(map[string]any))
+		for _, word := range []string{"minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "pattern"} {
+			delete(short, word)
+		}
+		if items, is := short["items"].(map[string]any); is {
+			short["items"] = map[string]any{"type": items["type"]}
+		}
+		if slices.ContainsFunc(ours, func(a argument) bool { return a.name == name }) {
+			short = map[string]any{"type": short["type"]}
+		}
+		out[name] = short
+	}
+	return out
+}
+
 // shortSchema leaves out lists of words that are too long to be read in every session. A word that
 // is not among them is refused with the nearest that is.
 func shortSchema(tool string, schema map[string]any) json.RawMessage {
-	for _, p := range schema["properties"].(map[string]any) {
+	properties := schema["properties"].(map[string]any)
+	if tool != runners.Tools()[0].Name {
+		properties = withoutBounds(properties)
+		schema["properties"] = properties
+	}
+	for _, p := range properties {
 		p, _ := p.(map[string]any)
 		items, _ := p["items"].(map[string]any)
 		if words, _ := items["enum"].([]any); len(words) > 16 {
