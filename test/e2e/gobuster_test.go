@@ -119,3 +119,87 @@ func TestScansByWords(t *testing.T) {
 		t.Errorf("%d packets reached the host outside", n)
 	}
 }
+
+// What no rule allows is denied before anything is sent.
+func TestScansByWordsThatAreDenied(t *testing.T) {
+	h := newWebHouse(t, strings.Replace(webEngagement, "  - 10.77.0.0/24\n", "  - {network: 10.77.0.0/24, ports: [80]}\n", 1)+"limits: {packets_per_second: 500}\n", nil)
+	o, err := network.Observe(lab.Scope{Sources: lab.Prefixes(lab.SlotsV4, lab.SlotsV6), Targets: lab.Prefixes(lab.DNS)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	site := "http://" + lab.Sites
+	for _, c := range []struct {
+		says        string
+		arguments   object
+		code, field string
+	}{
+		{"an address of nobody's", object{"url": "http://" + lab.Outside}, "target_out_of_scope", "url"},
+		{"an excluded address", object{"url": "http://10.77.0.13"}, "target_excluded", "url"},
+		{"another port", object{"url": site + ":8080"}, "port_not_allowed", "url"},
+		{"this machine", object{"url": "http://127.0.0.1"}, "target_never", "url"},
+		{"cloud metadata", object{"url": "http://169.254.169.254/latest/"}, "target_never", "url"},
+		{"a name of nobody's", object{"url": "http://example.com"}, "name_not_allowed", "url"},
+		{"a name that leads off scope", object{"url": "http://evil.lab.internal"}, "name_outside_scope", "url"},
+		{"somebody else's name as Host", object{"url": site, "host": "example.com"}, "name_not_allowed", "host"},
+		{"virtual hosts below somebody else's name", object{"url": site, "domain": "example.com", "profile": "vhost"}, "name_not_allowed", "domain"},
+		{"names below somebody else's", object{"domain": "example.com", "profile": "dns"}, "name_not_allowed", "domain"},
+		{"a faster one", object{"url": site, "rate": 1000}, "rate_too_high", "rate"},
+		{"many threads", object{"url": site, "threads": 50}, "intrusive", ""},
+		{"a list that is not there", object{"url": site, "wordlist": "smal"}, "unknown_wordlist", "wordlist"},
+		{"a file as a list", object{"url": site, "wordlist": "../../etc/passwd"}, "bad_name", "wordlist"},
+		{"an option as a URL", object{"url": "--url=http://x"}, "bad_url", "url"},
+	} {
+		answer := h.call("gobuster_scan", c.arguments)
+		field, _ := at(answer, "error", "field").(string)
+		if at(answer, "error", "code") != c.code || field != c.field {
+			t.Errorf("%s: %s", c.says, show(answer))
+		}
+		preview := h.call("scan_preview", object{"tool": "gobuster_scan", "arguments": c.arguments})
+		if code := at(preview, "error", "code"); code != c.code && c.code != "name_outside_scope" {
+			t.Errorf("%s, previewed: %s", c.says, show(preview))
+		}
+	}
+	o.Check(t, "denied")
+	if n := network.Strangers(); n != 0 {
+		t.Errorf("%d packets reached the host outside", n)
+	}
+}
+
+// A scan that is ended keeps what it found, and says how far it came.
+func TestScansByWordsThatAreCut(t *testing.T) {
+	words := "login\nadmin\n" + strings.Repeat("nothing\n", 2000)
+	h := newWebHouse(t, webEngagement, map[string]string{"long": words})
+	slow := object{"url": "http://" + lab.Sites, "wordlist": "long", "threads": 1, "delay_ms": 100, "limit": 10}
+	check := func(says string, answer object, status, cut string) {
+		t.Helper()
+		q := at(answer, "coverage", "requests")
+		made, _ := at(q, "made").(float64)
+		if answer["status"] != status || founds(answer) != "/admin 403, /login 200" || at(answer, "coverage", "cut_by") != cut || at(answer, "coverage", "complete") != false ||
+			at(q, "asked") != 2002.0 || made < 2 || made > 200 || at(answer, "coverage", "not_reached") != 1.0 {
+			t.Errorf("%s: %s, %s", says, founds(answer), show(answer))
+		}
+	}
+	check("out of time", h.call("gobuster_scan", slow), "partial", "timeout")
+	delete(slow, "limit")
+	slow["wait_s"] = 3
+	running := h.call("gobuster_scan", slow)
+	if running["status"] != "running" || at(running, "progress", "task") != "requests" {
+		t.Fatalf("%s", show(running))
+	}
+	check("cancelled", h.call("job_cancel", object{"job_id": running["job_id"]}), "cancelled", "cancelled")
+	record, err := os.ReadFile(filepath.Join(h.daemon.AuditDir(), "audit.jsonl"))
+	if err != nil || !strings.Contains(string(record), `"wordlist":{"name":"long","lines":2002,"sha256":"`) {
+		t.Errorf("the audit log does not say which list it was: %v", err)
+	}
+	// The server answers whatever is asked for.
+	if answer := h.call("gobuster_scan", object{"url": "http://" + lab.Web}); answer["status"] != "failed" || at(answer, "end", "scanner_error") != "wildcard" || at(answer, "coverage", "complete") != false {
+		t.Errorf("a server that has everything: %s", show(answer))
+	}
+	for _, list := range at(h.call("capabilities", object{}), "wordlists").([]any) {
+		if at(list, "name") == "small" && at(list, "lines") == 276.0 {
+			return
+		}
+	}
+	t.Error("capabilities do not list the bundled list")
+}
