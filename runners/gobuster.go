@@ -48,7 +48,7 @@ type Gobuster struct {
 	Limit         int      `json:"limit,omitempty"`
 	Engagement    string   `json:"engagement,omitempty"`
 
-	lines int64 // of the wordlist, as the launcher counted them
+	Lines int64 `json:"-"` // of the wordlist, as the launcher counted them: see WithWords
 }
 
 func gobusterRow() row {
@@ -82,7 +82,7 @@ func (g *Gobuster) variants() int64 { return 1 + int64(len(g.Extensions)) }
 func (c Call) WithWords(lines int64) Call {
 	if c.Gobuster != nil {
 		with := *c.Gobuster
-		with.lines = lines
+		with.Lines = lines
 		c.Gobuster = &with
 	}
 	return c

@@ -166,7 +166,7 @@ func (g *Gobuster) packets() int64 {
 }
 
 // requests is one for each word and each variant of it.
-func (g *Gobuster) requests() int64 { return g.lines * g.variants() }
+func (g *Gobuster) requests() int64 { return g.Lines * g.variants() }
 
 // duration is the expected time, at most: the requests of each thread one after the other, or the packets at the rate if
 // that is more, and no longer than the call's limit.

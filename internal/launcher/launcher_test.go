@@ -875,6 +875,33 @@ func TestTheTableOfBoxes(t *testing.T) {
 		}
 		page.WriteString("nmap_scan " + arguments + "\n" + boxFor(command, exe, in, limits).String() + "\n")
 	}
+	words, err := os.Open("../../packaging/wordlists/small.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer words.Close()
+	site, server := netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("10.0.0.53/32")
+	for _, row := range []struct {
+		arguments string
+		address   netip.Prefix
+		reach     *runners.Reach
+	}{
+		{`{"url":"https://10.0.0.1:8443/app"}`, site, nil},
+		{`{"url":"http://www.lab.internal","profile":"standard","tls_verify":false,"host":"shop.lab.internal"}`, site, nil},
+		{`{"url":"http://10.0.0.1","domain":"lab.internal","profile":"vhost"}`, site, nil},
+		{`{"domain":"lab.internal","profile":"dns"}`, server, &runners.Reach{TCP: [][2]uint16{{53, 53}}, UDP: [][2]uint16{{53, 53}}}},
+	} {
+		call, faults := runners.Read("gobuster_scan", []byte(row.arguments))
+		if len(faults) > 0 {
+			t.Fatal(faults)
+		}
+		command, err := call.Bounded(1000, time.Hour).WithWords(276).Command(runners.Version{Major: 3, Minor: 5}, []netip.Prefix{row.address}, nil, row.reach)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := boxFor(command, exe, in, limits, sandbox.Input{Name: runners.Wordlist, File: words})
+		page.WriteString("gobuster_scan " + row.arguments + "\n" + spec.String() + "  hosts         " + strconv.Quote(spec.Hosts) + "\n\n")
+	}
 	page.WriteString("a name\n" + boxForResolver(exe, []string{"secmcpd", "resolve", "4", "10.0.0.53:53", "web.lab.internal"}, "", in, limits).String() + "\n")
 	page.WriteString("a version\n" + boxForVersion(exe, []string{"nmap", "--version"}, in, limits).String())
 	golden := filepath.Join("testdata", "boxes.txt")

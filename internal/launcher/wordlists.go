@@ -64,6 +64,9 @@ func (w *wordlists) open(name string) (wordlist, error) {
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
+			if errors.Is(err, unix.ELOOP) {
+				err = errors.New("it, or a directory on the way to it, is a symbolic link")
+			}
 			if err != nil {
 				return wordlist{}, fmt.Errorf("cannot use the wordlist %s/%s: %w", dir, base, err)
 			}

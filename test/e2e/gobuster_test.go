@@ -203,3 +203,17 @@ func TestScansByWordsThatAreCut(t *testing.T) {
 	}
 	t.Error("capabilities do not list the bundled list")
 }
+
+// A question that nobody answers is not a name that is not there, and a Host header is what was given.
+func TestScansByWordsThatAreNotAnswered(t *testing.T) {
+	h := newWebHouse(t, webEngagement, map[string]string{"names": "www\nslow\nnothing\n"})
+	answer := h.call("gobuster_scan", object{"domain": "lab.internal", "profile": "dns", "wordlist": "names", "timeout_s": 1})
+	lost, _ := at(answer, "coverage", "requests", "unanswered").(float64)
+	if answer["status"] != "partial" || !strings.HasPrefix(founds(answer), "www.lab.internal") || lost < 1 || at(answer, "coverage", "complete") != false {
+		t.Errorf("%s, %s", founds(answer), show(answer))
+	}
+	answer = h.call("gobuster_scan", object{"url": "http://" + lab.Sites, "host": "staff.lab.internal", "wordlist": "names"})
+	if at(answer, "end", "scanner_error") != "wildcard" { // that site answers whatever is asked for
+		t.Errorf("a Host header: %s", show(answer))
+	}
+}
