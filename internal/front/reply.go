@@ -270,6 +270,10 @@ func (a *answer) next() string {
 		return "It failed before the scanner was started, and nothing was scanned: end says where. The operator finds the cause in the log and with `secmcpd doctor`."
 	case c == nil:
 		return "It ended before its scanner was known to have been started: nothing was looked at. Ask for the scan again."
+	case a.Status == store.Failed && a.End != nil && a.End.ScannerError == report.ErrorWildcard:
+		say = append(say, "The server answers whatever it is asked, so that nothing can be told apart. scan_preview shows what would be run; give exclude_status with the status of its usual answer, or status_codes without it.")
+	case a.Status == store.Failed && a.End != nil && a.End.ScannerError == report.ErrorTLS:
+		say = append(say, "Its certificate is not one that is trusted here: where that is as it should be, give tls_verify false.")
 	case a.Status == store.Failed:
 		say = append(say, "The scan failed: of what coverage does not list as completed nothing is known. "+
 			"scan_preview shows what would be run; the operator finds the cause in the log and with `secmcpd doctor`.")
