@@ -165,12 +165,18 @@ func (n *Nmap) plan() Plan {
 	for _, r := range asked {
 		*n.scanned(&p.Asked) = append(*n.scanned(&p.Asked), [2]uint16{r.First, r.Last})
 	}
-	for i, text := range n.Targets {
+	p.Targets = readTargets(n.Targets)
+	return p
+}
+
+// readTargets is the targets of a valid call.
+func readTargets(texts []string) (targets []Target) {
+	for i, text := range texts {
 		if target, fault := readTarget(element("targets", i), text); fault == nil {
-			p.Targets = append(p.Targets, target)
+			targets = append(targets, target)
 		}
 	}
-	return p
+	return targets
 }
 
 // scanned is the part of a reach that is the scan's own protocol.
@@ -221,10 +227,12 @@ func (n *Nmap) intrusive() []string {
 	return reasons
 }
 
-// addressCount counts the addresses of literal targets, and each name as one.
-func (n *Nmap) addressCount() int64 {
+func (n *Nmap) addressCount() int64 { return countTargets(n.Targets) }
+
+// countTargets counts the addresses of literal targets, and each name as one.
+func countTargets(targets []string) int64 {
 	var count int64
-	for i, text := range n.Targets {
+	for i, text := range targets {
 		target, fault := readTarget(element("targets", i), text)
 		switch {
 		case fault != nil:

@@ -34,7 +34,7 @@ func (n *Nmap) command(v Version, addresses, excluded []netip.Prefix, reach *Rea
 	if !knownNmap(v) {
 		return Command{}, fmt.Errorf("cannot build a command for nmap %s: known are %s and later of that line", v, oldestNmap)
 	}
-	if err := n.checkAddresses(addresses, excluded); err != nil {
+	if err := checkAddresses(n.IPVersion, addresses, excluded); err != nil {
 		return Command{}, fmt.Errorf("cannot build a command for nmap: %w", err)
 	}
 	n, ports, err := n.within(reach)
@@ -244,8 +244,8 @@ func hostGroup(addresses int64) int64 {
 }
 
 // checkAddresses makes sure of what the launcher promises: judged addresses, in one form, of the call's version, and
-// none of them excluded. Exclusions are not passed to nmap as well, where a mistake would silently narrow the scan.
-func (n *Nmap) checkAddresses(addresses, excluded []netip.Prefix) error {
+// none of them excluded. Exclusions are not passed to the scanner as well, where a mistake would silently narrow the scan.
+func checkAddresses(version int, addresses, excluded []netip.Prefix) error {
 	if len(addresses) == 0 {
 		return errors.New("no addresses")
 	}
@@ -253,8 +253,8 @@ func (n *Nmap) checkAddresses(addresses, excluded []netip.Prefix) error {
 		switch {
 		case !p.IsValid() || p.Addr().Is4In6() || p.Masked() != p:
 			return fmt.Errorf("%v is not a network in canonical form", p)
-		case family(p) != n.IPVersion:
-			return fmt.Errorf("%v is not an IPv%d network", p, n.IPVersion)
+		case family(p) != version:
+			return fmt.Errorf("%v is not an IPv%d network", p, version)
 		}
 		for _, e := range excluded {
 			if p.Overlaps(e) {

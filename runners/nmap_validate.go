@@ -24,16 +24,19 @@ func (n *Nmap) validate() []Fault {
 	return append(faults, n.contradictions()...)
 }
 
-func (n *Nmap) targetFaults() []Fault {
-	if len(n.Targets) == 0 {
+func (n *Nmap) targetFaults() []Fault { return targetFaults(n.Targets, n.IPVersion) }
+
+// targetFaults are those of targets that are to be of one version of IP.
+func targetFaults(targets []string, version int) []Fault {
+	if len(targets) == 0 {
 		return []Fault{{Code: "missing", Field: "targets", Hint: "name at least one target", Example: targetExample}}
 	}
-	if len(n.Targets) > MaxTargets {
-		return []Fault{tooMany("targets", len(n.Targets), MaxTargets)}
+	if len(targets) > MaxTargets {
+		return []Fault{tooMany("targets", len(targets), MaxTargets)}
 	}
 	var faults []Fault
 	literal := 0
-	for i, text := range n.Targets {
+	for i, text := range targets {
 		field := element("targets", i)
 		target, fault := readTarget(field, text)
 		if fault != nil {
@@ -51,18 +54,18 @@ func (n *Nmap) targetFaults() []Fault {
 			literal = f
 		}
 	}
-	if literal != 0 && (n.IPVersion == 4 || n.IPVersion == 6) && n.IPVersion != literal {
-		faults = append(faults, Fault{Code: "mixed_families", Field: "ip_version", Got: strconv.Itoa(n.IPVersion), Allowed: []string{strconv.Itoa(literal)},
+	if literal != 0 && (version == 4 || version == 6) && version != literal {
+		faults = append(faults, Fault{Code: "mixed_families", Field: "ip_version", Got: strconv.Itoa(version), Allowed: []string{strconv.Itoa(literal)},
 			Hint: "the targets have addresses of the other version", with: "targets"})
 	}
 	if len(faults) > 0 {
 		return faults
 	}
-	if count := n.addressCount(); count > MaxAddresses {
+	if count := countTargets(targets); count > MaxAddresses {
 		faults = append(faults, Fault{Code: "too_many", Field: "targets", Got: fmt.Sprintf("%d addresses", count),
 			Allowed: []string{fmt.Sprintf("at most %d addresses", MaxAddresses)}, Hint: "split the call"})
 	}
-	if len(once(n.Targets)) != len(n.Targets) {
+	if len(once(targets)) != len(targets) {
 		faults = append(faults, notCanonical("targets", "a target twice", "each target once"))
 	}
 	return faults
