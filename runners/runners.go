@@ -14,6 +14,7 @@ import (
 type Call struct {
 	Tool     string    `json:"tool"`
 	Nmap     *Nmap     `json:"nmap,omitempty"`
+	Masscan  *Masscan  `json:"masscan,omitempty"`
 	Gobuster *Gobuster `json:"gobuster,omitempty"`
 }
 
@@ -50,7 +51,7 @@ type scan interface {
 
 // table is every scanner, in the order in which their tools are listed to agents.
 func table() []row {
-	return []row{nmapRow(), gobusterRow()}
+	return []row{nmapRow(), masscanRow(), gobusterRow()}
 }
 
 func rowNamed(tool string) (row, bool) {
@@ -118,6 +119,7 @@ type Command struct {
 	Argv    []string // Argv[0] is the scanner's name
 	Box     string   // which box it runs in
 	Raw     bool
+	Ticks   bool          // it hangs on a silent link: one is to be ticked while it runs
 	Rate    int           // packets per second that its box may send
 	Packets int64         // expected to be sent, at most
 	Time    time.Duration // expected, at most
