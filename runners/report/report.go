@@ -43,6 +43,7 @@ const (
 	ErrorWildcard    = "wildcard"     // the server answers whatever is asked for, so that nothing is told apart
 	ErrorTLS         = "tls"          // the certificate is not trusted, or there is no TLS
 	ErrorUnreachable = "unreachable"  // the first request had no answer
+	ErrorLost        = "lines_lost"   // the scanner counted more than it printed
 	ErrorScanner     = "scanner"      // any other failure that the scanner reported
 )
 
@@ -66,6 +67,7 @@ type Coverage struct {
 	NotKept   int            `json:"hosts_not_kept"`     // of those up: beyond the bound of Hosts
 	Listed    int            `json:"listed"`             // hosts in the report
 	Invalid   int            `json:"invalid"`            // hosts without a usable address, or named before: dropped
+	Whole     bool           `json:"whole,omitempty"`    // the scan went through every address that it was given, and lists only what it found
 	Completed []netip.Prefix `json:"completed"`          // addresses that are through: up or down, and not timed out
 	DownAt    []netip.Prefix `json:"down_at"`            // of these: down
 	GivenUp   []netip.Prefix `json:"timed_out_at"`       // addresses that timed out
