@@ -515,7 +515,8 @@ func scannerVersion(name, path string) (string, error) {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		}
 		out, err := cmd.Output()
-		if err != nil {
+		var status *exec.ExitError // masscan's, which tells its version all the same
+		if err != nil && !errors.As(err, &status) {
 			errs = append(errs, fmt.Errorf("cannot ask %s for its version: %w", path, err))
 			continue
 		}

@@ -105,7 +105,7 @@ func defaultSettings() settings {
 		LauncherStateDir: "/var/lib/secmcpd-launcher",
 		AuditDir:         "/var/log/secmcpd",
 		EngagementsDir:   "/etc/secmcpd/engagements.d",
-		Scanners:         map[string]string{"nmap": "/usr/bin/nmap", "gobuster": "/usr/bin/gobuster"},
+		Scanners:         map[string]string{"nmap": "/usr/bin/nmap", "masscan": "/usr/bin/masscan", "gobuster": "/usr/bin/gobuster"},
 		Wordlists:        wordlistSettings{Directories: []string{"/usr/share/secmcpd/wordlists"}},
 		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200, IOMiB: 128, Packets: 10000},
 		// 66000 lies between the users of the distributions (below 65536) and the ranges of

@@ -84,7 +84,14 @@ func cover(record wire.Job, r report.Report) *coverage {
 	if out.Exclusions == nil {
 		out.Exclusions = []wire.Exclusion{}
 	}
-	out.Addresses = addresses{Completed: partOf(c.Completed, sizeOf(c.Completed)), TimedOut: partOf(c.GivenUp, sizeOf(c.GivenUp)), NotReached: notReached(v, r)}
+	if c.Whole {
+		// The scanner went through all that it was given and lists what answered: the others were silent.
+		asked, _ := prefixesOf(v.Addresses, v.AddressCount)
+		out.Probed, out.Silent = int(v.AddressCount), max(int(v.AddressCount)-c.Up, 0)
+		out.Addresses = addresses{Completed: partOf(asked, v.AddressCount), TimedOut: partOf(nil, 0), NotReached: partOf(nil, 0)}
+	} else {
+		out.Addresses = addresses{Completed: partOf(c.Completed, sizeOf(c.Completed)), TimedOut: partOf(c.GivenUp, sizeOf(c.GivenUp)), NotReached: notReached(v, r)}
+	}
 	out.NotReached = out.Addresses.NotReached.Count
 	if q := r.Coverage.Requests; q != nil {
 		out.Requests = &requests{Asked: q.Asked, Made: q.Made, Unanswered: unanswered(record, r), Found: q.Found}
@@ -216,6 +223,9 @@ func fateOf(row store.Job, record wire.Job, r report.Report, a netip.Addr) fate 
 		return state("not_kept")
 	}
 	allowed, allAllowed := prefixesOf(v.Addresses, v.AddressCount)
+	if holds(allowed, a) && c.Whole {
+		return state("silent")
+	}
 	if holds(allowed, a) {
 		return state("not_reached")
 	}

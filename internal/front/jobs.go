@@ -293,11 +293,14 @@ func (f *front) parse(j *job) (report.Report, error) {
 	})
 }
 
-const gobusterTool = "gobuster_scan"
+const (
+	gobusterTool = "gobuster_scan"
+	masscanTool  = "masscan_scan"
+)
 
 // rawFile is the file of the store that has what a tool's scanner wrote.
 func rawFile(tool string) string {
-	if tool == gobusterTool {
+	if tool == gobusterTool || tool == masscanTool {
 		return "output.txt"
 	}
 	return "nmap.xml"
@@ -305,8 +308,11 @@ func rawFile(tool string) string {
 
 // parse reads what a job's scanner has written.
 func parse(row store.Job, record wire.Job, stdout, stderr io.Reader, on func(report.Progress)) (report.Report, error) {
-	if row.Tool == gobusterTool {
+	switch row.Tool {
+	case gobusterTool:
 		return report.ParseGobuster(stdout, stderr, wordsOf(row, record), on)
+	case masscanTool:
+		return report.ParseMasscan(stdout, stderr, on)
 	}
 	return report.ParseNmap(stdout, on)
 }

@@ -131,7 +131,8 @@ func summarise(record wire.Job, r report.Report) summary {
 		s.Found = c.Requests.Found
 	}
 	if record.Outcome != nil {
-		s.Complete = cover(record, r).Complete
+		whole := cover(record, r)
+		s.Silent, s.Complete = whole.Silent, whole.Complete
 	}
 	return s
 }

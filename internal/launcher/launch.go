@@ -62,6 +62,9 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 	defer l.leave(network)
 	ctx, release := whileFiltered(ctx, network)
 	defer release()
+	if command.Ticks && network != nil {
+		defer l.ticked(ctx, network)()
+	}
 	spec := boxFor(command, tool.file, l.cell(j.record.ID, place.Slot, network, wall), l.cfg.Limits, words.inputs()...)
 
 	files, err := l.outputs(j.record.ID, command, spec)
@@ -184,6 +187,20 @@ func whileFiltered(ctx context.Context, s *scope.Slot) (_ context.Context, relea
 		}
 	}()
 	return ctx, func() { end(nil); <-done }
+}
+
+// ticked keeps a slot's link from being quiet until stop. Without it a scanner that needs that ends by
+// its own time, and is told as timed out.
+func (l *Launcher) ticked(ctx context.Context, s *scope.Slot) (stop func()) {
+	ctx, end := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Tick(ctx); err != nil && ctx.Err() == nil {
+			l.log.Error("a slot's link is quiet: its scanner may not end by itself", "why", err)
+		}
+	}()
+	return func() { end(); <-done }
 }
 
 // cell is the place of a box: what belongs to its slot and to nobody else meanwhile.
@@ -469,7 +486,9 @@ func memoryFile(name string) (*os.File, error) {
 
 // runVersion asks a scanner for its version in a box of its own.
 func (l *Launcher) runVersion(ctx context.Context, argv []string, exe *os.File) ([]byte, error) {
-	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
+	// masscan tells its version with a status of failure: what is judged is what it says.
+	const anyStatus = true
+	return l.runSmall(ctx, anyStatus, func(job string) (sandbox.Spec, func(), error) {
 		in := cell{job: job, uid: l.cfg.FirstSlotUID + uint32(l.cfg.Slots) + 1, wall: versionTimeout}
 		return boxForVersion(exe, argv, in, l.cfg.Limits), func() {}, nil
 	})
@@ -492,7 +511,7 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 		return nil, err
 	}
 	defer leave()
-	return l.runSmall(ctx, func(job string) (sandbox.Spec, func(), error) {
+	return l.runSmall(ctx, false, func(job string) (sandbox.Spec, func(), error) {
 		network, err := l.slot(ctx, nameServer(server), resolverRate)
 		if err != nil {
 			return sandbox.Spec{}, nil, err
@@ -517,7 +536,7 @@ const (
 
 // runSmall runs one of our own small boxes and returns what it wrote. There is one of each kind at
 // a time, in a place of its own after the scans' slots.
-func (l *Launcher) runSmall(ctx context.Context, wish func(job string) (sandbox.Spec, func(), error)) ([]byte, error) {
+func (l *Launcher) runSmall(ctx context.Context, anyStatus bool, wish func(job string) (sandbox.Spec, func(), error)) ([]byte, error) {
 	out, err := memoryFile("stdout")
 	if err != nil {
 		return nil, err
@@ -541,7 +560,7 @@ func (l *Launcher) runSmall(ctx context.Context, wish func(job string) (sandbox.
 		l.smallAlive.Store(true)
 		l.log.Error("a small box cannot be ended; there is no other until the launcher is restarted", "uid", spec.UID, "why", r.Err)
 	}
-	if string(r.Reason) != wire.Exited || r.Code != 0 {
+	if string(r.Reason) != wire.Exited || r.Code != 0 && !anyStatus {
 		return nil, fmt.Errorf("its box ended: %s, status %d, stage %q: %w", r.Reason, r.Code, r.Stage, errors.Join(r.Err, errSmall))
 	}
 	b := make([]byte, spec.Limits.Output)

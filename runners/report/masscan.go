@@ -25,8 +25,8 @@ var (
 )
 
 const (
-	maxLine     = 4 << 10 // bytes of a line of masscan's; a longer one is none of its lines
-	maxDistinct = 4 * maxAll
+	maxMasscanLine = 4 << 10 // bytes of a line of masscan's; a longer one is none of its lines
+	maxDistinct    = 4 * maxAll
 )
 
 // ParseMasscan reads what masscan printed. on, which may be nil, is told of each status. A scan that was ended gives the
@@ -75,7 +75,7 @@ func ParseMasscan(stdout, stderr io.Reader, on func(Progress)) (Report, error) {
 // left out. cut says that there was more than is read.
 func lines(r io.Reader, ends string, take func(line []byte)) (cut bool, err error) {
 	in := bufio.NewReaderSize(r, 32<<10)
-	line := make([]byte, 0, maxLine)
+	line := make([]byte, 0, maxMasscanLine)
 	long := false
 	for total := int64(0); total < maxTotal; total++ {
 		b, err := in.ReadByte()
@@ -85,7 +85,7 @@ func lines(r io.Reader, ends string, take func(line []byte)) (cut bool, err erro
 		case err != nil:
 			return false, err
 		case strings.IndexByte(ends, b) < 0:
-			if long = long || len(line) == maxLine; !long {
+			if long = long || len(line) == maxMasscanLine; !long {
 				line = append(line, b)
 			}
 			continue

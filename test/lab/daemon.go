@@ -65,7 +65,7 @@ targets:
   - fd77::/64
   - {name: .lab.internal, within: [10.77.0.0/16, fd77::/64]}
 exclude: [10.77.0.13]
-tools: {nmap_scan: {profiles: ["*"]}}
+tools: {nmap_scan: {profiles: ["*"]}, masscan_scan: {profiles: ["*"]}}
 intrusive: allow
 `
 
