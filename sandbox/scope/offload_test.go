@@ -86,11 +86,13 @@ func TestNoChecksumIsWrittenBehindTheFilter(t *testing.T) {
 	})
 }
 
-// unfinished leaves checksums to others, as a link does that nothing was said about.
+// unfinished leaves checksums and cutting to others, as a link does that nothing was said about.
 func unfinished(t *testing.T, s *Slot) {
 	t.Helper()
 	var result error
-	must(t, in(s.netns, func() { result = checksums("eth0", 1) }))
+	must(t, in(s.netns, func() {
+		result = errors.Join(checksums("eth0", 1), offload("eth0", unix.ETHTOOL_STSO, 1), offload("eth0", unix.ETHTOOL_SGSO, 1))
+	}))
 	must(t, result)
 }
 
