@@ -104,8 +104,8 @@ var masscanProfiles = []masscanProfile{
 		"6000-6001,6646,7070,8000,8008-8009,8080-8081,8443,8888,9100,9999-10000,32768,49152-49157"},
 	{"standard", "ports 1-1000", "1-1000"},
 	{"thorough", "all ports", "1-65535"},
-	{"web", "12 ports of web servers", "80,443,3000,5000,8000,8008,8080-8081,8443,8888,9000,9090"},
-	{"common", "21 ports of well-known services", "21-23,25,53,80,110-111,135,139,143,443,445,993,995,1723,3306,3389,5432,5900,8080"},
+	{"web", "12 web ports", "80,443,3000,5000,8000,8008,8080-8081,8443,8888,9000,9090"},
+	{"common", "21 well-known ports", "21-23,25,53,80,110-111,135,139,143,443,445,993,995,1723,3306,3389,5432,5900,8080"},
 }
 
 func masscanProfileNames() []string {
@@ -163,7 +163,7 @@ func masscanTool() Tool {
 
 func masscanDescription() string {
 	var b strings.Builder
-	b.WriteString("Finds open ports of many IPv4 addresses with masscan; no services, no banners (nmap_scan asks those). Ports that are not listed were not heard of: closed, filtered, or lost.\nProfiles:\n")
+	b.WriteString("Finds open ports of many IPv4 addresses with masscan; nmap_scan asks for services. A port that is not listed was not heard of: closed, filtered or lost.\nProfiles:\n")
 	for _, p := range masscanProfiles {
 		b.WriteString("- " + p.name + ": " + p.about + "\n")
 	}
@@ -173,11 +173,16 @@ func masscanDescription() string {
 func masscanFields() []field {
 	profile := oneOfWords("", masscanProfileNames())
 	profile.Default = defaultProfile
+	first, last := 1, maxPort
+	port := schema{AnyOf: []schema{
+		{Type: "integer", Minimum: &first, Maximum: &last},
+		{Type: "string", Pattern: `^(udp/)?[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$`},
+	}}
 	return []field{
-		{"targets", list("Addresses, networks without host bits, or host names.", 1, MaxTargets, schema{Type: "string"})},
+		{"targets", list("As of nmap_scan, IPv4.", 1, MaxTargets, schema{Type: "string"})},
 		{"profile", profile},
-		{"ports", list(`Such as "22", "8000-8100" (TCP), "udp/53".`, 1, maxPortRanges, schema{Type: "string"})},
-		{"rate", numbers("Most packets per second; default 1000 or the engagement's.", 1, maxRate)},
+		{"ports", list(`Such as 22, "8000-8100", "udp/53".`, 1, maxPortRanges, port)},
+		{"rate", numbers("Packets per second; default 1000 or the engagement's.", 1, maxRate)},
 		{"retries", numbers("Probes repeated, a second later; default 1.", 0, maxRetries)},
 		{"wait", numbers("Seconds to listen after the last probe; default 3.", 1, maxSettle)},
 		{"limit", numbers("Seconds for the whole job.", minLimit, maxLimit)},

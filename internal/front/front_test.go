@@ -846,8 +846,7 @@ func TestTheToolsAsAgentsSeeThem(t *testing.T) {
 			t.Errorf("there are clients that do not take %s", unclear)
 		}
 	}
-	// With masscan_scan it may be 12,000 bytes: 3,000 tokens.
-	if len(compact) > 10500 {
+	if len(compact) > 12000 { // 3,000 tokens
 		t.Errorf("the list of tools is %d bytes: models read it in every session", len(compact))
 	}
 }

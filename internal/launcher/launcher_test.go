@@ -856,24 +856,29 @@ func TestTheTableOfBoxes(t *testing.T) {
 	limits := Limits{Memory: 512 << 20, Pids: 32, CPUPercent: 100, CPUTime: time.Hour, Output: 64 << 20, Tmp: 16 << 20, OpenFiles: 512}
 	in := cell{job: "example", uid: 66000, wall: time.Hour}
 	var page strings.Builder
-	for _, arguments := range []string{
-		`{"targets":["10.0.0.0/24"],"profile":"discovery"}`,
-		`{"targets":["10.0.0.1"],"profile":"quick"}`,
-		`{"targets":["10.0.0.1"],"profile":"standard","scan_type":"syn","os_detection":true}`,
-		`{"targets":["10.0.0.1"],"scan_type":"udp","ports":[53,161]}`,
-		`{"targets":["10.0.0.1"],"profile":"script","scripts":["http-title"]}`,
-		`{"targets":["fd00::1"],"profile":"version"}`,
+	nmap, masscan := runners.Version{Major: 7, Minor: 93}, runners.Version{Major: 1, Minor: 3}
+	for _, row := range []struct {
+		tool, arguments string
+		version         runners.Version
+	}{
+		{"nmap_scan", `{"targets":["10.0.0.0/24"],"profile":"discovery"}`, nmap},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"profile":"quick"}`, nmap},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"profile":"standard","scan_type":"syn","os_detection":true}`, nmap},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"scan_type":"udp","ports":[53,161]}`, nmap},
+		{"nmap_scan", `{"targets":["10.0.0.1"],"profile":"script","scripts":["http-title"]}`, nmap},
+		{"nmap_scan", `{"targets":["fd00::1"],"profile":"version"}`, nmap},
+		{"masscan_scan", `{"targets":["10.0.0.0/24"],"profile":"web"}`, masscan},
 	} {
-		call, faults := runners.Read("nmap_scan", []byte(arguments))
+		call, faults := runners.Read(row.tool, []byte(row.arguments))
 		if len(faults) > 0 {
 			t.Fatal(faults)
 		}
 		addresses := []netip.Prefix{call.Plan().Targets[0].Prefix}
-		command, err := call.Bounded(1000, time.Hour).Command(runners.Version{Major: 7, Minor: 93}, addresses, nil, nil)
+		command, err := call.Bounded(1000, time.Hour).Command(row.version, addresses, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		page.WriteString("nmap_scan " + arguments + "\n" + boxFor(command, exe, in, limits).String() + "\n")
+		page.WriteString(row.tool + " " + row.arguments + "\n" + boxFor(command, exe, in, limits).String() + "\n")
 	}
 	words, err := os.Open("../../packaging/wordlists/small.txt")
 	if err != nil {
