@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,9 +50,12 @@ func keys(v reflect.Value, prefix string) map[string]string {
 		case f.Kind() == reflect.Slice:
 			out[key] = ""
 		case f.Kind() == reflect.Map:
+			var rows []string
 			for _, k := range f.MapKeys() {
-				out[key] = fmt.Sprintf("%s: %s", k, f.MapIndex(k))
+				rows = append(rows, fmt.Sprintf("%s: %s", k, f.MapIndex(k)))
 			}
+			slices.Sort(rows)
+			out[key] = strings.Join(rows, ", ")
 		default:
 			out[key] = fmt.Sprint(f.Interface())
 		}
