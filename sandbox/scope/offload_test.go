@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -131,5 +132,37 @@ func TestLargePacketsAreCutBeforeTheFilter(t *testing.T) {
 	unfinished(t, s)
 	if got := sizes(); !slices.Equal(got, []int{2500}) {
 		t.Errorf("with what a link can do by itself, payloads of %d bytes: the test proves nothing", got)
+	}
+}
+
+// The box's end of a link takes no packet larger than the link's: libpcap would have few places for it.
+func TestASlotTakesNoLargePackets(t *testing.T) {
+	newLab(t)
+	n := openNet(t)
+	s, err := n.Slot(t.Context(), All(host(allowed)), 0)
+	must(t, err)
+	defer s.Close()
+	for name, command := range map[string]uint32{"TSO": unix.ETHTOOL_GTSO, "GSO": unix.ETHTOOL_GGSO, "GRO": unix.ETHTOOL_GGRO} {
+		value := struct{ command, data uint32 }{command, 1}
+		request := struct {
+			name [unix.IFNAMSIZ]byte
+			data unsafe.Pointer
+			_    [16]byte
+		}{data: unsafe.Pointer(&value)}
+		copy(request.name[:], "eth0")
+		must(t, inside(s.netns, func() error {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
+				return errno
+			}
+			return nil
+		}))
+		if value.data != 0 {
+			t.Errorf("%s is on", name)
+		}
 	}
 }
