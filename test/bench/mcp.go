@@ -145,8 +145,8 @@ func (s *speaker) keep(window int, d time.Duration) (rate float64, took []float6
 	return float64(len(took)) / time.Since(began).Seconds(), took, nil
 }
 
-// protocol compares a call of job_status, through the front, with an echo of the SDK's own server
-// on its own transport, and says what a session and a long line cost.
+// protocol compares a call of job_status, through the front, of which the answer is kept, and one of
+// job_list, of which it is not, with an echo of the SDK's own server on its own transport, and says what a session and a long line cost.
 func (b *bench) protocol() (err error) {
 	network, err := lab.New()
 	if err != nil {
@@ -196,11 +196,16 @@ func (b *bench) protocol() (err error) {
 		return err
 	}
 	defer plain.conn.Close()
+	made, err := dial(d.Socket(), "job_list", `{"limit":1}`)
+	if err != nil {
+		return err
+	}
+	defer made.conn.Close()
 	for _, window := range []int{1, 16} {
-		var rates [2][]float64
-		var took [2][]float64
+		var rates [3][]float64
+		var took [3][]float64
 		for round := range turns + 1 {
-			for i, s := range []*speaker{ours, plain} {
+			for i, s := range []*speaker{ours, plain, made} {
 				rate, each, err := s.keep(window, time.Second)
 				if err != nil {
 					return err
@@ -213,6 +218,7 @@ func (b *bench) protocol() (err error) {
 		report(fmt.Sprintf("mcp_job_status_%d", window), rates[0], "calls/s", fmt.Sprintf("job_status through the front, %d under way", window))
 		report(fmt.Sprintf("mcp_plain_echo_%d", window), rates[1], "calls/s", "an echo by the SDK's own server and transport, likewise")
 		ratio(fmt.Sprintf("mcp_over_plain_%d", window), rates[0], rates[1], "the first against the second")
+		ratio(fmt.Sprintf("mcp_made_over_plain_%d", window), rates[2], rates[1], "a job_list, of which no answer is kept, against the second")
 		fmt.Printf("BENCH mcp_p99_%d %.2f ms of job_status, slowest hundredth (plain: %.2f)\n", window, quantile(took[0], 0.99), quantile(took[1], 0.99))
 	}
 	return longLine(d, ours)
