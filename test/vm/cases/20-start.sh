@@ -9,3 +9,6 @@ equal "state of the front" "$(stat -c '%a %U' /var/lib/secmcpd)" "750 secmcpd"
 equal "state of the launcher" "$(stat -c '%a %U' /var/lib/secmcpd-launcher)" "700 root"
 equal "audit log" "$(stat -c '%a %U' /var/log/secmcpd)" "750 root"
 equal "cgroup of the launcher" "$(sed -n 's/^0:://p' "/proc/$(launcher)/cgroup")" "$(property secmcpd-launcher.service ControlGroup)/supervisor"
+if ! systemd-detect-virt --quiet --container; then
+	contains "journal" "$(journalctl -b -u secmcpd-launcher)" "the kernel's scope filter was attacked and let nothing through"
+fi
