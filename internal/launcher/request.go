@@ -152,6 +152,7 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 	if refused != nil {
 		return l.noted(j, refused)
 	}
+	j.call = j.call.WithWords(words.words()) // its cost, which the gate asks for
 	words.close()
 	if _, err := l.scanners.get(ctx, scannerOf(j.call.Tool)); err != nil {
 		if _, over := ended(ctx); !over { // else run says how it ended
