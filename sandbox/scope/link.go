@@ -31,7 +31,8 @@ type link struct {
 	netns   *os.File
 	outer   netlink.Link
 	segment *segment // nil: in other modes than L2
-	queue   *queue   // nil: this kernel has none
+	lent    []netip.Addr
+	queue   *queue // nil: this kernel has none
 	inner   net.HardwareAddr
 }
 

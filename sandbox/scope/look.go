@@ -56,7 +56,7 @@ func (n *Net) look(l *link) error {
 		return lostBy("the filter is not on the link " + l.name() + ", or not alone")
 	}
 	if l.segment != nil {
-		return n.filter.lookOn(l.segment, nil)
+		return n.lookOn(l.segment, nil)
 	}
 	for _, inner := range n.inners(l) {
 		routes, err := h.RouteGet(inner.AsSlice())
@@ -80,7 +80,7 @@ func (n *Net) lookAt(s *Slot) error {
 		return err
 	}
 	if s.segment != nil {
-		return n.filter.lookOn(s.segment, n.inners(s.link))
+		return errors.Join(n.lookOn(s.segment, n.inners(s.link)), s.loud())
 	}
 	have, err := consistent(func() ([]netlink.Addr, error) { return netlink.AddrList(s.outer, netlink.FAMILY_ALL) })
 	if err != nil {

@@ -404,9 +404,11 @@ type Slot struct {
 	net   *Net
 	allow []netip.Prefix
 	leads []lead // the ways to it
-	table *table // that it has a part of, where the table is the filter
-	lost  chan struct{}
-	what  error // was lost; to be read when lost is closed
+	// silent are the addresses in allow that all stations of a segment get; in the mode L2.
+	silent []netip.Prefix
+	table  *table // that it has a part of, where the table is the filter
+	lost   chan struct{}
+	what   error // was lost; to be read when lost is closed
 }
 
 // Target is addresses, and what may be sent to them. Where prefixes of several targets overlap, the
@@ -486,6 +488,11 @@ func (n *Net) slotOn(ctx context.Context, on *segment, to []Target, rate int, to
 	if ipv6 && !n.ipv6 {
 		return nil, errors.New("cannot make a slot: this kernel has no IPv6")
 	}
+	if on != nil && on == n.segment { // whoever has taken the filter off has ended the slots of that time
+		if there, err := n.filter.onWire(on); err == nil && !there {
+			n.failed(n.filter.attachWire(on)) // without it no slot is made
+		}
+	}
 	var l *link
 	for fresh := false; ; { // somebody else may have changed those that are ready
 		if l, fresh, err = n.take(ctx); err != nil {
@@ -534,7 +541,13 @@ func (n *Net) slotOn(ctx context.Context, on *segment, to []Target, rate int, to
 		for i, b := range together {
 			g.shared[i] = budget{n.key(b.Name), b.policed()}
 		}
-		err = n.filter.give(l.outer.Attrs().Index, g)
+		if l.segment != nil {
+			s.silent, err = l.segment.silent(allow)
+			g.deny = s.silent
+		}
+		if err == nil {
+			err = n.filter.give(l.outer.Attrs().Index, g)
+		}
 	} else if err = n.t.addSlot(l, allow, ports); err == nil {
 		err = fence(l, allow)
 	}
@@ -568,7 +581,7 @@ func (l *link) grant(allow []Target, rate int) grant {
 	g := grant{inner4: l.inner4, outer4: l.outer4, innerMAC: l.inner, outerMAC: l.outer.Attrs().HardwareAddr,
 		arp: true, mark: passed, rate: policed(rate)}
 	if l.segment != nil {
-		g.l2, g.deny = l.segment.index, l.segment.silent(prefixesOf(allow))
+		g.l2 = l.segment.index
 	}
 	for _, t := range allow {
 		one := targets{prefixes: t.Prefixes, icmp: t.Ports == nil || t.Ports.ICMP}

@@ -108,8 +108,14 @@ func (s *segment) around(key string, slots netip.Prefix, all []owned) (network n
 		return network, fmt.Errorf("cannot list routes: %w", err)
 	}
 	for _, r := range routes {
-		if gw, ok := netip.AddrFromSlice(r.Gw); ok && slots.Contains(gw.Unmap()) {
-			return network, misfit("%s is a router of this machine's", gw)
+		routers := []net.IP{r.Gw}
+		for _, hop := range r.MultiPath {
+			routers = append(routers, hop.Gw)
+		}
+		for _, router := range routers {
+			if gw, ok := netip.AddrFromSlice(router); ok && slots.Contains(gw.Unmap()) {
+				return network, misfit("%s is a router of this machine's", gw)
+			}
 		}
 		if dst, ok := destination(r); ok && dst.Bits() > network.Bits() && dst.Overlaps(slots) {
 			return network, misfit("there is a route to %s", dst)
@@ -143,14 +149,39 @@ func (n *Net) OnSegment(targets []netip.Prefix) error {
 	return nil
 }
 
-// silent are the addresses of a segment that all stations on it get.
-func (s *segment) silent(allow []netip.Prefix) (out []netip.Prefix) {
-	for _, a := range []netip.Addr{s.nets[0].Addr(), last(s.nets[0])} {
-		if p := netip.PrefixFrom(a, 32); s.nets[0].Bits() < 31 && overlaps(p, allow) {
-			out = append(out, p)
+// silent are the addresses of a segment that all stations on it get: the ends of its network, and what
+// this machine's kernel has a route for as a broadcast, which it puts into frames for everybody.
+func (s *segment) silent(allow []netip.Prefix) (out []netip.Prefix, err error) {
+	var all []netip.Prefix
+	if s.nets[0].Bits() < 31 {
+		all = append(all, netip.PrefixFrom(s.nets[0].Addr(), 32), netip.PrefixFrom(last(s.nets[0]), 32))
+	}
+	routes, err := consistent(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC, Type: unix.RTN_BROADCAST}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list broadcast addresses: %w", err)
+	}
+	for _, r := range routes {
+		if dst, ok := destination(r); ok && !slices.Contains(all, dst) {
+			all = append(all, dst)
 		}
 	}
-	return out
+	return slices.DeleteFunc(all, func(p netip.Prefix) bool { return !overlaps(p, allow) }), nil
+}
+
+// loud says that the machine has a broadcast address in the scope that it had not when the slot was made.
+func (s *Slot) loud() error {
+	now, err := s.segment.silent(s.allow)
+	if err != nil {
+		return err
+	}
+	for _, p := range now {
+		if !slices.Contains(s.silent, p) {
+			return lostBy(p.Addr().String() + ", which is in the scope, is a broadcast address now")
+		}
+	}
+	return nil
 }
 
 // bits is how long the network of an address is.
@@ -343,6 +374,7 @@ func (n *Net) enter(s *Slot) error {
 		if err := s.segment.lend(a); err != nil {
 			return err
 		}
+		s.lent = append(s.lent, a)
 	}
 	return nil
 }
@@ -353,13 +385,16 @@ func (n *Net) depart(l *link) (err error) {
 		return nil
 	}
 	for _, a := range n.inners(l) {
-		err = errors.Join(err, n.filter.disown(a), l.segment.takeBack(a))
+		err = errors.Join(err, n.filter.disown(a))
+	}
+	for _, a := range l.lent { // and no address that was somebody else's before
+		err = errors.Join(err, l.segment.takeBack(a))
 	}
 	return err
 }
 
 // lookOn says what a segment lacks of what slots on it need, and what a slot's addresses do.
-func (f *filter) lookOn(s *segment, slots []netip.Addr) error {
+func (n *Net) lookOn(s *segment, slots []netip.Addr) error {
 	now, err := netlink.LinkByIndex(s.index)
 	if gone(err) {
 		return lostBy("the interface " + s.name + " is gone")
@@ -368,21 +403,28 @@ func (f *filter) lookOn(s *segment, slots []netip.Addr) error {
 		return fmt.Errorf("cannot look at %s: %w", s.name, err)
 	}
 	switch a := now.Attrs(); {
+	case a.Name != s.name:
+		return lostBy("the interface " + s.name + " is called " + a.Name) // the table knows it by its name
 	case a.Flags&net.FlagUp == 0:
 		return lostBy("the interface " + s.name + " is down")
 	case !slices.Equal(a.HardwareAddr, s.mac):
 		return lostBy("the interface " + s.name + " has another hardware address")
 	}
-	in, err := filtersOf(s.index, netlink.HANDLE_MIN_INGRESS)
-	if err != nil {
-		return fmt.Errorf("cannot list the filters of %s: %w", s.name, err)
-	}
-	if !slices.ContainsFunc(in, func(x netlink.Filter) bool { return isWire(x) && x.(*netlink.BpfFilter).Id == f.wire }) {
+	if there, err := n.filter.onWire(s); err != nil {
+		return err
+	} else if !there {
 		return lostBy("the filter is not on the interface " + s.name)
 	}
 	all, err := addressesNow()
 	if err != nil {
 		return fmt.Errorf("cannot list the addresses of %s: %w", s.name, err)
+	}
+	if s == n.segment { // what stands in for it in a proof has none
+		for _, network := range s.nets {
+			if !slices.ContainsFunc(all, func(o owned) bool { return o.link == s.index && !o.ours && o.Masked() == network }) {
+				return lostBy("the interface " + s.name + " is no longer in the network " + network.String())
+			}
+		}
 	}
 	for _, a := range slots {
 		if !slices.ContainsFunc(all, func(o owned) bool { return o.link == s.index && o.Addr() == a }) {
@@ -390,6 +432,15 @@ func (f *filter) lookOn(s *segment, slots []netip.Addr) error {
 		}
 	}
 	return nil
+}
+
+// onWire says whether what comes by a segment is handed over.
+func (f *filter) onWire(s *segment) (bool, error) {
+	in, err := filtersOf(s.index, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		return false, fmt.Errorf("cannot list the filters of %s: %w", s.name, err)
+	}
+	return slices.ContainsFunc(in, func(x netlink.Filter) bool { return isWire(x) && x.(*netlink.BpfFilter).Id == f.wire }), nil
 }
 
 // rangeRecord is what bpf/scope.c calls by the same name.

@@ -162,6 +162,13 @@ func TestWhoChangesTheSegmentEndsSlots(t *testing.T) {
 		{"gives it another hardware address", func(t *testing.T, _ *Slot) {
 			shell(t, "ip", "link", "set", "uplink", "address", "02:00:00:00:00:98")
 		}, "another hardware address", true},
+		{"calls it by another name", func(t *testing.T, _ *Slot) { shell(t, "ip", "link", "set", "uplink", "name", "uplink2") }, "is called uplink2", true},
+		{"takes it out of the network", func(t *testing.T, _ *Slot) {
+			shell(t, "ip", "addr", "del", here.String()+"/16", "dev", "uplink")
+		}, "no longer in the network 10.77.0.0/16", true},
+		{"takes it out of the IPv6 network", func(t *testing.T, _ *Slot) {
+			shell(t, "ip", "addr", "del", here6.String()+"/64", "dev", "uplink")
+		}, "no longer in the network fd77::/64", true},
 	} {
 		t.Run("who "+c.says, func(t *testing.T) {
 			_, n, s := onSegment(t)
@@ -184,6 +191,39 @@ func TestWhoChangesTheSegmentEndsSlots(t *testing.T) {
 				t.Errorf("the slot beside it is lost is %v", lost)
 			}
 		})
+	}
+}
+
+// Who takes the filter off the interface ends the slots of that time, not those to come.
+func TestTheFilterIsPutBackOnASegment(t *testing.T) {
+	_, n, s := onSegment(t)
+	shell(t, "tc", "qdisc", "del", "dev", "uplink", "clsact")
+	if err := s.Check(); !errors.Is(err, ErrLost) {
+		t.Errorf("it says: %v", err)
+	}
+	next, err := n.Slot(context.Background(), All(host(allowed)), 0)
+	must(t, err)
+	defer next.Close()
+	must(t, errors.Join(reaches(next.netns, allowed), next.Check()))
+}
+
+// An address that somebody has given the machine meanwhile is not taken from it with the slot that
+// would have had it.
+func TestAnAddressOfTheMachinesOwnIsNotTakenBack(t *testing.T) {
+	withMode(t, L2)
+	newLab(t)
+	n := openNet(t)
+	l, _, err := n.take(context.Background())
+	must(t, err)
+	shell(t, "ip", "addr", "add", l.inner4.String()+"/32", "dev", "uplink")
+	if err := n.enter(&Slot{link: l, net: n}); err == nil {
+		t.Error("the slot has an address of the machine's own")
+	}
+	must(t, errors.Join(n.depart(l), n.removeLink(l)))
+	all, err := addressesNow()
+	must(t, err)
+	if !slices.ContainsFunc(all, func(a owned) bool { return a.Addr() == l.inner4 && !a.ours }) {
+		t.Error("the machine has lost its address")
 	}
 }
 
@@ -237,6 +277,10 @@ func TestWhatDoesNotFitASegmentIsRefused(t *testing.T) {
 		{"its router", "slots.ipv4", "10.77.0.10 is a router", func(c *Config) { c.V4 = netip.MustParsePrefix("10.77.0.8/29") }},
 		{"another IPv6 network", "slots.ipv6", "fd77::/64", func(c *Config) { c.V6 = netip.MustParsePrefix("fd5e:c0de:5ca1::/112") }},
 		{"its IPv6 router", "slots.ipv6", "fd77::10 is a router", func(c *Config) { c.V6 = netip.MustParsePrefix("fd77::/120") }},
+		{"one of its routers", "slots.ipv4", "10.77.40.9 is a router", func(c *Config) {
+			shell(t, "ip", "route", "add", "192.0.2.0/24", "nexthop", "via", "10.77.0.10", "nexthop", "via", "10.77.40.9")
+			c.V4 = netip.MustParsePrefix("10.77.40.0/27")
+		}},
 	} {
 		wrong := good
 		c.change(&wrong)
@@ -274,19 +318,32 @@ func TestWhatDoesNotFitASegmentIsRefused(t *testing.T) {
 func TestNoBroadcastLeavesASegment(t *testing.T) {
 	withMode(t, L2)
 	l := newLab(t)
+	shell(t, "ip", "addr", "add", "10.77.5.1/24", "dev", "uplink") // the kernel has a broadcast address for it, too
 	n := openNet(t)
 	s, err := n.Slot(context.Background(), All(netip.MustParsePrefix("10.77.0.0/16")), 0)
 	must(t, err)
 	defer s.Close()
 	must(t, reaches(s.netns, allowed))
 	l.strangers(outside(s))
-	for _, to := range []string{"10.77.255.255", "10.77.0.0"} {
+	for _, to := range []string{"10.77.255.255", "10.77.0.0", "10.77.5.255"} {
 		must(t, frame(s, unix.ETH_P_IP, packet4(s.inner4, addr(to), 17, nil, 0), true))
 	}
 	for _, f := range l.strangers(outside(s)) {
 		t.Errorf("it has seen %s", f)
 	}
-	if c, err := s.Counters(); err != nil || c.OffScope != 2 {
+	if c, err := s.Counters(); err != nil || c.OffScope != 3 {
 		t.Errorf("%+v, %v", c, err)
+	}
+	must(t, s.Check())
+	told := watching(t, n)
+	shell(t, "ip", "addr", "add", "10.77.6.1/24", "dev", "uplink")
+	select {
+	case err := <-told:
+		must(t, err)
+	case <-time.After(5 * stopsWithin):
+		t.Fatal("nobody is told of a new broadcast address")
+	}
+	if err := s.Check(); !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), "10.77.6.255") {
+		t.Errorf("it says: %v", err)
 	}
 }
