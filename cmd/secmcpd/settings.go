@@ -296,6 +296,10 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		if p := s.Slots.IPv6; p.IsValid() && (!p.Addr().Is6() || p.Addr().Is4In6() || p.Bits() < 65 || p.Bits() > 123 || p != p.Masked()) {
 			wrong("slots.ipv6", p, "an IPv6 prefix of length 65 to 123, without host bits, or \"\"", "in the mode l2 it lies in the network of slots.interface")
 		}
+		// Three addresses are no scan's; links that are ready have as many more.
+		if room := 1<<(32-max(s.Slots.IPv4.Bits(), 16)) - 3 - 9; s.Slots.IPv4.IsValid() && s.Slots.IPv4.Bits() <= 27 && s.Scans.AtOnce > room {
+			wrong("scans.at_once", s.Scans.AtOnce, fmt.Sprintf("1 to %d", room), fmt.Sprintf("slots.ipv4 %s has no more addresses: widen it", s.Slots.IPv4))
+		}
 	} else if p := s.Slots.IPv4; !p.Addr().Is4() || !p.Addr().IsPrivate() || p.Bits() < 16 || p.Bits() > 24 || p != p.Masked() {
 		wrong("slots.ipv4", p, "a private IPv4 prefix (RFC 1918) of length 16 to 24, without host bits", "")
 	}
