@@ -190,6 +190,14 @@ func TestWhoChangesTheSegmentEndsSlots(t *testing.T) {
 			if lost := beside.Check() != nil; lost != c.all {
 				t.Errorf("the slot beside it is lost is %v", lost)
 			}
+			next, err := n.Slot(context.Background(), All(host(allowed)), 0)
+			if err == nil {
+				must(t, next.Close())
+			}
+			// A filter is put back; what else is missing is the operator's.
+			if refused := errors.Is(err, ErrLost); refused != (c.all && !strings.Contains(c.what, "filter")) {
+				t.Errorf("the next one: %v", err)
+			}
 		})
 	}
 }
