@@ -105,9 +105,7 @@ func TestASlotThatSomebodyChangesIsLost(t *testing.T) {
 				n := openNet(t)
 				told := watching(t, n)
 				scope := []netip.Prefix{host(allowed), host(allowed6)}
-				s, err := n.Slot(context.Background(), All(scope...), 0)
-				must(t, err)
-				defer s.Close()
+				s := slotOf(t, n, All(scope...))
 				beside, err := n.Slot(context.Background(), All(scope...), 0)
 				must(t, err)
 				defer beside.Close()
@@ -146,9 +144,7 @@ func TestASlotThatSomebodyChangesIsLost(t *testing.T) {
 					must(t, errors.Join(reaches(beside.netns, allowed), beside.Check()))
 				}
 				must(t, s.Close())
-				next, err := n.Slot(context.Background(), All(scope...), 0)
-				must(t, err)
-				defer next.Close()
+				next := slotOf(t, n, All(scope...))
 				must(t, errors.Join(reaches(next.netns, allowed), reaches(next.netns, allowed6), next.Check()))
 				if n.filter != nil && !trapped() {
 					t.Error("what has the mark is no longer swallowed")
@@ -168,9 +164,7 @@ func TestALastLookFindsWhatSomebodyHasChanged(t *testing.T) {
 			t.Run("who "+hand.says, func(t *testing.T) {
 				newLab(t)
 				n := openNet(t)
-				s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
-				must(t, err)
-				defer s.Close()
+				s := slotOf(t, n, All(host(allowed), host(allowed6)))
 				must(t, s.Check())
 				hand.change(t, s)
 				if err := s.Check(); !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), hand.what) {
@@ -198,9 +192,7 @@ func TestALinkThatSomebodyChangedIsNotGivenOut(t *testing.T) {
 				must(t, err)
 				hand.change(t, &Slot{link: l, net: n})
 				n.ready <- l
-				s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
-				must(t, err)
-				defer s.Close()
+				s := slotOf(t, n, All(host(allowed), host(allowed6)))
 				if s.link == l {
 					t.Error("it is given out")
 				}
@@ -256,9 +248,7 @@ func TestASlotThatIsLeftAloneIsNotLost(t *testing.T) {
 func TestLostEventsOfLinksAreFoundOutAbout(t *testing.T) {
 	newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(context.Background(), All(host(allowed)), 0)
-	must(t, err)
-	defer s.Close()
+	s := slotOf(t, n, All(host(allowed)))
 	must(t, n.links.conn.Control(func(fd uintptr) { _ = setReceive(int(fd), 1) }))
 	for range 20 { // before anybody reads
 		shell(t, "ip", "link", "set", "uplink", "alias", "noise")

@@ -97,12 +97,10 @@ func TestATranslatedDestinationIsNotReached(t *testing.T) {
 					l := newLab(t)
 					n := openNet(t)
 					listen(t, "[::]:8080")
-					s, err := n.Slot(context.Background(), All(host(c.to)), 0)
-					must(t, err)
-					defer s.Close()
+					s := slotOf(t, n, All(host(c.to)))
 					others(t, nftables.ChainTypeNAT, priority, c.rule())
 					l.strangers(outside(s))
-					err = dial(s.NetNS(), c.to, 300*time.Millisecond)
+					err := dial(s.NetNS(), c.to, 300*time.Millisecond)
 					// Where nothing is tracked nothing is translated: the packet goes where it is bound for.
 					if reached := err == nil; reached != (config.Mode != Translated && c.to != here) {
 						t.Errorf("a connection: %v", err)
@@ -125,9 +123,7 @@ func TestWithoutTheLastChainDestinationsAreTranslated(t *testing.T) {
 		t.Run(c.says, func(t *testing.T) {
 			l := newLab(t)
 			n := openNet(t)
-			s, err := n.Slot(context.Background(), All(host(c.to)), 0)
-			must(t, err)
-			defer s.Close()
+			s := slotOf(t, n, All(host(c.to)))
 			careless(t, n)
 			n.nft.FlushChain(&nftables.Chain{Table: n.t.t, Name: "input"})
 			must(t, n.nft.Flush())
@@ -177,9 +173,7 @@ func TestNothingLeavesUntranslated(t *testing.T) {
 			}
 			l := newLab(t)
 			n := openNet(t)
-			s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
-			must(t, err)
-			defer s.Close()
+			s := slotOf(t, n, All(host(allowed), host(allowed6)))
 			must(t, reaches(s.NetNS(), allowed))
 			must(t, reaches(s.NetNS(), allowed6))
 			silent := func(says string) {
@@ -211,9 +205,7 @@ func TestNobodySpeaksToASlotsOwnAddress(t *testing.T) {
 	withMode(t, Translated)
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(context.Background(), All(host(allowed)), 0)
-	must(t, err)
-	defer s.Close()
+	s := slotOf(t, n, All(host(allowed)))
 	must(t, reaches(s.NetNS(), allowed)) // the way is open
 	before, err := s.Counters()
 	must(t, err)
@@ -241,9 +233,7 @@ func TestSlotsDoNotReachEachOther(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
 		newLab(t)
 		n := openNet(t)
-		one, err := n.Slot(context.Background(), All(config.V4, config.V6), 0)
-		must(t, err)
-		defer one.Close()
+		one := slotOf(t, n, All(config.V4, config.V6))
 		other, err := n.Slot(context.Background(), All(config.V4, config.V6), 0)
 		must(t, err)
 		defer other.Close()

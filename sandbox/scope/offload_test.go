@@ -70,9 +70,7 @@ func TestNoChecksumIsWrittenBehindTheFilter(t *testing.T) {
 		l := newLab(t)
 		n := openNet(t)
 		must(t, checksums("uplink", 0)) // as on an interface that finishes none by itself
-		s, err := n.Slot(t.Context(), All(host(allowed6)), 0)
-		must(t, err)
-		defer s.Close()
+		s := slotOf(t, n, All(host(allowed6)))
 		must(t, reaches(s.NetNS(), allowed6))
 		l.strangers(inner(s), inner6(s))
 		must(t, rewritten(s))
@@ -101,9 +99,7 @@ func unfinished(t *testing.T, s *Slot) {
 func TestLargePacketsAreCutBeforeTheFilter(t *testing.T) {
 	newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(t.Context(), All(host(allowed6)), 0)
-	must(t, err)
-	defer s.Close()
+	s := slotOf(t, n, All(host(allowed6)))
 	link, err := net.InterfaceByName(s.name())
 	must(t, err)
 	witness, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)

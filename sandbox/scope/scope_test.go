@@ -238,6 +238,15 @@ func openNet(t *testing.T) *Net {
 	return n
 }
 
+// slotOf makes a slot with a scope and no rate, until the test ends.
+func slotOf(t *testing.T, n *Net, to []Target) *Slot {
+	t.Helper()
+	s, err := n.Slot(t.Context(), to, 0)
+	must(t, err)
+	t.Cleanup(func() { _ = s.Close() }) // a test may have taken the table away
+	return s
+}
+
 func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 func reaches(ns *os.File, to netip.Addr) error { return dial(ns, to, 3*time.Second) }
@@ -363,9 +372,7 @@ func TestNoAttackLeavesTheScope(t *testing.T) {
 	withBoth(t, func(t *testing.T) {
 		l := newLab(t)
 		n := openNet(t)
-		s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
-		must(t, err)
-		defer s.Close()
+		s := slotOf(t, n, All(host(allowed), host(allowed6)))
 		must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
 		l.strangers(outside(s))
 		for _, a := range attacks {
@@ -389,9 +396,7 @@ func TestTheFenceHoldsWithoutTheFilter(t *testing.T) {
 	withTable(t)
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
-	must(t, err)
-	defer s.Close()
+	s := slotOf(t, n, All(host(allowed), host(allowed6)))
 	must(t, reaches(s.NetNS(), allowed))
 	must(t, removeRules(n))
 	must(t, reaches(s.NetNS(), allowed))
@@ -418,9 +423,7 @@ func TestNothingPassesWithoutTheTable(t *testing.T) {
 	inModes(t, func(t *testing.T) {
 		l := newLab(t)
 		n := openNet(t)
-		s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
-		must(t, err)
-		defer s.Close()
+		s := slotOf(t, n, All(host(allowed), host(allowed6)))
 		must(t, reaches(s.NetNS(), allowed))
 		must(t, removeRules(n))
 		var four, six netip.Addr // of the scope or not
@@ -448,9 +451,7 @@ func TestWithoutTheFilterAttacksArrive(t *testing.T) {
 	withTable(t)
 	l := newLab(t)
 	n := openNet(t)
-	s, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
-	must(t, err)
-	defer s.Close()
+	s := slotOf(t, n, All(host(allowed), host(allowed6)))
 	must(t, reaches(s.NetNS(), allowed))
 	must(t, removeRules(n))
 	must(t, removeFences())
@@ -758,9 +759,7 @@ func TestAConnectionThatIsLeftOpenEndsWithItsSlot(t *testing.T) {
 		must(t, reaches(s.NetNS(), allowed)) // it is in TIME_WAIT or closing now
 		must(t, s.Close())
 		l.strangers(netip.Addr{}, netip.Addr{})
-		next, err := n.Slot(context.Background(), All(host(allowed)), 0)
-		must(t, err)
-		defer next.Close()
+		next := slotOf(t, n, All(host(allowed)))
 		var sockets []byte
 		must(t, in(next.NetNS(), func() { sockets, err = os.ReadFile("/proc/thread-self/net/tcp") }))
 		must(t, err)

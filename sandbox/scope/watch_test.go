@@ -90,9 +90,7 @@ func TestAFilterThatSomebodyChangesEndsItsSlots(t *testing.T) {
 				l := newLab(t)
 				n := openNet(t)
 				told := watching(t, n)
-				s, err := n.Slot(context.Background(), All(host(allowed)), 0)
-				must(t, err)
-				defer s.Close()
+				s := slotOf(t, n, All(host(allowed)))
 				must(t, reaches(s.NetNS(), allowed)) // neighbours are known from here on
 				stop := sending(t, s)
 				time.Sleep(20 * time.Millisecond)
@@ -131,9 +129,7 @@ func TestAFilterThatSomebodyChangesEndsItsSlots(t *testing.T) {
 				}
 				must(t, s.Close())
 
-				next, err := n.Slot(context.Background(), All(host(allowed)), 0)
-				must(t, err)
-				defer next.Close()
+				next := slotOf(t, n, All(host(allowed)))
 				must(t, reaches(next.NetNS(), allowed))
 				l.strangers(outside(next))
 				for _, a := range attacks[:4] {
@@ -221,9 +217,7 @@ func TestAFilterThatIsLeftAloneKeepsItsSlots(t *testing.T) {
 		newLab(t)
 		n := openNet(t)
 		told := watching(t, n)
-		s, err := n.Slot(context.Background(), All(host(allowed)), 0)
-		must(t, err)
-		defer s.Close()
+		s := slotOf(t, n, All(host(allowed)))
 		other := somebody(t)
 		for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4} {
 			table := other.AddTable(&nftables.Table{Family: family, Name: "secmcpd2"})
@@ -262,9 +256,7 @@ func TestLostEventsAreFoundOutAbout(t *testing.T) {
 				newLab(t)
 				n := openNet(t)
 				must(t, n.events.conn.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) }))
-				s, err := n.Slot(context.Background(), All(host(allowed)), 0)
-				must(t, err)
-				defer s.Close()
+				slotOf(t, n, All(host(allowed)))
 				other := somebody(t)
 				for range 50 { // before anybody reads
 					other.DelTable(other.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "noise"}))
@@ -327,9 +319,7 @@ func TestASlotIsNeverMadeOfAFilterThatIsGone(t *testing.T) {
 			must(t, s.Close())
 		}
 		time.Sleep(stopsWithin)
-		s, err := n.Slot(context.Background(), All(host(allowed)), 0)
-		must(t, err)
-		defer s.Close()
+		s := slotOf(t, n, All(host(allowed)))
 		must(t, reaches(s.NetNS(), allowed))
 		if dial(s.NetNS(), forbidden, 300*time.Millisecond) == nil {
 			t.Error("reached what is not in the scope")
