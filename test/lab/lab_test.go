@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -330,4 +331,33 @@ func TestAFullRingIsNoSilence(t *testing.T) {
 		t.Errorf("%d frames, %v", len(frames), err)
 	}
 	o.Check(t, "the look before")
+}
+
+// An address of the network outside counts wherever headers have it, also in those that an error quotes;
+// but not where an error quotes what a name server said.
+func TestWhatMentionsTheNetworkOutside(t *testing.T) {
+	outside := one(Outside).Addr().AsSlice()
+	ip := func(protocol byte, to []byte, rest ...[]byte) []byte {
+		h := slices.Concat([]byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 77, 0, 1}, to)
+		return slices.Concat(append([][]byte{h}, rest...)...)
+	}
+	ethernet := append(make([]byte, 12), 8, 0)
+	unreachable, echo := []byte{3, 3, 0, 0, 0, 0, 0, 0}, []byte{8, 0, 0, 0, 0, 0, 0, 0}
+	host, udp := []byte{10, 77, 0, 10}, make([]byte, 8)
+	for _, c := range []struct {
+		says  string
+		frame []byte
+		want  bool
+	}{
+		{"a packet for it", ip(17, outside, udp), true},
+		{"a packet for another", ip(17, host, udp), false},
+		{"a tunnel to it", ip(4, host, ip(17, outside, udp)), true},
+		{"an error about a packet for it", ip(1, host, unreachable, ip(17, outside, udp)), true},
+		{"an error about an answer that names it", ip(1, host, unreachable, ip(17, host, udp, outside)), false},
+		{"an echo request that carries it", ip(1, host, echo, udp, host, udp, udp, udp, outside), true},
+	} {
+		if got := mentions(seen{frame: slices.Concat(ethernet, c.frame)}) != ""; got != c.want {
+			t.Errorf("%s: %v", c.says, got)
+		}
+	}
 }

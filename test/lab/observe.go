@@ -348,7 +348,7 @@ func (s Scope) judgeARP(p []byte, unicast bool, at segment) string {
 		return "ARP too short"
 	}
 	op, sender, target := binary.BigEndian.Uint16(p[6:]), netip.AddrFrom4([4]byte(p[14:18])), netip.AddrFrom4([4]byte(p[24:28]))
-	asked := op == 1 && (ends[target] || len(hosts) > 0 && contains(s.Targets, target))
+	asked := op == 1 && (ends[target] || contains(s.Targets, target))
 	answered := op == 2 && unicast && (ends[target] || len(hosts) > 0 && contains(s.Targets, target))
 	if (ends[sender] || contains(hosts, sender)) && sender != target && (asked || answered) {
 		return ""
@@ -460,13 +460,28 @@ func above(protocol byte, p []byte, icmp byte, ends string) string {
 // mentions tells whether a frame has an address of the network outside anywhere in its headers,
 // its tunnels, tags and options included.
 func mentions(f seen) string {
-	head := f.frame[:min(len(f.frame), 200)]
+	head := f.frame[:min(len(f.frame), 200, quotes(f.frame))]
 	for _, a := range []string{Outside, Outside6} {
 		if bytes.Contains(head, netip.MustParseAddr(a).AsSlice()) {
 			return "something for " + a
 		}
 	}
 	return ""
+}
+
+// quotes is how much of a frame is headers, where it says that nobody listens: behind those that it
+// quotes may be the answer of a name server, which came too late for who had asked, with any address.
+func quotes(frame []byte) int {
+	const ethernet, icmp, udp = 14, 8, 8
+	for _, f := range []struct{ kind, ip, at, protocol, unreachable int }{
+		{unix.ETH_P_IP, 20, 9, unix.IPPROTO_ICMP, 3},
+		{unix.ETH_P_IPV6, 40, 6, unix.IPPROTO_ICMPV6, 1},
+	} {
+		if len(frame) > ethernet+f.ip && int(binary.BigEndian.Uint16(frame[12:])) == f.kind && int(frame[ethernet+f.at]) == f.protocol && int(frame[ethernet+f.ip]) == f.unreachable {
+			return ethernet + f.ip + icmp + f.ip + udp
+		}
+	}
+	return len(frame)
 }
 
 // Strangers is how many frames have arrived since New with the address of the host that nothing
