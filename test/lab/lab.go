@@ -118,6 +118,9 @@ type segment struct {
 	switched bool
 }
 
+// outsideLink is the router's link to the host that nothing may reach.
+const outsideLink = "outside"
+
 // New makes the lab. It fails on a machine whose own namespace this is.
 func New() (_ *Lab, err error) {
 	if os.Getenv(inside) == "" {
@@ -362,7 +365,7 @@ func (l *Lab) wire() error {
 	}{
 		{"behind", l.behind, "10.77.64.1", "fd77::64:1", Behind, Behind6},
 		{"no-way-back", l.noWayBack, "10.77.65.1", "fd77::65:1", NoWayBack, NoWayBack6},
-		{"outside", l.outside, "10.99.0.1", "fd99::1", Outside, Outside6},
+		{outsideLink, l.outside, "10.99.0.1", "fd99::1", Outside, Outside6},
 	} {
 		near, far := end{l.router, s.name, []string{s.near4 + "/24", s.near6 + "/112"}}, end{s.ns, "eth0", []string{s.far4 + "/24", s.far6 + "/112"}}
 		if err := link(near, far); err != nil {

@@ -333,30 +333,34 @@ func TestAFullRingIsNoSilence(t *testing.T) {
 	o.Check(t, "the look before")
 }
 
-// An address of the network outside counts wherever headers have it, also in those that an error quotes;
-// but not where an error quotes what a name server said.
+// An address of the network outside counts wherever headers have it, but not where the router asks who
+// is on the link to it.
 func TestWhatMentionsTheNetworkOutside(t *testing.T) {
-	outside := one(Outside).Addr().AsSlice()
+	four, six := one(Outside).Addr().AsSlice(), one(Outside6).Addr().AsSlice()
 	ip := func(protocol byte, to []byte, rest ...[]byte) []byte {
-		h := slices.Concat([]byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 77, 0, 1}, to)
-		return slices.Concat(append([][]byte{h}, rest...)...)
+		return slices.Concat(append([][]byte{{0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 77, 0, 1}, to}, rest...)...)
 	}
-	ethernet := append(make([]byte, 12), 8, 0)
-	unreachable, echo := []byte{3, 3, 0, 0, 0, 0, 0, 0}, []byte{8, 0, 0, 0, 0, 0, 0, 0}
-	host, udp := []byte{10, 77, 0, 10}, make([]byte, 8)
+	solicitation := func(hops byte) []byte {
+		return slices.Concat([]byte{0x60, 0, 0, 0, 0, 32, 58, hops}, make([]byte, 16), six, []byte{135, 0, 0, 0, 0, 0, 0, 0}, six)
+	}
+	arp := slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, 1}, make([]byte, 16), four)
+	ipv4, ipv6, ethernet := []byte{8, 0}, []byte{0x86, 0xdd}, make([]byte, 12)
 	for _, c := range []struct {
-		says  string
-		frame []byte
-		want  bool
+		says, at string
+		frame    []byte
+		want     bool
 	}{
-		{"a packet for it", ip(17, outside, udp), true},
-		{"a packet for another", ip(17, host, udp), false},
-		{"a tunnel to it", ip(4, host, ip(17, outside, udp)), true},
-		{"an error about a packet for it", ip(1, host, unreachable, ip(17, outside, udp)), true},
-		{"an error about an answer that names it", ip(1, host, unreachable, ip(17, host, udp, outside)), false},
-		{"an echo request that carries it", ip(1, host, echo, udp, host, udp, udp, udp, outside), true},
+		{"a packet for it", "uplink", slices.Concat(ethernet, ipv4, ip(17, four)), true},
+		{"the same where it arrives", outsideLink, slices.Concat(ethernet, ipv4, ip(17, four)), true},
+		{"a packet for another", "uplink", slices.Concat(ethernet, ipv4, ip(17, []byte{10, 77, 0, 10})), false},
+		{"a tunnel to it", "uplink", slices.Concat(ethernet, ipv4, ip(4, []byte{10, 77, 0, 10}, ip(17, four))), true},
+		{"a question of this machine's", "uplink", slices.Concat(ethernet, ipv6, solicitation(255)), true},
+		{"a question of this machine's by ARP", "uplink", slices.Concat(ethernet, []byte{8, 6}, arp), true},
+		{"a question of the router's", outsideLink, slices.Concat(ethernet, ipv6, solicitation(255)), false},
+		{"a question of the router's by ARP", outsideLink, slices.Concat(ethernet, []byte{8, 6}, arp), false},
+		{"a question that was passed on", outsideLink, slices.Concat(ethernet, ipv6, solicitation(254)), true},
 	} {
-		if got := mentions(seen{frame: slices.Concat(ethernet, c.frame)}) != ""; got != c.want {
+		if got := mentions(seen{frame: c.frame, at: segment{name: c.at}}) != ""; got != c.want {
 			t.Errorf("%s: %v", c.says, got)
 		}
 	}

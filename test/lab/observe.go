@@ -460,7 +460,10 @@ func above(protocol byte, p []byte, icmp byte, ends string) string {
 // mentions tells whether a frame has an address of the network outside anywhere in its headers,
 // its tunnels, tags and options included.
 func mentions(f seen) string {
-	head := f.frame[:min(len(f.frame), 200, quotes(f.frame))]
+	if f.at.name == outsideLink && neighbours(f.frame) {
+		return ""
+	}
+	head := f.frame[:min(len(f.frame), 200)]
 	for _, a := range []string{Outside, Outside6} {
 		if bytes.Contains(head, netip.MustParseAddr(a).AsSlice()) {
 			return "something for " + a
@@ -469,19 +472,14 @@ func mentions(f seen) string {
 	return ""
 }
 
-// quotes is how much of a frame is headers, where it says that nobody listens: behind those that it
-// quotes may be the answer of a name server, which came too late for who had asked, with any address.
-func quotes(frame []byte) int {
-	const ethernet, icmp, udp = 14, 8, 8
-	for _, f := range []struct{ kind, ip, at, protocol, unreachable int }{
-		{unix.ETH_P_IP, 20, 9, unix.IPPROTO_ICMP, 3},
-		{unix.ETH_P_IPV6, 40, 6, unix.IPPROTO_ICMPV6, 1},
-	} {
-		if len(frame) > ethernet+f.ip && int(binary.BigEndian.Uint16(frame[12:])) == f.kind && int(frame[ethernet+f.at]) == f.protocol && int(frame[ethernet+f.ip]) == f.unreachable {
-			return ethernet + f.ip + icmp + f.ip + udp
-		}
+// neighbours tells what a kernel asks about who is on its link, some seconds after it has sent something
+// there. No router passes it on: ARP is no IP, and a hop limit of 255 is that of the link's own.
+func neighbours(frame []byte) bool {
+	if len(frame) < 14+40+1 {
+		return len(frame) >= 14 && binary.BigEndian.Uint16(frame[12:]) == unix.ETH_P_ARP
 	}
-	return len(frame)
+	kind, p := binary.BigEndian.Uint16(frame[12:]), frame[14:]
+	return kind == unix.ETH_P_ARP || kind == unix.ETH_P_IPV6 && p[6] == unix.IPPROTO_ICMPV6 && p[7] == 255 && (p[40] == 135 || p[40] == 136)
 }
 
 // Strangers is how many frames have arrived since New with the address of the host that nothing
