@@ -306,11 +306,36 @@ func (l *link) join(ipv6 bool, attach func(netlink.Link) error) error {
 			inside.AddrAdd(inner, own),
 			inside.NeighSet(neighbour(inner, p[0], veth.HardwareAddr)),
 			inside.RouteAdd(&netlink.Route{LinkIndex: inner.Attrs().Index, Gw: p[0].AsSlice(), Flags: int(netlink.FLAG_ONLINK)}))
+		if err == nil {
+			err = awaitOwn(inside, p[1])
+		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// settling bounds how long an address may take to become the kernel's own.
+const settling = 5 * time.Second
+
+// awaitOwn returns when a kernel takes what comes for an address that it was just given. An IPv6
+// address is answered for at once but gets its route from a worker of the kernel's, which waits for
+// whoever changes a link meanwhile (addrconf_dad_work of net/ipv6/addrconf.c): until then it can be
+// sent from, and the answers are dropped without a trace.
+func awaitOwn(at *netlink.Handle, a netip.Addr) error {
+	if a.Is4() {
+		return nil
+	}
+	for end := time.Now().Add(settling); ; time.Sleep(time.Millisecond) {
+		routes, err := at.RouteGet(a.AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the kernel has no route for its own address %s after %v: %w", a, settling, errors.Join(err, unix.ETIMEDOUT))
+		}
+	}
 }
 
 // hardwareAddress is a random one of those that are locally administered.

@@ -213,6 +213,20 @@ func (s *segment) lend(a netip.Addr) error {
 	return nil
 }
 
+// lent returns when the machine's kernel has an address that was lent: it asks for stations under it,
+// and would not hear their answers.
+func (s *segment) lent(a netip.Addr) error {
+	here, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err == nil {
+		defer here.Close()
+		err = awaitOwn(here, a)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot give %s the address %s: %w", s.name, a, err)
+	}
+	return nil
+}
+
 func (s *segment) addressed(what, flags int, a netip.Addr) (*nl.NetlinkRequest, error) {
 	request := nl.NewNetlinkRequest(what, flags|unix.NLM_F_ACK)
 	message := nl.NewIfAddrmsg(unix.AF_INET)
@@ -375,6 +389,9 @@ func (n *Net) enter(s *Slot) error {
 			return err
 		}
 		s.lent = append(s.lent, a)
+		if err := s.segment.lent(a); err != nil {
+			return err
+		}
 	}
 	return nil
 }

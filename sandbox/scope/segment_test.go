@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -354,4 +355,49 @@ func TestNoBroadcastLeavesASegment(t *testing.T) {
 	if err := s.Check(); !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), "10.77.6.255") {
 		t.Errorf("it says: %v", err)
 	}
+}
+
+// A slot that is given has its IPv6 address on both sides of its link, however busy the kernel is with
+// other links.
+func TestAnIPv6AddressIsThereWithItsSlot(t *testing.T) {
+	withMode(t, L2)
+	newLab(t)
+	n := openNet(t)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { // keeps the kernel's lock on links
+		var err error
+		for err == nil && ctx.Err() == nil {
+			l := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "churn1"}
+			l.Name = "churn0"
+			if err = netlink.LinkAdd(l); err == nil {
+				err = netlink.LinkDel(l)
+			}
+		}
+		done <- err
+	}()
+	for range 20 {
+		s, err := n.Slot(ctx, All(host(allowed6)), 0)
+		must(t, err)
+		for where, ns := range map[string]*os.File{"the slot": s.NetNS(), "the machine": nil} {
+			look := func() error {
+				routes, err := netlink.RouteGet(s.inner6.AsSlice())
+				if err == nil && routes[0].Type != unix.RTN_LOCAL {
+					err = errors.New("it goes elsewhere")
+				}
+				return err
+			}
+			if ns == nil {
+				err = look()
+			} else {
+				err = inside(ns, look)
+			}
+			if err != nil {
+				t.Errorf("%s drops what comes for %s: %v", where, s.inner6, err)
+			}
+		}
+		must(t, s.Close())
+	}
+	stop()
+	must(t, <-done)
 }
