@@ -374,7 +374,8 @@ type Outcome struct {
 // MaxOffScope bounds the destinations off scope that are named; those that got most come first.
 const MaxOffScope = 16
 
-// OffScope is a destination that a scanner sent to and that its scope does not have.
+// OffScope is a destination that a scanner sent to and that its scope does not have. Protocol is that
+// of IP, and 0 where the destination's hardware address was asked for (ARP).
 type OffScope struct {
 	To       string `cbor:"to" json:"to"` // an address
 	Protocol uint8  `cbor:"protocol" json:"protocol"`

@@ -787,6 +787,7 @@ func TestTheFirstDestinationsAreNamed(t *testing.T) {
 		{forbidden, 6, 443, "off scope", 3},
 		{web, 6, 81, "port", 2},
 		{allowed, 47, 0, "protocol", 1},
+		{forbidden, 0, 0, "off scope", 1},
 		{forbidden6, 17, 53, "off scope", 1},
 	}
 	for range 3 {
@@ -797,6 +798,7 @@ func TestTheFirstDestinationsAreNamed(t *testing.T) {
 	}
 	send(frame6(ip6(own6, forbidden6, 17, udp(53))))
 	send(frame4(ip4(own4, allowed, 47, nil)))
+	send(ethernet(everyone, box, unix.ETH_P_ARP, arpOf(1, box, own4, forbidden)))
 	send(frame4(ip4(forbidden, allowed, 17, udp(9))))                // its source is the lie
 	send(frame4(ip4(own4, forbidden, 17, udp(9), fragment(0x2000)))) // its destination was not read
 	if _, got, err := w.counters(w.ifindex); err != nil || !slices.Equal(got, want) {
@@ -808,7 +810,7 @@ func TestTheFirstDestinationsAreNamed(t *testing.T) {
 	}
 	send(frame4(ip4(own4, forbidden, 6, tcp(443))))
 	c, got, err := w.counters(w.ifindex)
-	if err != nil || len(got) != 64 || c.offScope != 1005 {
+	if err != nil || len(got) != 64 || c.offScope != 1006 {
 		t.Errorf("%d named, %+v, %v", len(got), c, err)
 	}
 	want[0].packets++
@@ -817,7 +819,7 @@ func TestTheFirstDestinationsAreNamed(t *testing.T) {
 			t.Errorf("%v is no longer named", v)
 		}
 	}
-	for i := range 60 {
+	for i := range 64 - len(want) {
 		if v := (violation{netip.AddrFrom4([4]byte{11, 0, 0, byte(i)}), 17, 9, "off scope", 1}); !slices.Contains(got, v) {
 			t.Errorf("%v is not named", v)
 		}

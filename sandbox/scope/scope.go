@@ -621,7 +621,7 @@ type Counters struct {
 // Violation is a destination that a box sent to and that its scope does not have.
 type Violation struct {
 	To       netip.Addr
-	Protocol uint8
+	Protocol uint8  // of IP; 0: a question of ARP for To
 	Port     uint16 // 0: the protocol has none
 	Packets  uint64
 }

@@ -160,6 +160,7 @@ struct packet {
 	__u8 fragment; /* 1: the first one, 2: another one */
 	__u8 named;    /* to and protocol are known */
 	__u8 asks;     /* a question for all on the segment */
+	__u8 arp;      /* by ARP: its protocol has no number and is named as 0 */
 	__u16 port;
 };
 
@@ -243,10 +244,10 @@ static inline int has_ports(__u8 protocol)
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
-/* arp_out passes questions for the gateway, asked under the slot's own addresses. */
-static inline int arp_out(struct __sk_buff *skb, const struct grant *g, const struct ethernet *e, struct packet *out)
+/* arp_out passes questions for the gateway, asked under the slot's own addresses, and on a segment
+ * those for targets. */
+static inline int arp_out(struct __sk_buff *skb, const struct grant *g, const struct ethernet *e, struct packet *p)
 {
-	struct place p = {};
 	struct arp a;
 	__u32 sender, target;
 	if (!(g->flags & HAS_ARP))
@@ -263,13 +264,15 @@ static inline int arp_out(struct __sk_buff *skb, const struct grant *g, const st
 		return SPOOFED;
 	if (target == g->outer4)
 		return SENT;
+	map4(&p->to, target);
+	p->named = 1;
 	if (!(g->flags & HAS_L2))
 		return OFF_SCOPE;
 	if (skb->len > 60)
 		return FORM; /* all on the segment would get what is behind the question */
-	out->asks = 1;
-	map4(&p, target);
-	return in_scope(g, &p, 0) ? SENT : OFF_SCOPE;
+	p->asks = 1;
+	p->arp = 1;
+	return in_scope(g, &p->to, 0) ? SENT : OFF_SCOPE;
 }
 
 /* nd_out passes questions for targets, asked under the slot's own addresses; -1: it is no question
@@ -600,7 +603,7 @@ static inline int leave(struct __sk_buff *skb, const struct grant *g, const stru
 	if (!p->asks)
 		return answer(skb, g);
 	/* A kernel asks a station that it knows already. */
-	if (!p->named && bpf_skb_store_bytes(skb, 0, everyone, sizeof(everyone), 0))
+	if (p->arp && bpf_skb_store_bytes(skb, 0, everyone, sizeof(everyone), 0))
 		return TC_ACT_SHOT;
 	return bpf_redirect(g->wire, 0);
 }
