@@ -62,12 +62,6 @@ func gobusterRow() row {
 			scan, faults := readGobuster(members)
 			return Call{Gobuster: &scan}, faults
 		},
-		scan: func(c Call) scan {
-			if c.Gobuster == nil {
-				return nil
-			}
-			return c.Gobuster
-		},
 		asks:    [][]string{{"version"}, {"--version"}},
 		version: regexp.MustCompile(`(?m)^(?:gobuster version |Gobuster v)?([0-9]{1,3})\.([0-9]{1,4})(?:\.[0-9]{1,4})?(?:[-+ ].*)?(?:\r?\n|$)`),
 		helps:   helps,

@@ -140,12 +140,6 @@ func masscanRow() row {
 			scan, faults := readMasscan(members)
 			return Call{Masscan: &scan}, faults
 		},
-		scan: func(c Call) scan {
-			if c.Masscan == nil {
-				return nil
-			}
-			return c.Masscan
-		},
 		asks:    [][]string{{"--version"}},
 		version: regexp.MustCompile(`^\s*Masscan version ([0-9]{1,3})\.([0-9]{1,4})(?:[. ]|$)`),
 		knows: func(v Version, _ [][]byte) error {

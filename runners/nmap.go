@@ -61,12 +61,6 @@ func nmapRow() row {
 			scan, faults := readNmap(members)
 			return Call{Nmap: &scan}, faults
 		},
-		scan: func(c Call) scan {
-			if c.Nmap == nil {
-				return nil // and no interface around it
-			}
-			return c.Nmap
-		},
 		asks:    [][]string{{"--version"}},
 		version: regexp.MustCompile(`^Nmap version ([0-9]{1,3})\.([0-9]{1,4})(?:SVN|[A-Z]{1,8}[0-9]{0,3})?(?: |$)`),
 	}

@@ -34,10 +34,9 @@ type row struct {
 	tool     func() Tool
 	profiles func() []string
 	read     func(members map[string]json.RawMessage) (Call, []Fault)
-	scan     func(Call) scan // nil: the call carries no arguments for this tool
-	asks     [][]string      // that it is asked for its version, in order, until an answer has one
-	version  *regexp.Regexp  // in that answer: major and minor
-	helps    [][]string      // that it is asked for its options
+	asks     [][]string     // that it is asked for its version, in order, until an answer has one
+	version  *regexp.Regexp // in that answer: major and minor
+	helps    [][]string     // that it is asked for its options
 	knows    func(v Version, help [][]byte) error
 }
 
@@ -49,13 +48,16 @@ type scan interface {
 	command(v Version, addresses, excluded []netip.Prefix, reach *Reach) (Command, error)
 }
 
-// table is every scanner, in the order in which their tools are listed to agents.
-func table() []row {
-	return []row{nmapRow(), masscanRow(), gobusterRow()}
+// Table is the scanners that there are, in the order in which their tools are listed to agents.
+type Table struct{ rows []row }
+
+// BuiltIn is the scanners that this package knows by itself.
+func BuiltIn() Table {
+	return Table{[]row{nmapRow(), masscanRow(), gobusterRow()}}
 }
 
-func rowNamed(tool string) (row, bool) {
-	for _, r := range table() {
+func (t Table) named(tool string) (row, bool) {
+	for _, r := range t.rows {
 		if r.name == tool {
 			return r, true
 		}
@@ -64,12 +66,27 @@ func rowNamed(tool string) (row, bool) {
 }
 
 // Tools returns every tool, in the order in which they are listed to agents.
-func Tools() []Tool {
+func (t Table) Tools() []Tool {
 	var tools []Tool
-	for _, r := range table() {
+	for _, r := range t.rows {
 		tools = append(tools, r.tool())
 	}
 	return tools
+}
+
+// Names returns the name of every tool, in the same order.
+func (t Table) Names() []string {
+	var names []string
+	for _, r := range t.rows {
+		names = append(names, r.name)
+	}
+	return names
+}
+
+// ScannerOf is the scanner of a tool; empty: there is no such tool.
+func (t Table) ScannerOf(tool string) string {
+	r, _ := t.named(tool)
+	return r.scanner
 }
 
 // Plan is what a call asks for, in the terms in which policy decides.
@@ -128,19 +145,19 @@ type Command struct {
 }
 
 // Read reads a tool's JSON arguments. It returns either a canonical Call or every fault there is.
-func Read(tool string, arguments []byte) (Call, []Fault) {
+func (t Table) Read(tool string, arguments []byte) (Call, []Fault) {
 	members, faults := Members(arguments)
 	if len(faults) > 0 {
 		return Call{}, faults
 	}
-	return ReadMembers(tool, members)
+	return t.ReadMembers(tool, members)
 }
 
 // ReadMembers is Read for arguments that Members has taken apart, for a caller that takes members of its own out first.
-func ReadMembers(tool string, members map[string]json.RawMessage) (Call, []Fault) {
-	r, known := rowNamed(tool)
+func (t Table) ReadMembers(tool string, members map[string]json.RawMessage) (Call, []Fault) {
+	r, known := t.named(tool)
 	if !known {
-		return Call{}, []Fault{unknownTool(tool)}
+		return Call{}, []Fault{t.unknown(tool)}
 	}
 	call, faults := r.read(members)
 	if len(faults) > 0 {
@@ -150,32 +167,41 @@ func ReadMembers(tool string, members map[string]json.RawMessage) (Call, []Fault
 	return call, nil
 }
 
-// Validate applies the rules of Read to a value that came from elsewhere. It also refuses values that are not in the
-// form in which Read leaves them, so that a valid Call has one meaning and one spelling.
-func Validate(c Call) []Fault {
-	r, known := rowNamed(c.Tool)
-	if !known {
-		return []Fault{unknownTool(c.Tool)}
+// Validate applies the rules of Read to a value that came from elsewhere, and returns it as a call of this table. It
+// also refuses values that are not in the form in which Read leaves them, so that a valid Call has one meaning and one
+// spelling.
+func (t Table) Validate(c Call) (Call, []Fault) {
+	if _, known := t.named(c.Tool); !known {
+		return c, []Fault{t.unknown(c.Tool)}
 	}
-	sc := r.scan(c)
-	if sc == nil || c.carries() != 1 {
-		return []Fault{{Code: "missing", Field: r.scanner, Hint: "the call carries no arguments for its tool, or another's"}}
+	return c, c.validate()
+}
+
+func (c Call) validate() []Fault {
+	s := c.scan()
+	if s == nil || c.carries() != 1 {
+		return []Fault{{Code: "missing", Field: "arguments", Hint: "the call carries no arguments for its tool, or another's"}}
 	}
-	return sc.validate()
+	return s.validate()
 }
 
 // scan is the arguments of the call's own tool; nil: it has none.
 func (c Call) scan() scan {
-	if r, known := rowNamed(c.Tool); known {
-		return r.scan(c)
+	switch {
+	case c.Tool == nmapName && c.Nmap != nil:
+		return c.Nmap
+	case c.Tool == masscanName && c.Masscan != nil:
+		return c.Masscan
+	case c.Tool == gobusterName && c.Gobuster != nil:
+		return c.Gobuster
 	}
 	return nil
 }
 
 // carries is for how many tools the call has arguments.
 func (c Call) carries() (n int) {
-	for _, r := range table() {
-		if r.scan(c) != nil {
+	for _, has := range []bool{c.Nmap != nil, c.Masscan != nil, c.Gobuster != nil} {
+		if has {
 			n++
 		}
 	}
@@ -216,7 +242,7 @@ func (c Call) Bounded(rate int, limit time.Duration) Call {
 // an address in both is an error, never a quiet gap in what is scanned. Nothing of what is run sends beyond reach; nil
 // is everything.
 func (c Call) Command(v Version, addresses, excluded []netip.Prefix, reach *Reach) (Command, error) {
-	if faults := Validate(c); len(faults) > 0 {
+	if faults := c.validate(); len(faults) > 0 {
 		return Command{}, fmt.Errorf("cannot build a command: %w", faults[0])
 	}
 	return c.scan().command(v, addresses, excluded, reach)
@@ -228,23 +254,23 @@ type Version struct{ Major, Minor int }
 func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
 // VersionArguments are the ways to ask a scanner for its version, the likelier first.
-func VersionArguments(scanner string) [][]string { return scannerNamed(scanner).asks }
+func (t Table) VersionArguments(scanner string) [][]string { return t.scanner(scanner).asks }
 
 // HelpArguments are what a scanner is asked for its options; none, where its version says enough.
-func HelpArguments(scanner string) [][]string { return scannerNamed(scanner).helps }
+func (t Table) HelpArguments(scanner string) [][]string { return t.scanner(scanner).helps }
 
 // Known says why a scanner of that version, which answered so to HelpArguments, is not used: its options are not those
 // that this package knows.
-func Known(scanner string, v Version, help [][]byte) error {
-	r := scannerNamed(scanner)
+func (t Table) Known(scanner string, v Version, help [][]byte) error {
+	r := t.scanner(scanner)
 	if r.knows == nil {
 		return nil
 	}
 	return r.knows(v, help)
 }
 
-func scannerNamed(scanner string) row {
-	for _, r := range table() {
+func (t Table) scanner(scanner string) row {
+	for _, r := range t.rows {
 		if r.scanner == scanner {
 			return r
 		}
@@ -253,8 +279,8 @@ func scannerNamed(scanner string) row {
 }
 
 // ParseVersion reads the first line of what the scanner prints when asked for its version.
-func ParseVersion(scanner string, firstLine []byte) (Version, error) {
-	line := scannerNamed(scanner).version
+func (t Table) ParseVersion(scanner string, firstLine []byte) (Version, error) {
+	line := t.scanner(scanner).version
 	if line == nil {
 		return Version{}, fmt.Errorf("cannot read a version: no scanner %q", excerpt(scanner))
 	}
@@ -267,17 +293,13 @@ func ParseVersion(scanner string, firstLine []byte) (Version, error) {
 	return Version{major, minor}, nil
 }
 
-func unknownTool(tool string) Fault {
-	var names []string
-	for _, r := range table() {
-		names = append(names, r.name)
-	}
-	return Fault{Code: "unknown_tool", Field: "tool", Got: excerpt(tool), Allowed: names}
+func (t Table) unknown(tool string) Fault {
+	return Fault{Code: "unknown_tool", Field: "tool", Got: excerpt(tool), Allowed: t.Names()}
 }
 
 // Profiles names the profiles of a tool; false: there is no such tool.
-func Profiles(tool string) ([]string, bool) {
-	r, known := rowNamed(tool)
+func (t Table) Profiles(tool string) ([]string, bool) {
+	r, known := t.named(tool)
 	if !known {
 		return nil, false
 	}

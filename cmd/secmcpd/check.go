@@ -51,7 +51,7 @@ func (s *surroundings) wrongs() ([]policy.Engagement, error) {
 	if dir := settings.EngagementsDir; filepath.IsAbs(dir) {
 		var faults strict.Faults
 		var err error
-		engagements, faults, err = launcher.Engagements(dir, launcher.Lookup())
+		engagements, faults, err = launcher.Engagements(dir, launcher.Lookup(settings.tools()))
 		errs = append(errs, faults.Err(), err)
 	}
 	return engagements, errors.Join(errs...)
@@ -121,7 +121,7 @@ func engagementsList(s *surroundings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			engagements, faults, err := launcher.Engagements(settings.EngagementsDir, launcher.Lookup())
+			engagements, faults, err := launcher.Engagements(settings.EngagementsDir, launcher.Lookup(settings.tools()))
 			if err != nil {
 				return exitError{exitConfig, err}
 			}
@@ -159,7 +159,7 @@ func engagementsTest(s *surroundings) *cobra.Command {
 					return usage(c, fmt.Errorf("--at: %w", err))
 				}
 			}
-			if err := knownProfile(tool, profile); err != nil {
+			if err := knownProfile(settings.tools(), tool, profile); err != nil {
 				return usage(c, err)
 			}
 			caller, note, err := testCaller(c.Flags().Changed, uid, gid, groups)
@@ -209,11 +209,11 @@ func engagementsTest(s *surroundings) *cobra.Command {
 }
 
 // knownProfile refuses words that a call would be refused for before any engagement is asked.
-func knownProfile(tool, profile string) error {
-	known, is := runners.Profiles(tool)
+func knownProfile(tools runners.Table, tool, profile string) error {
+	known, is := tools.Profiles(tool)
 	field, got := "--profile", profile
 	if !is {
-		field, got, known = "--tool", tool, knownTools()
+		field, got, known = "--tool", tool, tools.Names()
 	}
 	if is && slices.Contains(known, profile) {
 		return nil
@@ -223,14 +223,6 @@ func knownProfile(tool, profile string) error {
 		err = fmt.Errorf("%w; did you mean %s?", err, near)
 	}
 	return err
-}
-
-func knownTools() []string {
-	var names []string
-	for _, t := range runners.Tools() {
-		names = append(names, t.Name)
-	}
-	return names
 }
 
 // noGroup is a gid that no engagement can name.
@@ -300,7 +292,7 @@ func target(text string) policy.Target {
 // policyNow is the policy as a launcher that starts now on this machine would have it, and the
 // faults of the files that are not in force.
 func policyNow(settings settings) (*policy.Policy, strict.Faults, error) {
-	engagements, faults, err := launcher.Engagements(settings.EngagementsDir, launcher.Lookup())
+	engagements, faults, err := launcher.Engagements(settings.EngagementsDir, launcher.Lookup(settings.tools()))
 	if err != nil {
 		return nil, nil, exitError{exitConfig, err}
 	}

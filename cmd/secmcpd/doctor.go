@@ -442,7 +442,7 @@ func lookAccepted(s settings) finding {
 }
 
 func lookEngagements(s settings) finding {
-	engagements, faults, err := launcher.Engagements(s.EngagementsDir, launcher.Lookup())
+	engagements, faults, err := launcher.Engagements(s.EngagementsDir, launcher.Lookup(s.tools()))
 	switch {
 	case err != nil:
 		return fault(plain(err), "every scan is refused", "secmcpd check")
@@ -478,9 +478,9 @@ func resolversFinding(resolvers []netip.AddrPort, err error) finding {
 
 func lookScanners(s settings) finding {
 	var found, missing []string
-	for _, t := range runners.Tools() {
+	for _, t := range s.tools().Tools() {
 		path := s.Scanners[t.Scanner]
-		version, err := scannerVersion(t.Scanner, path)
+		version, err := scannerVersion(s.tools(), t.Scanner, path)
 		if errors.Is(err, fs.ErrNotExist) && path == defaultSettings().Scanners[t.Scanner] {
 			missing = append(missing, t.Scanner) // nobody said that it is there
 			continue
@@ -501,14 +501,14 @@ func lookScanners(s settings) finding {
 
 // scannerVersion runs a scanner as nobody, with nothing in its environment. The launcher asks
 // it in a box; doctor must get an answer also where there is none.
-func scannerVersion(name, path string) (string, error) {
+func scannerVersion(tools runners.Table, name, path string) (string, error) {
 	if err := launcher.CheckScanner(path); err != nil {
 		return "", err
 	}
 	ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
 	defer done()
 	var errs []error
-	for _, words := range runners.VersionArguments(name) {
+	for _, words := range tools.VersionArguments(name) {
 		cmd := exec.CommandContext(ctx, path, words...)
 		cmd.Env, cmd.Dir, cmd.WaitDelay = []string{}, "/", time.Second
 		if os.Geteuid() == 0 {
@@ -520,7 +520,7 @@ func scannerVersion(name, path string) (string, error) {
 			errs = append(errs, fmt.Errorf("cannot ask %s for its version: %w", path, err))
 			continue
 		}
-		v, err := runners.ParseVersion(name, out[:min(len(out), 4096)])
+		v, err := tools.ParseVersion(name, out[:min(len(out), 4096)])
 		if err == nil {
 			return v.String(), nil
 		}

@@ -337,11 +337,14 @@ func knownLayers() []string {
 
 func knownScanners() []string {
 	var names []string
-	for _, t := range runners.Tools() {
+	for _, t := range runners.BuiltIn().Tools() {
 		names = append(names, t.Scanner)
 	}
 	return names
 }
+
+// tools is the scanners that there are.
+func (s *settings) tools() runners.Table { return runners.BuiltIn() }
 
 func (s *settings) resolvers() ([]netip.AddrPort, error) {
 	var out []netip.AddrPort
@@ -453,7 +456,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 	}
 	l := s.Limits
 	return launcher.Config{
-		FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir,
+		FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir, Tools: s.tools(),
 		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued, Budget: s.Scans.Packets,
 		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, Interface: s.Slots.Interface, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Wordlists: s.Wordlists.Directories, Accept: s.AcceptUnenforced,
@@ -465,7 +468,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 
 // front turns settings into what the front is told.
 func (s *settings) front(from *surroundings, listener *net.UnixListener, link *net.UnixConn) front.Config {
-	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Version: version, Log: from.logger(), Notify: notify,
+	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Tools: s.tools(), Version: version, Log: from.logger(), Notify: notify,
 		Grace: 10 * time.Second, Metrics: s.Metrics.Textfile,
 		Keep: store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor}}
 	if link != nil {

@@ -184,7 +184,7 @@ var (
 	argState  = argument{name: "state", kind: "string", about: "only jobs in this state", words: jobStates, hint: "leave it out for jobs in any state"}
 	argBefore = argument{name: "cursor", kind: "string", about: "next_cursor of the page before", form: argJob.form,
 		allowed: "next_cursor of an answer of job_list", hint: "leave cursor out to begin with the newest job"}
-	argTool      = argument{name: "tool", kind: "string", about: "the scan tool", words: scanTools(), required: true, hint: "scan_preview takes the name of a scan tool and its arguments"}
+	argTool      = argument{name: "tool", kind: "string", about: "the scan tool", required: true, hint: "scan_preview takes the name of a scan tool and its arguments"}
 	argArguments = argument{name: "arguments", kind: "object", about: "as that tool takes them", required: true, hint: "give the arguments of the scan", example: `{"targets":["10.0.0.5"]}`}
 )
 

@@ -59,7 +59,7 @@ func readAs(tool string, raw json.RawMessage) faults {
 		_, fs := read(listArguments, raw)
 		return fs
 	case "scan_preview":
-		_, fs := read(previewArguments, raw)
+		_, fs := read(previewArguments(runners.BuiltIn()), raw)
 		return fs
 	case "capabilities":
 		_, fs := read(nil, raw)
@@ -67,7 +67,7 @@ func readAs(tool string, raw json.RawMessage) faults {
 	}
 	members, wrong := runners.Members(raw)
 	_, _, mine := takeOurs(members)
-	_, theirs := runners.ReadMembers(tool, members)
+	_, theirs := runners.BuiltIn().ReadMembers(tool, members)
 	return append(append(mine, wrong...), theirs...)
 }
 
@@ -75,10 +75,10 @@ func readAs(tool string, raw json.RawMessage) faults {
 func FuzzTheSchemaAndTheReaderAgree(f *testing.F) {
 	schemas := map[string]*jsonschema.Resolved{}
 	names := map[string][]string{}
-	all := tools()
+	all := tools(runners.BuiltIn())
 	for _, t := range all {
 		full := t.input
-		for _, scan := range runners.Tools() {
+		for _, scan := range runners.BuiltIn().Tools() {
 			if scan.Name == t.name {
 				full = encode(scanSchema(scan.InputSchema))
 			}
@@ -145,7 +145,7 @@ func TestTheNearestIsNamed(t *testing.T) {
 
 // What is given as an example is taken.
 func TestExamplesAreTaken(t *testing.T) {
-	for _, a := range slices.Concat(statusArguments, resultArguments, cancelArguments, listArguments, previewArguments, ours) {
+	for _, a := range slices.Concat(statusArguments, resultArguments, cancelArguments, listArguments, previewArguments(runners.BuiltIn()), ours) {
 		if a.example == "" {
 			continue
 		}
@@ -157,16 +157,16 @@ func TestExamplesAreTaken(t *testing.T) {
 			t.Errorf("%s: its example %s is refused: %v", a.name, a.example, f)
 		}
 	}
-	if _, fs := runners.Read("nmap_scan", []byte(argArguments.example)); len(fs) > 0 {
+	if _, fs := runners.BuiltIn().Read("nmap_scan", []byte(argArguments.example)); len(fs) > 0 {
 		t.Errorf("%s: %v", argArguments.example, fs)
 	}
 	// The targets that a fault gives for examples.
-	_, fs := runners.Read("nmap_scan", []byte(`{"targets":["-x"]}`))
+	_, fs := runners.BuiltIn().Read("nmap_scan", []byte(`{"targets":["-x"]}`))
 	if len(fs) == 0 || fs[0].Example == "" {
 		t.Fatalf("%v", fs)
 	}
 	for _, target := range strings.Split(strings.ReplaceAll(fs[0].Example, " or ", ", "), ", ") {
-		if _, fs := runners.Read("nmap_scan", encode(map[string]any{"targets": []string{target}})); len(fs) > 0 {
+		if _, fs := runners.BuiltIn().Read("nmap_scan", encode(map[string]any{"targets": []string{target}})); len(fs) > 0 {
 			t.Errorf("the example %q is refused: %v", target, fs)
 		}
 	}

@@ -149,7 +149,7 @@ func TestAConsentIsForWhatWasAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := &front{sealer: sealer}
-	call, _ := runners.Read("nmap_scan", []byte(`{"targets":["10.77.0.10"]}`))
+	call, _ := runners.BuiltIn().Read("nmap_scan", []byte(`{"targets":["10.77.0.10"]}`))
 	value, err := wire.Encode(&call, wire.MaxValue)
 	if err != nil {
 		t.Fatal(err)

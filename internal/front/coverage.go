@@ -257,7 +257,7 @@ func asked(row store.Job, record wire.Job, a netip.Addr) (named, numbered, all b
 		named = named || slices.Contains(n.Addresses, a.String())
 		all = all && n.Count == len(n.Addresses)
 	}
-	call, faults := runners.Read(row.Tool, row.Arguments)
+	call, faults := runners.BuiltIn().Read(row.Tool, row.Arguments)
 	if len(faults) > 0 {
 		return named, false, false
 	}

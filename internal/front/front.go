@@ -20,6 +20,7 @@ import (
 	mcpsession "github.com/secmcpd/secmcpd/internal/session"
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners"
 )
 
 // Config is what the front is told at its start.
@@ -27,7 +28,8 @@ type Config struct {
 	Listener *net.UnixListener // where the launcher connects; nil in stdio
 	Link     *net.UnixConn     // stdio: the launcher is the parent
 	StateDir string
-	Metrics  string // the file for node_exporter; "": none
+	Tools    runners.Table // the scanners that there are
+	Metrics  string        // the file for node_exporter; "": none
 	Keep     store.Limits
 	Version  string
 	Log      *slog.Logger

@@ -319,7 +319,7 @@ func parse(row store.Job, record wire.Job, stdout, stderr io.Reader, on func(rep
 
 // wordsOf is what a scan by words asked for: as the caller wrote it, of the one address that was judged.
 func wordsOf(row store.Job, record wire.Job) report.Asked {
-	call, faults := runners.Read(row.Tool, row.Arguments)
+	call, faults := runners.BuiltIn().Read(row.Tool, row.Arguments)
 	if len(faults) > 0 {
 		return report.Asked{} // it was read before
 	}

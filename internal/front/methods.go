@@ -16,7 +16,7 @@ import (
 // own, where the SDK has one for all, and an unknown tool is answered with the nearest.
 func (f *front) around(next mcp.MethodHandler) mcp.MethodHandler {
 	var known []string
-	for _, t := range tools() {
+	for _, t := range tools(f.cfg.Tools) {
 		known = append(known, t.name)
 	}
 	return func(ctx context.Context, method string, r mcp.Request) (mcp.Result, error) {

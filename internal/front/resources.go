@@ -18,7 +18,6 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
-	"github.com/secmcpd/secmcpd/runners"
 )
 
 // artefactKinds are what a job has as resources: secmcpd://jobs/ID/NAME. Of each but the result there is a
@@ -55,7 +54,7 @@ func (f *front) addResources(s *mcp.Server) {
 	for name, schema := range full {
 		schemas[name] = encode(schema)
 	}
-	for _, t := range runners.Tools() {
+	for _, t := range f.cfg.Tools.Tools() {
 		schemas[t.Name] = encode(scanSchema(t.InputSchema))
 	}
 	for _, name := range slices.Sorted(maps.Keys(schemas)) {

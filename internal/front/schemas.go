@@ -14,7 +14,6 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
-	"github.com/secmcpd/secmcpd/runners"
 )
 
 // The schemas are JSON Schema 2020-12 in the plain subset that every model's API takes: one type
@@ -159,9 +158,9 @@ func withoutBounds(properties map[string]any) map[string]any {
 
 // shortSchema leaves out lists of words that are too long to be read in every session. A word that
 // is not among them is refused with the nearest that is.
-func shortSchema(tool string, schema map[string]any) json.RawMessage {
+func shortSchema(tool string, first bool, schema map[string]any) json.RawMessage {
 	properties := schema["properties"].(map[string]any)
-	if tool != runners.Tools()[0].Name {
+	if !first {
 		properties = withoutBounds(properties)
 		schema["properties"] = properties
 	}

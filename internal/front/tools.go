@@ -62,7 +62,7 @@ func newServer(f *front) (*mcp.Server, error) {
 		SetCacheable:              func(_ context.Context, _ mcp.Request, c *mcp.Cacheable) { c.CacheScope = "private" },
 	})
 	s.AddReceivingMiddleware(f.around)
-	for _, t := range tools() {
+	for _, t := range tools(f.cfg.Tools) {
 		s.AddTool(&mcp.Tool{Name: t.name, Title: t.title, Description: t.description,
 			InputSchema: t.input, OutputSchema: t.output,
 			Annotations: &mcp.ToolAnnotations{ReadOnlyHint: t.readOnly, DestructiveHint: &t.destructive, IdempotentHint: t.idempotent, OpenWorldHint: &t.openWorld},
@@ -146,23 +146,28 @@ func result(value any, err error) (*mcp.CallToolResult, error) {
 
 // The arguments of each tool.
 var (
-	statusArguments  = []argument{argJob, argWait}
-	resultArguments  = []argument{argJob, argWait, argPage, argLimit, argHost}
-	cancelArguments  = []argument{argJob}
-	listArguments    = []argument{argState, argLimit, argBefore}
-	previewArguments = []argument{argTool, argArguments}
+	statusArguments = []argument{argJob, argWait}
+	resultArguments = []argument{argJob, argWait, argPage, argLimit, argHost}
+	cancelArguments = []argument{argJob}
+	listArguments   = []argument{argState, argLimit, argBefore}
 )
 
-func tools() []tool {
+func previewArguments(of runners.Table) []argument {
+	tool := argTool
+	tool.words = of.Names()
+	return []argument{tool, argArguments}
+}
+
+func tools(of runners.Table) []tool {
 	full := fullSchemas()
 	job := full["job"]
 	var all []tool
-	for i, t := range runners.Tools() {
+	for i, t := range of.Tools() {
 		output := listed(job, "job_id", "status", "summary", "hosts", "page", "coverage", "not_enforced", "artifacts", "next")
 		if i > 0 { // a model has read that of the first
 			output = bare(listed(job, "job_id", "status"))
 		}
-		all = append(all, tool{name: t.Name, title: t.Title, description: t.Description, input: shortSchema(t.Name, scanSchema(t.InputSchema)),
+		all = append(all, tool{name: t.Name, title: t.Title, description: t.Description, input: shortSchema(t.Name, i == 0, scanSchema(t.InputSchema)),
 			output:    output,
 			openWorld: true,
 			call: func(f *front, ctx context.Context, s *session, r *mcp.CallToolRequest) (any, error) {
@@ -185,7 +190,7 @@ func tools() []tool {
 		tool{name: "job_list", title: "List jobs", input: inputSchema(listArguments), output: listed(full["job_list"]), readOnly: true, idempotent: true,
 			description: "Your jobs, newest first, also of earlier sessions.",
 			call:        (*front).jobList},
-		tool{name: "scan_preview", title: "Preview a scan", input: inputSchema(previewArguments), output: listed(full["scan_preview"], "allowed", "verdict", "argv", "error"), readOnly: true, idempotent: true,
+		tool{name: "scan_preview", title: "Preview a scan", input: inputSchema(previewArguments(of)), output: listed(full["scan_preview"], "allowed", "verdict", "argv", "error"), readOnly: true, idempotent: true,
 			description: "What a scan would do, without doing it: the verdict, addresses sent to and left out, the command line, packets and seconds at most. Names are not resolved.",
 			call:        (*front).preview},
 		tool{name: "capabilities", title: "Capabilities", input: inputSchema(nil), output: listed(full["capabilities"], "engagements", "scanners", "not_enforced"), readOnly: true, idempotent: true,
@@ -244,7 +249,7 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 		return nil, repeating(members, wrong)
 	}
 	wait, correlation, mine := takeOurs(members)
-	call, theirs := runners.ReadMembers(name, members)
+	call, theirs := f.cfg.Tools.ReadMembers(name, members)
 	if all := append(mine, repeating(members, theirs)...); len(all) > 0 {
 		return nil, all
 	}
@@ -552,16 +557,17 @@ func (f *front) jobList(ctx context.Context, s *session, r *mcp.CallToolRequest)
 }
 
 func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest) (any, error) {
-	v, fs := read(previewArguments, r.Params.Arguments)
+	arguments := previewArguments(f.cfg.Tools)
+	v, fs := read(arguments, r.Params.Arguments)
 	name := v.text(argTool)
 	var call runners.Call
-	if len(check(previewArguments, v)) == 0 {
+	if len(check(arguments, v)) == 0 {
 		inner, wrong := runners.Members(v["arguments"])
 		fs = append(fs, repeating(inner, wrong)...)
 		if len(wrong) == 0 {
 			_, _, mine := takeOurs(inner)
 			var theirs []runners.Fault
-			call, theirs = runners.ReadMembers(name, inner)
+			call, theirs = f.cfg.Tools.ReadMembers(name, inner)
 			fs = append(append(fs, mine...), repeating(inner, theirs)...)
 		}
 	}
@@ -591,13 +597,6 @@ func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest)
 		out.Next = "Names are resolved once when the scan starts, and each answer is judged then; the command line holds the addresses."
 	}
 	return out, nil
-}
-
-func scanTools() (names []string) {
-	for _, t := range runners.Tools() {
-		names = append(names, t.Name)
-	}
-	return names
 }
 
 func orEmpty[T any](s []T) []T {

@@ -13,7 +13,6 @@ import (
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/policy"
-	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox"
 )
 
@@ -23,7 +22,7 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	if !ok {
 		return nil, gone()
 	}
-	call, refused := decodeCall(m.Value)
+	call, refused := l.decodeCall(m.Value)
 	if refused != nil {
 		return nil, refused
 	}
@@ -52,7 +51,7 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	} else if v.MoreNames {
 		_, p.Refused = l.resolvers()
 	}
-	tool, err := l.scanners.get(ctx, scannerOf(call.Tool))
+	tool, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(call.Tool))
 	if err != nil {
 		p.Scanner = wire.Scanner{Tool: call.Tool, Problem: clip(err.Error())}
 		if p.Refused == nil {
@@ -83,7 +82,7 @@ func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabili
 	p := l.judged()
 	now := time.Now()
 	c := &wire.Capabilities{Slots: l.gate.Slots(), Network: l.network(), NotEnforced: l.gaps()}
-	for _, t := range runners.Tools() {
+	for _, t := range l.cfg.Tools.Tools() {
 		found, err := l.scanners.get(ctx, t.Scanner)
 		if err != nil {
 			c.Scanners = append(c.Scanners, wire.Scanner{Tool: t.Name, Problem: clip(err.Error())})
@@ -298,13 +297,4 @@ func (l *Launcher) note(r observability.Record) {
 	if err := l.audit.Note(r); err != nil {
 		l.log.Error("an audit record waits to be written", "event", r.Event, "job", r.Job, "why", err)
 	}
-}
-
-func scannerOf(tool string) string {
-	for _, t := range runners.Tools() {
-		if t.Name == tool {
-			return t.Scanner
-		}
-	}
-	return ""
 }

@@ -137,7 +137,7 @@ func readTrusted(path string, limit int64) ([]byte, error) {
 
 // Lookup finds users and groups in the local files (this program is built without NSS: a
 // privileged process does not load other people's name services). Others are given by number.
-func Lookup() policy.Lookup {
+func Lookup(tools runners.Table) policy.Lookup {
 	number := func(id string, err error) (uint32, bool) {
 		if err != nil {
 			return 0, false
@@ -146,7 +146,7 @@ func Lookup() policy.Lookup {
 		return uint32(n), err == nil
 	}
 	return policy.Lookup{
-		Profiles: runners.Profiles,
+		Profiles: tools.Profiles,
 		User: func(name string) (uint32, bool) {
 			u, err := user.Lookup(name)
 			if err != nil {

@@ -27,7 +27,7 @@ import (
 // launch runs a judged job in its box. Every failure names its stage; what was made before it
 // is undone by the defer beside it.
 func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.Outcome {
-	tool, err := l.scanners.get(ctx, scannerOf(j.call.Tool))
+	tool, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(j.call.Tool))
 	if o, over := ended(ctx); over {
 		return o
 	}

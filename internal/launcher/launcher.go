@@ -23,6 +23,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/policy"
+	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox"
 	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
@@ -37,6 +38,7 @@ type Config struct {
 	StateDir       string // the launcher's own, 0700
 	AuditDir       string
 	EngagementsDir string
+	Tools          runners.Table // the scanners that there are
 
 	FrontUID     uint32            // never a caller
 	Slots        int               // scans at once
@@ -200,12 +202,12 @@ func (l *Launcher) serve(ctx context.Context) error {
 // is removed before anything new is made.
 func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l := &Launcher{cfg: cfg, log: cfg.Log, instance: newInstance(), lastHandle: randomHandle(),
-		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(), print: "never read"},
+		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(cfg.Tools), print: "never read"},
 		gate:    policy.NewGate(cfg.Slots, cfg.Queue, cfg.Budget),
 		clients: map[uint64]*client{}, jobs: map[string]*job{}, requests: map[uint32]int{},
 		servers: Resolvers, wanted: make(chan struct{}, 1), resolving: policy.NewGate(1, maxRecords, 0)}
 	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
-	l.scanners = scanners{turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, ask: l.runVersion}
+	l.scanners = scanners{tools: cfg.Tools, turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, ask: l.runVersion}
 	l.wordlists.dirs = cfg.Wordlists
 	defer func() {
 		if err != nil {

@@ -113,7 +113,7 @@ func TestALyingFrontGetsNothing(t *testing.T) {
 	handle, conn := h.client()
 	good := value(t, quickScan)
 
-	call, _ := runners.Read("nmap_scan", []byte(quickScan))
+	call, _ := runners.BuiltIn().Read("nmap_scan", []byte(quickScan))
 	lie := func(change func(*runners.Nmap)) []byte {
 		n := *call.Nmap
 		n.Targets = slices.Clone(n.Targets)
@@ -869,7 +869,7 @@ func TestTheTableOfBoxes(t *testing.T) {
 		{"nmap_scan", `{"targets":["fd00::1"],"profile":"version"}`, nmap},
 		{"masscan_scan", `{"targets":["10.0.0.0/24"],"profile":"web"}`, masscan},
 	} {
-		call, faults := runners.Read(row.tool, []byte(row.arguments))
+		call, faults := runners.BuiltIn().Read(row.tool, []byte(row.arguments))
 		if len(faults) > 0 {
 			t.Fatal(faults)
 		}
@@ -896,7 +896,7 @@ func TestTheTableOfBoxes(t *testing.T) {
 		{`{"url":"http://10.0.0.1","domain":"lab.internal","profile":"vhost"}`, site, nil},
 		{`{"domain":"lab.internal","profile":"dns"}`, server, &runners.Reach{TCP: [][2]uint16{{53, 53}}, UDP: [][2]uint16{{53, 53}}}},
 	} {
-		call, faults := runners.Read("gobuster_scan", []byte(row.arguments))
+		call, faults := runners.BuiltIn().Read("gobuster_scan", []byte(row.arguments))
 		if len(faults) > 0 {
 			t.Fatal(faults)
 		}

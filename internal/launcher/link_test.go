@@ -20,7 +20,6 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/policy"
-	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox"
 )
 
@@ -272,7 +271,7 @@ func TestSlowNamesHoldUpNoVersions(t *testing.T) {
 	h.accepted(handle, jobA, namedScan)
 	eventually(t, func() bool { taken, _ := l.resolving.Load(); return taken == 1 })
 	began := time.Now()
-	if c := h.ask(handle).Capabilities; c == nil || len(c.Scanners) != len(runners.Tools()) || c.Scanners[0].Version == "" {
+	if c := h.ask(handle).Capabilities; c == nil || len(c.Scanners) != len(h.cfg.Tools.Tools()) || c.Scanners[0].Version == "" {
 		t.Errorf("%+v", c)
 	}
 	if took := time.Since(began); took > resolveTimeout/3 {

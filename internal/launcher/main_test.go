@@ -131,7 +131,7 @@ func newHouse(t *testing.T) *house {
 	if err := os.Mkdir(engagements, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &house{t: t, cfg: Config{StateDir: filepath.Join(dir, "state"), AuditDir: filepath.Join(dir, "audit"), EngagementsDir: engagements,
+	h := &house{t: t, cfg: Config{StateDir: filepath.Join(dir, "state"), AuditDir: filepath.Join(dir, "audit"), EngagementsDir: engagements, Tools: runners.BuiltIn(),
 		FrontSocket: filepath.Join(dir, "front.sock"), FrontUID: 65401, Slots: 2, Queue: 8, FirstSlotUID: 66000, Mode: scope.Routed,
 		SlotsV4: netip.MustParsePrefix("10.254.200.0/22"), SlotsV6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"),
 		Scanners: map[string]string{"nmap": "/usr/bin/nmap"},
@@ -368,7 +368,7 @@ func (h *house) endOf(job string) wire.Job {
 // value is a call as an honest front encodes it.
 func value(t *testing.T, arguments string) []byte {
 	t.Helper()
-	call, faults := runners.Read("nmap_scan", []byte(arguments))
+	call, faults := runners.BuiltIn().Read("nmap_scan", []byte(arguments))
 	if len(faults) > 0 {
 		t.Fatal(faults)
 	}

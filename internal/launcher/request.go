@@ -32,7 +32,7 @@ func (l *Launcher) start(front context.Context, m wire.Start) *wire.Refusal {
 	if !ok {
 		return gone()
 	}
-	call, refused := decodeCall(m.Value)
+	call, refused := l.decodeCall(m.Value)
 	if refused != nil {
 		return refused
 	}
@@ -82,12 +82,13 @@ func (l *Launcher) begin(front context.Context, j *job) *wire.Refusal {
 
 // decodeCall reads the runner's value as the front encoded it and applies the runner's own
 // rules again: the front is not trusted to have done so.
-func decodeCall(value []byte) (runners.Call, *wire.Refusal) {
+func (l *Launcher) decodeCall(value []byte) (runners.Call, *wire.Refusal) {
 	var call runners.Call
 	if err := wire.Decode(value, wire.MaxValue, &call); err != nil {
 		return call, &wire.Refusal{Code: "bad_value", Reason: "the value is not in the runner's form", Hint: hintRooms}
 	}
-	if faults := runners.Validate(call); len(faults) > 0 {
+	call, faults := l.cfg.Tools.Validate(call)
+	if len(faults) > 0 {
 		f := faults[0]
 		return call, &wire.Refusal{Code: f.Code, Field: f.Field, Got: f.Got, Allowed: firstOf(f.Allowed, wire.MaxList),
 			Reason: "the launcher does not take what the front took", Hint: cmp.Or(f.Hint, hintRooms)}
@@ -154,7 +155,7 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 	}
 	j.call = j.call.WithWords(words.words()) // its cost, which the gate asks for
 	words.close()
-	if _, err := l.scanners.get(ctx, scannerOf(j.call.Tool)); err != nil {
+	if _, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(j.call.Tool)); err != nil {
 		if _, over := ended(ctx); !over { // else run says how it ended
 			return l.noted(j, noScanner(j.call.Tool, err))
 		}
@@ -203,7 +204,7 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 func (l *Launcher) share(ctx context.Context, j *job) policy.Share {
 	v := j.decided()
 	s := policy.Share{Rate: v.Limits.Rate, Engagement: v.Engagement, Budget: v.Limits.Budget}
-	if tool, err := l.scanners.get(ctx, scannerOf(j.call.Tool)); err == nil {
+	if tool, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(j.call.Tool)); err == nil {
 		wall, _ := deadline(v, j.plan.Limit, time.Now())
 		if c, _, err := l.commandFor(j.call, tool, v, wall); err == nil && c.Rate > 0 {
 			s.Rate = min(s.Rate, c.Rate)

@@ -29,6 +29,7 @@ type scanner struct {
 
 // scanners remembers what was found. Looking again costs one stat unless the file changed.
 type scanners struct {
+	tools runners.Table
 	turn  chan struct{}     // of one place: one look at a time
 	paths map[string]string // scanner's name to path, from the configuration
 	found map[string]*scanner
@@ -111,14 +112,14 @@ func (s *scanners) examine(ctx context.Context, name, path, stamp string, file *
 		return nil, err
 	}
 	var help [][]byte
-	for _, words := range runners.HelpArguments(name) {
+	for _, words := range s.tools.HelpArguments(name) {
 		out, err := s.ask(ctx, append([]string{name}, words...), file)
 		if err != nil {
 			return nil, fmt.Errorf("cannot ask the scanner %s for its options: %w", path, err)
 		}
 		help = append(help, out)
 	}
-	if err := runners.Known(name, v, help); err != nil {
+	if err := s.tools.Known(name, v, help); err != nil {
 		return nil, fmt.Errorf("cannot use the scanner %s: %w", path, err)
 	}
 	return &scanner{file: file, path: path, sha256: hex.EncodeToString(h.Sum(nil)), version: v, said: v.String(), stamp: stamp}, nil
@@ -127,13 +128,13 @@ func (s *scanners) examine(ctx context.Context, name, path, stamp string, file *
 // version asks in each way that there is, until an answer has one.
 func (s *scanners) version(ctx context.Context, name, path string, file *os.File) (runners.Version, error) {
 	var errs []error
-	for _, words := range runners.VersionArguments(name) {
+	for _, words := range s.tools.VersionArguments(name) {
 		out, err := s.ask(ctx, append([]string{name}, words...), file)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("cannot ask the scanner %s for its version: %w", path, err))
 			continue
 		}
-		v, err := runners.ParseVersion(name, out)
+		v, err := s.tools.ParseVersion(name, out)
 		if err == nil {
 			return v, nil
 		}
