@@ -55,6 +55,7 @@ type Job struct {
 	Reason                                 string            // of a job that ends: what ended its scanner; counted, not kept with the row
 	Packets                                map[string]uint64 // of a job that ends: how many by what became of them; counted likewise
 	Created, Started, Ended                time.Time         // to the millisecond; zero where not yet
+	Pinned                                 string            // the name that its user has pinned it under
 	Arguments                              json.RawMessage   // as read, in canonical form
 	Record                                 json.RawMessage   // the launcher's last record
 	Summary                                json.RawMessage   // what a list shows
@@ -127,6 +128,9 @@ CREATE TABLE packets ( -- likewise
 	packets INTEGER NOT NULL,
 	PRIMARY KEY (tool, fate)
 ) STRICT;
+`, `
+ALTER TABLE jobs ADD COLUMN pinned TEXT NOT NULL DEFAULT ''; -- the name that its user keeps it under; never pruned
+CREATE UNIQUE INDEX jobs_pinned ON jobs (uid, pinned) WHERE pinned <> '';
 `}
 
 // Open opens or creates the store in dir. Directories of jobs that the database does not know
@@ -287,7 +291,7 @@ func (s *Store) update(ctx context.Context, tx *sql.Tx, j Job) error {
 	return named("update job", err)
 }
 
-const columns = "id, uid, tool, profile, engagement, correlation, state, created, started, ended, arguments, record, summary"
+const columns = "id, uid, tool, profile, engagement, correlation, state, created, started, ended, pinned, arguments, record, summary"
 
 // Get reads a job of a user, with its result.
 func (s *Store) Get(ctx context.Context, uid uint32, id string) (Job, error) {
@@ -408,7 +412,7 @@ func scan(row interface{ Scan(...any) error }) (Job, error) {
 	var j Job
 	var created, started, ended int64
 	var arguments, record, summary, result []byte
-	err := row.Scan(&j.ID, &j.UID, &j.Tool, &j.Profile, &j.Engagement, &j.Correlation, &j.State, &created, &started, &ended,
+	err := row.Scan(&j.ID, &j.UID, &j.Tool, &j.Profile, &j.Engagement, &j.Correlation, &j.State, &created, &started, &ended, &j.Pinned,
 		&arguments, &record, &summary, &result)
 	j.Created, j.Started, j.Ended = instant(created), instant(started), instant(ended)
 	j.Arguments, j.Record, j.Summary, j.Result = arguments, record, summary, result
