@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,6 +61,8 @@ type Job struct {
 	Record                                 json.RawMessage   // the launcher's last record
 	Summary                                json.RawMessage   // what a list shows
 	Result                                 json.RawMessage   // the whole report
+	Rows                                   iter.Seq[Row]     // of a job that ends: what its result has, to be searched; read by Find alone
+	Looked                                 json.RawMessage   // of a job that ends: what it looked at, for whoever asks Find
 }
 
 var (
@@ -74,6 +77,7 @@ const (
 	maxRecord    = 1 << 20 // a message of the launcher, whatever is escaped in it
 	maxSummary   = 64 << 10
 	maxResult    = 64 << 20
+	maxLooked    = 64 << 10
 )
 
 // Store is open until Close. Its methods may be called from several goroutines.
@@ -131,7 +135,7 @@ CREATE TABLE packets ( -- likewise
 `, `
 ALTER TABLE jobs ADD COLUMN pinned TEXT NOT NULL DEFAULT ''; -- the name that its user keeps it under; never pruned
 CREATE UNIQUE INDEX jobs_pinned ON jobs (uid, pinned) WHERE pinned <> '';
-`}
+`, rowsMigration}
 
 // Open opens or creates the store in dir. Directories of jobs that the database does not know
 // are removed: they are what a crash between the two left.
@@ -229,7 +233,7 @@ func (j *Job) check() error {
 	}{
 		{"id", len(j.ID), 64}, {"tool", len(j.Tool), 64}, {"profile", len(j.Profile), 64}, {"engagement", len(j.Engagement), 256},
 		{"correlation", len(j.Correlation), 64}, {"reason", len(j.Reason), 64}, {"arguments", len(j.Arguments), maxArguments}, {"record", len(j.Record), maxRecord},
-		{"summary", len(j.Summary), maxSummary}, {"result", len(j.Result), maxResult},
+		{"summary", len(j.Summary), maxSummary}, {"result", len(j.Result), maxResult}, {"looked", len(j.Looked), maxLooked},
 	} {
 		if f.size > f.top {
 			return fmt.Errorf("cannot keep job: %s: %w: it has %d bytes, at most %d are kept", f.name, ErrTooLarge, f.size, f.top)
@@ -276,6 +280,9 @@ func (s *Store) update(ctx context.Context, tx *sql.Tx, j Job) error {
 	_, err := tx.ExecContext(ctx, `UPDATE jobs SET state = ?, engagement = ?, started = ?, ended = ?, record = ?, summary = ?, result = ? WHERE id = ?`,
 		j.State, j.Engagement, milli(j.Started), milli(j.Ended), blob(j.Record), blob(j.Summary), blob(j.Result), j.ID)
 	if err == nil && j.State.Finished() {
+		err = keepRows(ctx, tx, j.ID, j.rows(), j.Looked)
+	}
+	if err == nil && j.State.Finished() {
 		err = s.count(ctx, tx, j.ID)
 	}
 	if err == nil && j.State.Finished() {
@@ -289,6 +296,14 @@ func (s *Store) update(ctx context.Context, tx *sql.Tx, j Job) error {
 		}
 	}
 	return named("update job", err)
+}
+
+// rows are those of a job that ends, if there are any.
+func (j *Job) rows() iter.Seq[Row] {
+	if j.Rows == nil {
+		return func(func(Row) bool) {}
+	}
+	return j.Rows
 }
 
 const columns = "id, uid, tool, profile, engagement, correlation, state, created, started, ended, pinned, arguments, record, summary"
@@ -449,6 +464,8 @@ func named(what string, err error) error {
 		return nil
 	case errors.Is(err, sql.ErrNoRows):
 		return ErrNotFound
+	case errors.Is(err, ErrTooLarge):
+		return err
 	case errors.As(err, &sqlite) && sqlite.Code == sqlite3.ErrConstraint:
 		return ErrExists
 	case errors.As(err, &sqlite) && (sqlite.Code == sqlite3.ErrFull || sqlite.Code == sqlite3.ErrIoErr && sqlite.SystemErrno == unix.ENOSPC),
