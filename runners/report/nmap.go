@@ -167,6 +167,8 @@ func (p *nmapParser) start(path string, a attrs) {
 		p.report.Scanner, p.report.Version = a.word("scanner"), a.word("version")
 	case "taskbegin", "taskprogress", "taskend":
 		p.progress(path, a)
+	case "scaninfo":
+		p.report.scans(a.word("protocol"), a["services"], a.count("numservices"))
 	case "runstats/finished":
 		p.report.Finished, p.report.ExitOK = true, a["exit"] == "success"
 		if !p.report.ExitOK {

@@ -72,6 +72,7 @@ type Coverage struct {
 	DownAt    []netip.Prefix `json:"down_at"`            // of these: down
 	GivenUp   []netip.Prefix `json:"timed_out_at"`       // addresses that timed out
 	Requests  *Requests      `json:"requests,omitempty"` // of a scan by words
+	Scanned   []Scanned      `json:"scanned,omitempty"`  // ports, where the scanner says which
 }
 
 // Host is one host. What the host itself sent is in Untrusted, here and in its ports.
