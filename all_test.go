@@ -63,6 +63,10 @@ var forbidden = []struct{ from, to, why string }{
 	{"internal/session", module + "internal/store", "a session knows nothing of jobs"},
 	{"internal/session", module + "internal/wire", "a session knows nothing of the launcher"},
 	{"internal/session", module + "runners", "a session knows nothing of scanners"},
+	{"internal/export", "os", "a form is written to whatever there is"},
+	{"internal/export", module + "internal/front", "the front is who exports"},
+	{"internal/export", module + "internal/store", "a form knows an answer, not where it is kept"},
+	{"internal/launcher", module + "internal/export", "results are the front's"},
 	{"internal/store", module + "internal/front", "the store is used by the front, not the other way round"},
 }
 
