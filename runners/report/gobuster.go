@@ -1,7 +1,6 @@
 package report
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +14,6 @@ import (
 
 // Bounds of what a report of gobuster may take.
 const (
-	maxLine  = 64 << 10 // bytes of one line; the rest of it is passed over
 	maxFound = 16384
 )
 
@@ -77,41 +75,16 @@ func ParseGobuster(stdout, stderr io.Reader, a Asked, on func(Progress)) (Report
 	var beside error
 	var both sync.WaitGroup
 	both.Go(func() { beside = told.read(stderr) })
-	err := eachLine(stdout, "\n", false, p.line, p.cut)
+	cut, err := eachLine(stdout, "\n", p.line)
 	both.Wait()
+	if cut {
+		p.cut("total")
+	}
 	p.end(told)
 	if err := errors.Join(err, beside); err != nil {
 		return p.report, fmt.Errorf("cannot read the report: %w", err)
 	}
 	return p.report, nil
-}
-
-// eachLine tells of each line that one of ends has ended, of one that is too long its beginning, and of what it had to
-// cut. rest says that what nothing has ended counts, too.
-func eachLine(r io.Reader, ends string, rest bool, tell, cut func(string)) error {
-	from := bufio.NewReaderSize(r, 32<<10)
-	line := []byte{}
-	for range maxTotal {
-		b, err := from.ReadByte()
-		switch {
-		case errors.Is(err, io.EOF):
-			if rest {
-				tell(string(line))
-			}
-			return nil
-		case err != nil:
-			return err
-		case strings.IndexByte(ends, b) >= 0:
-			tell(string(line))
-			line = line[:0]
-		case len(line) < maxLine:
-			line = append(line, b)
-		default:
-			cut("token")
-		}
-	}
-	cut("total")
-	return nil
 }
 
 // gobusterParser walks standard output: a heading of four rulers, results, and an end of two.
@@ -135,7 +108,14 @@ const (
 	closing = 6 // rulers at the end
 )
 
-func (p *gobusterParser) line(line string) {
+func (p *gobusterParser) line(text []byte, end lineEnd) {
+	switch end {
+	case long:
+		p.cut("token")
+	case unended:
+		return
+	}
+	line := string(text)
 	for strings.HasPrefix(line, clearLine) {
 		line = line[len(clearLine):]
 	}
@@ -260,6 +240,9 @@ func (p *gobusterParser) end(told *gobusterErrors) {
 	if told.cut {
 		p.cut("token")
 	}
+	if told.more {
+		p.cut("total")
+	}
 	if !p.asked.At.IsValid() || !r.Finished && len(p.found) == 0 {
 		return
 	}
@@ -283,14 +266,20 @@ type gobusterErrors struct {
 	made     int64
 	failed   int64
 	fatal    string // the class of the error that ended it
-	cut      bool
+	cut      bool   // a line was too long
+	more     bool   // there was more than is read
 }
 
 func (e *gobusterErrors) read(r io.Reader) error {
-	return eachLine(r, "\r\n", true, e.line, func(string) { e.cut = true })
+	cut, err := eachLine(r, "\r\n", e.line)
+	e.more = cut
+	return err
 }
 
-func (e *gobusterErrors) line(line string) {
+// line takes one that is not ended, too: progress is told without an end.
+func (e *gobusterErrors) line(text []byte, end lineEnd) {
+	e.cut = e.cut || end == long
+	line := string(text)
 	if m := progressForm.FindStringSubmatch(line); m != nil {
 		made, _ := strconv.ParseInt(m[1], 10, 64) // digits that fit, says the form
 		all, _ := strconv.ParseInt(m[2], 10, 64)

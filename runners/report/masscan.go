@@ -1,8 +1,8 @@
 package report
 
 import (
-	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,41 +17,38 @@ import (
 // What masscan prints: each open port at once on standard output, and how far it is on standard error, where each
 // status overwrites the one before.
 var (
-	discovered = regexp.MustCompile(`^Discovered open port ([0-9]{1,5})/(tcp|udp) on ([0-9.]{7,15}) *$`)
+	discovered = regexp.MustCompile(`^Discovered open port ([0-9]{1,5})/(tcp|udp) on ([0-9a-f.:]{2,39}) *$`)
 	starting   = regexp.MustCompile(`^Starting (masscan) ([0-9][0-9.]{0,15}) `)
 	scanning   = regexp.MustCompile(`^Scanning ([0-9]{1,9}) hosts \[`)
 	status     = regexp.MustCompile(`^rate: *[0-9.]{1,12}-kpps, *([0-9.]{1,8})% done,(?: *([0-9]{1,9}):([0-9]{2}):([0-9]{2}) remaining| waiting (-?[0-9]{1,9})-secs), found=([0-9]{1,18}) *$`)
 	failed     = regexp.MustCompile(`^(?:\[-\] )?FAIL: (.*)$`)
 )
 
-const (
-	maxMasscanLine = 4 << 10 // bytes of a line of masscan's; a longer one is none of its lines
-	maxDistinct    = 4 * maxAll
-)
+const maxDistinct = 4 * maxAll
 
 // ParseMasscan reads what masscan printed. on, which may be nil, is told of each status. A scan that was ended gives the
 // ports that it had found: masscan goes through addresses and ports in an order of its own, so that no address is
 // through before all are. The error is only about reading.
 func ParseMasscan(stdout, stderr io.Reader, on func(Progress)) (Report, error) {
-	found, told := masscanFound{at: map[netip.Addr]int{}, seen: map[openPort]bool{}}, masscanTold{on: on}
+	found, told := masscanFound{at: map[netip.Addr]int32{}, seen4: map[uint64]struct{}{}, seen6: map[openPort]struct{}{}}, masscanTold{on: on}
 	var outErr, errErr error
 	var errCut bool
 	var both sync.WaitGroup
-	both.Go(func() { errCut, errErr = lines(stderr, "\r\n", told.line) })
-	cut, outErr := lines(stdout, "\n", found.line)
+	both.Go(func() { errCut, errErr = eachLine(stderr, "\r\n", told.line) })
+	cut, outErr := eachLine(stdout, "\n", found.line)
 	both.Wait()
 
 	r := Report{Scanner: told.scanner, Version: told.version, Progress: told.progress, ErrorClass: told.errorClass, Hosts: found.sorted(), Cut: found.cut}
 	r.Finished = told.ended
 	switch {
-	case told.scanner == "" && len(found.seen) == 0:
+	case told.scanner == "" && found.distinct() == 0:
 		r.ErrorClass = ErrorNotAReport
 	case r.ErrorClass == "" && r.Finished && found.tcp < told.found:
 		r.ErrorClass = ErrorLost
 	}
 	r.ExitOK = r.Finished && r.ErrorClass == ""
 	c := &r.Coverage
-	c.Total, c.Up, c.Alive, c.OpenPorts, c.Invalid = told.total, len(found.at), len(found.at), len(found.seen), found.invalid
+	c.Total, c.Up, c.Alive, c.OpenPorts, c.Invalid = told.total, len(found.at), len(found.at), found.distinct(), found.invalid
 	c.Listed, c.NotKept, c.Whole = len(found.at), len(found.at)-len(r.Hosts), r.ExitOK
 	c.Completed, c.DownAt, c.GivenUp = []netip.Prefix{}, []netip.Prefix{}, []netip.Prefix{}
 	if c.Whole {
@@ -71,61 +68,46 @@ func ParseMasscan(stdout, stderr io.Reader, on func(Progress)) (Report, error) {
 	return r, nil
 }
 
-// lines gives each whole line of r, without its end, which is any byte of ends. One that is too long or not ended is
-// left out. cut says that there was more than is read.
-func lines(r io.Reader, ends string, take func(line []byte)) (cut bool, err error) {
-	in := bufio.NewReaderSize(r, 32<<10)
-	line := make([]byte, 0, maxMasscanLine)
-	long := false
-	for total := int64(0); total < maxTotal; total++ {
-		b, err := in.ReadByte()
-		switch {
-		case err == io.EOF:
-			return false, nil
-		case err != nil:
-			return false, err
-		case strings.IndexByte(ends, b) < 0:
-			if long = long || len(line) == maxMasscanLine; !long {
-				line = append(line, b)
-			}
-			continue
-		case !long:
-			take(line)
-		}
-		line, long = line[:0], false
-	}
-	return true, nil
-}
-
 type openPort struct {
 	addr netip.Addr
 	udp  bool
 	port uint16
 }
 
+// four is an open port of IPv4 in one number: there may be many.
+func (p openPort) four() uint64 {
+	b := p.addr.As4()
+	n := uint64(binary.BigEndian.Uint32(b[:]))<<16 | uint64(p.port)
+	if p.udp {
+		n |= 1 << 48
+	}
+	return n
+}
+
 // masscanFound is what standard output said.
 type masscanFound struct {
-	tcp     int64 // lines, repeated ones too: masscan counts them so
-	at      map[netip.Addr]int
-	seen    map[openPort]bool // distinct; past the bound they are not counted
+	tcp     int64                // lines, repeated ones too: masscan counts them so
+	at      map[netip.Addr]int32 // in hosts; -1: not kept
+	seen4   map[uint64]struct{}  // distinct; past the bound they are not counted
+	seen6   map[openPort]struct{}
 	hosts   []Host
 	kept    int // ports
 	invalid int
 	cut     []string
 }
 
-func (f *masscanFound) line(line []byte) {
-	if len(bytes.TrimSpace(line)) == 0 {
+func (f *masscanFound) line(line []byte, end lineEnd) {
+	if end == unended || len(bytes.TrimSpace(line)) == 0 {
 		return
 	}
 	m := discovered.FindSubmatch(line)
-	if m == nil {
+	if m == nil || end == long {
 		f.invalid++
 		return
 	}
 	port, err := strconv.ParseUint(string(m[1]), 10, 16)
 	addr, err2 := netip.ParseAddr(string(m[3]))
-	if err != nil || err2 != nil {
+	if err != nil || err2 != nil || addr.Is4In6() {
 		f.invalid++
 		return
 	}
@@ -133,22 +115,37 @@ func (f *masscanFound) line(line []byte) {
 	if !p.udp {
 		f.tcp++
 	}
-	if f.seen[p] {
+	if f.saw(p) {
 		return
 	}
-	if _, known := f.at[addr]; len(f.seen) == maxDistinct || !known && len(f.at) == maxCovered {
+	if _, known := f.at[addr]; f.distinct() == maxDistinct || !known && len(f.at) == maxCovered {
 		f.leaveOut("ports")
 		return
 	}
-	f.seen[p] = true
+	if addr.Is4() {
+		f.seen4[p.four()] = struct{}{}
+	} else {
+		f.seen6[p] = struct{}{}
+	}
 	f.keep(p)
 }
+
+func (f *masscanFound) saw(p openPort) (known bool) {
+	if p.addr.Is4() {
+		_, known = f.seen4[p.four()]
+	} else {
+		_, known = f.seen6[p]
+	}
+	return known
+}
+
+func (f *masscanFound) distinct() int { return len(f.seen4) + len(f.seen6) }
 
 // keep keeps an open port of a host, as long as there is room for both.
 func (f *masscanFound) keep(p openPort) {
 	i, known := f.at[p.addr]
 	if !known {
-		i = len(f.hosts)
+		i = int32(len(f.hosts))
 		if i == maxHosts {
 			i = -1
 		}
@@ -205,7 +202,10 @@ type masscanTold struct {
 	errorClass       string
 }
 
-func (t *masscanTold) line(line []byte) {
+func (t *masscanTold) line(line []byte, end lineEnd) {
+	if end != whole {
+		return
+	}
 	if m := status.FindSubmatch(line); m != nil {
 		t.status(m)
 		return

@@ -165,7 +165,8 @@ func TestMasscanHostileOutput(t *testing.T) {
 		{"no port", "Discovered open port 80000/tcp on 10.0.0.1\nDiscovered open port 80/sctp on 10.0.0.1\n", fmt.Sprintf(masscanEnd, 0), "0 0 2  true"},
 		{"a banner", "Banner on port 80/tcp on 10.0.0.1: [http] \x1b[31mIgnore\n", fmt.Sprintf(masscanEnd, 0), "0 0 1  true"},
 		{"more behind it", "Discovered open port 80/tcp on 10.0.0.1 and 10.0.0.2\n", fmt.Sprintf(masscanEnd, 0), "0 0 1  true"},
-		{"a line without end", strings.Repeat("x", 1<<20) + "\nDiscovered open port 80/tcp on 10.0.0.1\n", fmt.Sprintf(masscanEnd, 1), "1 1 0  true"},
+		{"a line without end", strings.Repeat("x", 1<<20) + "\nDiscovered open port 80/tcp on 10.0.0.1\n", fmt.Sprintf(masscanEnd, 1), "1 1 1  true"},
+		{"IPv6", "Discovered open port 80/tcp on fd77::10                                \nDiscovered open port 80/tcp on ::ffff:10.0.0.1\nDiscovered open port 80/tcp on fd77:::1\n", fmt.Sprintf(masscanEnd, 1), "1 1 2  true"},
 		{"still listening", "", "rate:  0.00-kpps, 100.00% done, waiting 2-secs, found=0       \r", "0 0 0  false"},
 		{"beyond its wait", "", "rate:  0.00-kpps, 100.00% done, waiting -16-secs, found=0       \r", "0 0 0  true"},
 		{"not all sent", "", "rate:  0.00-kpps, 99.99% done, waiting 0-secs, found=0       \r", "0 0 0  false"},
@@ -230,7 +231,7 @@ func FuzzParseMasscan(f *testing.F) {
 			t.Errorf("%+v", c)
 		}
 		for _, h := range r.Hosts {
-			if !h.Addr.Is4() || len(h.Ports) == 0 {
+			if h.Addr.Is4In6() || h.Addr.Zone() != "" || len(h.Ports) == 0 {
 				t.Errorf("%+v", h)
 			}
 		}

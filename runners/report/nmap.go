@@ -1,7 +1,7 @@
 package report
 
 import (
-	"encoding/xml"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,42 +11,94 @@ import (
 	"strings"
 )
 
+// The places of a report that are read.
+const (
+	inRun place = 1 + iota
+	inScanInfo
+	inTaskBegin
+	inTaskProgress
+	inTaskEnd
+	inStats
+	inFinished
+	inTotals
+	inHost
+	inStatus
+	inAddress
+	inPorts
+	inExtraPorts
+	inPort
+	inState
+	inService
+	inCPE
+	inPortScript
+	inOS
+	inMatch
+	inHostScripts
+	inHostScript
+)
+
+var nmapSteps = map[step]place{
+	{nowhere, "nmaprun"}:      inRun,
+	{inRun, "scaninfo"}:       inScanInfo,
+	{inRun, "taskbegin"}:      inTaskBegin,
+	{inRun, "taskprogress"}:   inTaskProgress,
+	{inRun, "taskend"}:        inTaskEnd,
+	{inRun, "runstats"}:       inStats,
+	{inStats, "finished"}:     inFinished,
+	{inStats, "hosts"}:        inTotals,
+	{inRun, "host"}:           inHost,
+	{inHost, "status"}:        inStatus,
+	{inHost, "address"}:       inAddress,
+	{inHost, "ports"}:         inPorts,
+	{inPorts, "extraports"}:   inExtraPorts,
+	{inPorts, "port"}:         inPort,
+	{inPort, "state"}:         inState,
+	{inPort, "service"}:       inService,
+	{inService, "cpe"}:        inCPE,
+	{inPort, "script"}:        inPortScript,
+	{inHost, "os"}:            inOS,
+	{inOS, "osmatch"}:         inMatch,
+	{inHost, "hostscript"}:    inHostScripts,
+	{inHostScripts, "script"}: inHostScript,
+}
+
 // ParseNmap reads nmap's XML. on, which may be nil, is told of each step. Output that ends early or breaks off gives
 // the report of what was complete; the error is only about reading r.
-func ParseNmap(r io.Reader, on func(Progress)) (Report, error) {
-	in := newInput(r)
-	p := &nmapParser{in: in, xml: xml.NewDecoder(in), on: on, seen: map[netip.Addr]fate{}}
+func ParseNmap(r io.Reader, on func(Progress)) (Report, error) { return parseNmap(r, on, maxTotal) }
+
+func parseNmap(r io.Reader, on func(Progress), most int64) (Report, error) {
+	p := &nmapParser{xml: newXMLReader(r, nmapSteps, most), on: on, seen: map[[16]byte]fate{}, words: map[string]string{}}
 	p.report = Report{Hosts: []Host{}}
 	stop := p.document()
 	p.end(stop)
-	if in.broken != nil {
-		return p.report, fmt.Errorf("cannot read the report: %w", in.broken)
+	if p.xml.broken != nil {
+		return p.report, fmt.Errorf("cannot read the report: %w", p.xml.broken)
 	}
 	return p.report, nil
 }
 
-// nmapParser walks the document once. Elements are a path of names, and each start tag is a case in one table: no
-// element is held but the host that is being read.
+// nmapParser walks the document once. Each tag is a case in one table: no element is held but the host that is being
+// read.
 type nmapParser struct {
-	in     *input
-	xml    *xml.Decoder
+	xml    *xmlReader
 	on     func(Progress)
-	path   []string
 	report Report
 
-	host  *Host // the one being read
-	port  *Port
+	host  *Host // the one being read; its ports are in a list that the next one has, too
+	list  []Port
+	port  *Port // of it, in one
+	one   Port
 	text  PortText
 	valid bool // the host has an address
 	said  bool // the host has answered
 	open  int  // its open ports
 	over  bool // the port is one more than is kept
-	cpe   strings.Builder
 	kept  kept
 
-	ports, texts int   // kept so far, over all hosts
-	dull         []int // of the hosts that are kept, those without a finding
-	seen         map[netip.Addr]fate
+	ports, texts int               // kept so far, over all hosts
+	dull         []int             // of the hosts that are kept, those without a finding
+	seen         map[[16]byte]fate // by address; none is mapped
+	words        map[string]string // the scanner's own, each held once
 	root, closed bool
 }
 
@@ -59,35 +111,20 @@ const (
 	givenUp
 )
 
-var errDepth = errors.New("the report is nested too deeply")
-
 // document reads until the root element ends or something stops it.
 func (p *nmapParser) document() error {
 	for !p.closed {
-		p.in.next()
-		token, err := p.xml.Token()
-		if err != nil {
+		at, start, err := p.xml.next()
+		switch {
+		case err != nil:
 			return err
-		}
-		switch t := token.(type) {
-		case xml.StartElement:
-			if len(p.path) == maxDepth {
-				return errDepth
-			}
-			p.path = append(p.path, t.Name.Local)
-			if !p.root && (len(p.path) != 1 || t.Name.Local != "nmaprun") {
-				return errors.New("not a report of nmap")
-			}
+		case !p.root && at != inRun:
+			return errOther
+		case start:
 			p.root = true
-			p.start(strings.Join(p.path[1:], "/"), attributes(t))
-		case xml.EndElement:
-			p.finish(strings.Join(p.path[1:], "/"))
-			p.path = p.path[:len(p.path)-1]
-			p.closed = len(p.path) == 0
-		case xml.CharData:
-			if p.inCPE() && p.cpe.Len() < maxText {
-				p.cpe.Write(t[:min(len(t), maxText)])
-			}
+			p.start(at)
+		default:
+			p.finish(at)
 		}
 	}
 	return nil
@@ -99,10 +136,9 @@ func (p *nmapParser) end(stop error) {
 	r.Finished = r.Finished && p.closed
 	r.ExitOK = r.ExitOK && r.Finished
 	r.Coverage.Completed, r.Coverage.DownAt, r.Coverage.GivenUp = p.all(up, down), p.all(down), p.all(givenUp)
-	if p.in.cut {
+	if p.xml.cut {
 		p.cut("token")
 	}
-	var syntax *xml.SyntaxError
 	switch {
 	case errors.Is(stop, errTooMuch):
 		p.cut("total")
@@ -110,7 +146,7 @@ func (p *nmapParser) end(stop error) {
 		p.cut("depth")
 	case !p.root:
 		r.ErrorClass = ErrorNotAReport
-	case errors.As(stop, &syntax) && !strings.Contains(syntax.Msg, "unexpected EOF"):
+	case errors.Is(stop, errMalformed):
 		r.ErrorClass = ErrorMalformed
 	}
 }
@@ -120,7 +156,7 @@ func (p *nmapParser) all(fates ...fate) []netip.Prefix {
 	var of []netip.Addr
 	for a, f := range p.seen {
 		if slices.Contains(fates, f) {
-			of = append(of, a)
+			of = append(of, netip.AddrFrom16(a).Unmap())
 		}
 	}
 	return covering(of)
@@ -132,110 +168,120 @@ func (p *nmapParser) cut(what string) {
 	}
 }
 
-func (p *nmapParser) inCPE() bool {
-	return p.port != nil && strings.Join(p.path[min(1, len(p.path)):], "/") == "host/ports/port/service/cpe"
+// held is a short text that many elements have, held once.
+func (p *nmapParser) held(text []byte) string {
+	if known, ok := p.words[string(text)]; ok {
+		return known
+	}
+	s := string(text)
+	if len(p.words) < maxWords {
+		p.words[s] = s
+	}
+	return s
 }
 
-type attrs map[string]string
-
-func attributes(e xml.StartElement) attrs {
-	a := attrs{}
-	for _, x := range e.Attr {
-		a[x.Name.Local] = x.Value
+// word is an attribute in the scanner's own words.
+func (p *nmapParser) word(name string) string {
+	if raw := p.xml.raw(name); isWord(raw) {
+		return p.held(raw)
 	}
-	if e.Name.Local == "nmaprun" {
-		delete(a, "args")
-	}
-	return a
+	return ""
 }
 
-func (a attrs) word(name string) string { return word(a[name]) }
+func (p *nmapParser) phrase(name string) string {
+	if raw := p.xml.raw(name); len(raw) <= 128 && plain(raw) {
+		return p.held(raw)
+	}
+	return ""
+}
+
+func (p *nmapParser) is(name, value string) bool { return string(p.xml.raw(name)) == value }
 
 // count is a number that is not negative and that fits; anything else is 0.
-func (a attrs) count(name string) int {
-	n, err := strconv.ParseUint(a[name], 10, 31)
+func (p *nmapParser) count(name string) int {
+	n, err := strconv.ParseUint(string(p.xml.raw(name)), 10, 31)
 	if err != nil {
 		return 0
 	}
 	return int(n)
 }
 
-// start takes a start tag, by its path below the root.
-func (p *nmapParser) start(path string, a attrs) {
-	switch path {
-	case "":
-		p.report.Scanner, p.report.Version = a.word("scanner"), a.word("version")
-	case "taskbegin", "taskprogress", "taskend":
-		p.progress(path, a)
-	case "scaninfo":
-		p.report.scans(a.word("protocol"), a["services"], a.count("numservices"))
-	case "runstats/finished":
-		p.report.Finished, p.report.ExitOK = true, a["exit"] == "success"
+// start takes a start tag.
+func (p *nmapParser) start(at place) {
+	switch at {
+	case inRun:
+		p.report.Scanner, p.report.Version = p.word("scanner"), p.word("version")
+	case inTaskBegin, inTaskProgress, inTaskEnd:
+		p.progress(at)
+	case inScanInfo:
+		p.report.scans(p.word("protocol"), string(p.xml.raw("services")), p.count("numservices"))
+	case inFinished:
+		p.report.Finished, p.report.ExitOK = true, p.is("exit", "success")
 		if !p.report.ExitOK {
-			p.report.ErrorClass = errorClass(a["errormsg"])
+			p.report.ErrorClass = errorClass(string(p.xml.raw("errormsg")))
 		}
-	case "runstats/hosts":
-		p.report.Coverage.Total = a.count("total")
-	case "host":
-		p.host, p.port, p.valid = &Host{TimedOut: a["timedout"] == "true", Ports: []Port{}}, nil, false
+	case inTotals:
+		p.report.Coverage.Total = p.count("total")
+	case inHost:
+		p.host, p.port, p.valid = &Host{TimedOut: p.is("timedout", "true"), Ports: p.list[:0]}, nil, false
 		p.said, p.open = false, 0
 	default:
 		if p.host != nil {
-			p.inHost(path, a)
+			p.inHost(at)
 		}
 	}
 }
 
 // inHost takes a start tag within a host.
-func (p *nmapParser) inHost(path string, a attrs) {
+func (p *nmapParser) inHost(at place) {
 	h := p.host
-	switch path {
-	case "host/status":
-		h.Status, h.Reason = a.word("state"), a.word("reason")
-	case "host/address":
-		p.address(a)
-	case "host/ports/extraports":
-		state := a.word("state")
+	switch at {
+	case inStatus:
+		h.Status, h.Reason = p.word("state"), p.word("reason")
+	case inAddress:
+		p.address()
+	case inExtraPorts:
+		state := p.word("state")
 		p.said = p.said || state != "" && !strings.Contains(state, "filtered")
 		if state != "" && len(h.Others) < 16 {
-			h.Others = append(h.Others, Others{state, a.count("count")})
+			h.Others = append(h.Others, Others{state, p.count("count")})
 		}
-	case "host/ports/port":
-		p.beginPort(a)
-	case "host/os/osmatch":
-		if name := phrase(a["name"]); name != "" && len(h.OS) < maxGuesses {
-			h.OS = append(h.OS, OS{name, min(a.count("accuracy"), 100)})
+	case inPort:
+		p.beginPort()
+	case inMatch:
+		if name := p.phrase("name"); name != "" && len(h.OS) < maxGuesses {
+			h.OS = append(h.OS, OS{name, min(p.count("accuracy"), 100)})
 		}
-	case "host/hostscript/script":
+	case inHostScript:
 		if h.Untrusted == nil {
 			h.Untrusted = &HostText{Scripts: []Script{}}
 		}
-		h.Untrusted.Scripts = p.script(h.Untrusted.Scripts, a)
+		h.Untrusted.Scripts = p.script(h.Untrusted.Scripts)
 	default:
 		if p.port != nil {
-			p.inPort(path, a)
+			p.inPort(at)
 		}
 	}
 }
 
-func (p *nmapParser) address(a attrs) {
-	if a["addrtype"] == "mac" {
-		if mac := a["addr"]; len(mac) == 17 && strings.Trim(mac, "0123456789ABCDEFabcdef:") == "" {
-			p.host.MAC, p.host.Vendor = mac, phrase(a["vendor"])
+func (p *nmapParser) address() {
+	if p.is("addrtype", "mac") {
+		if mac := string(p.xml.raw("addr")); len(mac) == 17 && strings.Trim(mac, "0123456789ABCDEFabcdef:") == "" {
+			p.host.MAC, p.host.Vendor = mac, p.phrase("vendor")
 		}
 		return
 	}
-	addr, err := netip.ParseAddr(a["addr"])
+	addr, err := netip.ParseAddr(string(p.xml.raw("addr")))
 	if err != nil || addr.Zone() != "" || addr.Is4In6() {
 		return
 	}
 	p.host.Addr, p.valid = addr, true
 }
 
-func (p *nmapParser) beginPort(a attrs) {
+func (p *nmapParser) beginPort() {
 	p.port, p.text = nil, PortText{}
-	n := a.count("portid")
-	proto := a.word("protocol")
+	n := p.count("portid")
+	proto := p.word("protocol")
 	if n > 65535 || proto == "" {
 		return
 	}
@@ -243,32 +289,38 @@ func (p *nmapParser) beginPort(a attrs) {
 	if p.over = len(p.host.Ports) >= maxPorts || p.ports+len(p.host.Ports) >= maxAll; p.over {
 		p.cut("ports")
 	}
-	p.port = &Port{Port: n, Proto: proto}
+	p.one = Port{Port: n, Proto: proto}
+	p.port = &p.one
 }
 
 // inPort takes a start tag within a port.
-func (p *nmapParser) inPort(path string, a attrs) {
-	if p.over && path != "host/ports/port/state" {
+func (p *nmapParser) inPort(at place) {
+	if p.over && at != inState {
 		return // it is only counted
 	}
-	switch path {
-	case "host/ports/port/state":
-		p.port.State, p.port.Reason = a.word("state"), a.word("reason")
-	case "host/ports/port/service":
-		p.port.Service, p.port.Method, p.port.Tunnel = a.word("name"), a.word("method"), a.word("tunnel")
-		p.text.Product, p.text.Version, p.text.Extra = p.clean(a["product"]), p.clean(a["version"]), p.clean(a["extrainfo"])
-		p.text.Hostname, p.text.OS, p.text.Device = p.clean(a["hostname"]), p.clean(a["ostype"]), p.clean(a["devicetype"])
-	case "host/ports/port/service/cpe":
-		p.cpe.Reset()
-	case "host/ports/port/script":
-		p.text.Scripts = p.script(p.text.Scripts, a)
+	switch at {
+	case inState:
+		p.port.State, p.port.Reason = p.word("state"), p.word("reason")
+	case inService:
+		p.port.Service, p.port.Method, p.port.Tunnel = p.word("name"), p.word("method"), p.word("tunnel")
+		p.text.Product, p.text.Version, p.text.Extra = p.clean(p.xml.raw("product")), p.clean(p.xml.raw("version")), p.clean(p.xml.raw("extrainfo"))
+		p.text.Hostname, p.text.OS, p.text.Device = p.clean(p.xml.raw("hostname")), p.clean(p.xml.raw("ostype")), p.clean(p.xml.raw("devicetype"))
+	case inCPE:
+		p.xml.keepText()
+	case inPortScript:
+		p.text.Scripts = p.script(p.text.Scripts)
 	}
 }
 
-func (p *nmapParser) clean(text string) string { return p.take(Sanitise(decoded(text))) }
+func (p *nmapParser) clean(raw []byte) string {
+	if len(raw) <= maxText && plain(raw) {
+		return p.take(p.held(raw))
+	}
+	return p.take(Sanitise(decoded(string(raw))))
+}
 
-func (p *nmapParser) script(kept []Script, a attrs) []Script {
-	name := a.word("id")
+func (p *nmapParser) script(kept []Script) []Script {
+	name := p.word("id")
 	if name == "" {
 		return kept
 	}
@@ -277,19 +329,22 @@ func (p *nmapParser) script(kept []Script, a attrs) []Script {
 		return kept
 	}
 	p.texts++
-	return append(kept, Script{name, p.take(sanitise(decoded(strings.TrimSpace(a["output"])), maxOutput))})
+	return append(kept, Script{name, p.take(sanitise(decoded(string(bytes.TrimSpace(p.xml.raw("output")))), maxOutput))})
 }
 
 // finish takes an end tag.
-func (p *nmapParser) finish(path string) {
+func (p *nmapParser) finish(at place) {
 	switch {
-	case path == "host" && p.host != nil:
+	case at == inRun:
+		p.closed = true
+	case at == inHost && p.host != nil:
 		p.endHost()
-	case path == "host/ports/port" && p.port != nil:
+	case at == inPort && p.port != nil:
 		p.endPort()
-	case path == "host/ports/port/service/cpe" && p.port != nil && !p.over:
+	case at == inCPE && p.port != nil && !p.over:
+		p.xml.cut = p.xml.cut || p.xml.textCut
 		if len(p.text.CPE) < maxCPE {
-			p.text.CPE = append(p.text.CPE, p.clean(p.cpe.String()))
+			p.text.CPE = append(p.text.CPE, p.clean(p.xml.text))
 		}
 	}
 }
@@ -308,7 +363,8 @@ func (p *nmapParser) endPort() {
 		text := p.text
 		port.Untrusted = &text
 	}
-	p.host.Ports = append(p.host.Ports, port)
+	p.list = append(p.host.Ports, port)
+	p.host.Ports = p.list
 }
 
 // endHost counts a host that is complete, and keeps it if there is anything to say about it.
@@ -316,7 +372,7 @@ func (p *nmapParser) endHost() {
 	h, c := *p.host, &p.report.Coverage
 	p.host = nil
 	c.Listed++
-	if !p.valid || p.seen[h.Addr] != 0 {
+	if !p.valid || p.seen[h.Addr.As16()] != 0 {
 		c.Invalid++
 		return
 	}
@@ -363,6 +419,7 @@ func (p *nmapParser) keep(h Host) {
 		p.ports -= len(kept[last].Ports)
 		kept = slices.Delete(kept, last, last+1)
 	}
+	h.Ports = append(make([]Port, 0, len(h.Ports)), h.Ports...)
 	if !finding {
 		p.dull = append(p.dull, len(kept))
 	}
@@ -375,23 +432,23 @@ func (p *nmapParser) became(a netip.Addr, f fate) {
 		p.cut("coverage")
 		return
 	}
-	p.seen[a] = f
+	p.seen[a.As16()] = f
 }
 
-func (p *nmapParser) progress(kind string, a attrs) {
+func (p *nmapParser) progress(at place) {
 	g := &p.report.Progress
-	g.Task, g.Remaining = phrase(a["task"]), 0
-	switch kind {
-	case "taskbegin":
+	g.Task, g.Remaining = p.phrase("task"), 0
+	switch at {
+	case inTaskBegin:
 		g.Percent = 0
-	case "taskend":
+	case inTaskEnd:
 		g.Percent = 100
 	default:
-		percent, err := strconv.ParseFloat(a["percent"], 64)
+		percent, err := strconv.ParseFloat(string(p.xml.raw("percent")), 64)
 		if err == nil && percent >= 0 && percent <= 100 {
 			g.Percent = percent
 		}
-		g.Remaining = a.count("remaining")
+		g.Remaining = p.count("remaining")
 	}
 	p.tell()
 }

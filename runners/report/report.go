@@ -4,10 +4,7 @@ import "net/netip"
 
 // Bounds of what a report may take. Beyond them it goes on counting and says in Cut what it left out.
 const (
-	maxToken   = 1 << 20  // bytes of one XML token; the rest of it is passed over
-	maxGrants  = 16       // values of one token that may be cut
-	maxGrant   = 64 << 10 // bytes for what comes after each
-	maxTotal   = 64 << 20 // bytes of the whole output
+	maxTotal   = 2 << 30 // bytes of the whole output
 	maxDepth   = 64
 	maxHosts   = 4096  // hosts that are kept; the least interesting ones go first
 	maxPorts   = 2048  // per host
@@ -17,6 +14,7 @@ const (
 	maxGuesses = 5     // operating systems per host
 	maxCPE     = 8
 	maxCovered = 1 << 17 // addresses
+	maxWords   = 4096    // of the scanner's own that are held once
 )
 
 // Report is what a scan found, as far as it came.

@@ -262,7 +262,7 @@ func TestHostileReports(t *testing.T) {
 		{"a raw control character", host("10.0.0.1", service("a\x1b\x00b")) + after, 2, "", ""},
 		{"bytes that are not UTF-8", host("10.0.0.1", service("\xff\xfe\xc3")) + after, 2, "", ""},
 		{"a token of 3 MiB", host("10.0.0.1", service(strings.Repeat("A", 3<<20))) + after, 2, "", "token"},
-		{"a text of 3 MiB", host("10.0.0.1", "<x>"+strings.Repeat("A", 3<<20)+"</x>") + after, 2, "", "token"},
+		{"a text of 3 MiB that nobody reads", host("10.0.0.1", "<x>"+strings.Repeat("A", 3<<20)+"</x>") + after, 2, "", ""},
 		{"an address that is none", host("; rm -rf /", "") + after, 1, "", ""},
 		{"an address with a zone", host("fe80::1%eth0", "") + after, 1, "", ""},
 		{"a mapped address", host("::ffff:10.0.0.1", "") + after, 1, "", ""},
@@ -405,7 +405,7 @@ func TestTextsHaveABoundPerHostAndOverAll(t *testing.T) {
 
 func TestOutputWithoutEnd(t *testing.T) {
 	r, err := ParseNmap(io.MultiReader(strings.NewReader(head+host("10.0.0.1", "")+"<x>"), zeros{}), nil)
-	if err != nil || len(r.Hosts) != 1 || strings.Join(r.Cut, " ") != "token total" || r.Finished {
+	if err != nil || len(r.Hosts) != 1 || strings.Join(r.Cut, " ") != "total" || r.Finished {
 		t.Errorf("%v: %d hosts, cut %q", err, len(r.Hosts), r.Cut)
 	}
 }

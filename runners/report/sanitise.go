@@ -126,26 +126,28 @@ func stringLength(text string) int {
 	return end + size
 }
 
-// word keeps what the scanner says in its own words: letters, digits and a few signs. Anything else was not the
-// scanner's, and is dropped whole.
-func word(text string) string {
+// isWord says that a text is what the scanner says in its own words: letters, digits and a few signs. Anything else was
+// not the scanner's, and is dropped whole.
+func isWord(text []byte) bool {
 	if len(text) > 64 {
-		return ""
+		return false
 	}
-	for _, c := range []byte(text) {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("-_.|+/", rune(c)) {
-			return ""
+	for _, c := range text {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("-_.|+/", c) < 0 {
+			return false
 		}
 	}
-	return text
+	return true
 }
 
-// phrase is word for names with spaces, such as those of operating systems: printable ASCII and at most 128 bytes.
-func phrase(text string) string {
-	if len(text) > 128 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return ""
+// plain says that a text is printable ASCII: nothing in it is to be cleaned.
+func plain(text []byte) bool {
+	for _, c := range text {
+		if c < ' ' || c > '~' {
+			return false
+		}
 	}
-	return text
+	return true
 }
 
 // decoded undoes what nmap does to text: it writes each byte that is not ASCII as a character of its own, so that UTF-8
