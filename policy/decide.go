@@ -341,6 +341,7 @@ func (e *Engagement) target(m Machine, t Target, want portWish, resolved bool) (
 func (e *Engagement) network(m Machine, t Target, want portWish) (judged, []string, *Verdict) {
 	asked := spanOf(t.Prefix)
 	p := e.nets.judge(asked, e.exclude, m)
+	p.omit(asked, want.omit)
 	if len(p.outside) > 0 {
 		return judged{}, nil, e.outOfScope(m, t, p)
 	}
@@ -392,6 +393,10 @@ func (e *Engagement) outOfScope(m Machine, t Target, p parts) *Verdict {
 const hintNever = "leave it out; an engagement would have to name it expressly"
 
 func nothingLeft(t Target, p parts) *Verdict {
+	if !slices.ContainsFunc(p.taken, func(e Exclusion) bool { return e.Rule != omitRule }) {
+		return allOmitted(t)
+	}
+	p.taken = slices.DeleteFunc(slices.Clone(p.taken), func(e Exclusion) bool { return e.Rule == omitRule })
 	code, reason := TargetNever, "all of it is what is never a target"
 	if p.excluded {
 		code, reason = TargetExcluded, "the engagement excludes all that it would allow of it"
@@ -423,7 +428,7 @@ func (e *Engagement) name(m Machine, t Target, want portWish, resolved bool) (ju
 		case want.resolver.IsValid():
 			j, v = e.asking(t, r, want.resolver)
 		case resolved:
-			j, v = e.answers(m, t, r)
+			j, v = e.answers(m, t, r, want.omit)
 		default:
 			v = e.portsAllowed(t, want, []piece{{label: r.label, may: r.ports}})
 		}
@@ -471,20 +476,24 @@ func (e *Engagement) nameTexts() []string {
 	return out
 }
 
-func (e *Engagement) answers(m Machine, t Target, r nameRule) (judged, *Verdict) {
+func (e *Engagement) answers(m Machine, t Target, r nameRule, omit []span) (judged, *Verdict) {
 	if len(t.Answers) == 0 {
 		v := deny(NameUnresolved, "", t.Text, "the name has no address")
 		v.Rule, v.Hint = r.label, "give the address if the engagement allows it"
 		return judged{}, &v
 	}
+	out, answers := omitted(t.Answers, omit)
+	if len(answers) == 0 {
+		return judged{}, allOmitted(t)
+	}
 	var left []span
-	for _, a := range t.Answers {
+	for _, a := range answers {
 		if v := e.answer(m, t, r, a); v != nil {
 			return judged{}, v
 		}
 		left = append(left, span{a, a})
 	}
-	j := judged{Target: t, pieces: e.pieces(r.scope.ports, merge(left))}
+	j := judged{Target: t, pieces: e.pieces(r.scope.ports, merge(left)), excluded: out}
 	for i := range j.pieces {
 		j.pieces[i].label = r.label
 	}

@@ -192,6 +192,9 @@ func (s *source) request() Request {
 		r.Elsewhere = []Wish{{"os_detection", "true", "it asks other ports", "leave it out"}}
 	}
 	r.Discovery = s.rarely(12)
+	if s.rarely(4) {
+		r.Omit = s.prefixes(3)
+	}
 	return r
 }
 
@@ -294,7 +297,7 @@ func agrees(t *testing.T, p *Policy, c Caller, r Request, v Verdict) {
 				t.Errorf("%s has host bits", net)
 			}
 			for _, a := range sample(net) {
-				if why := slowly(e, p.Machine, a, asked.Name != ""); why != "" {
+				if why := slowly(e, p.Machine, a, asked.Name != ""); why != "" || isOmitted(r, a) {
 					t.Errorf("%s is allowed: %s", a, why)
 				}
 				portsAgree(t, e, asked.Name, a, r, v)
@@ -314,7 +317,10 @@ func agrees(t *testing.T, p *Policy, c Caller, r Request, v Verdict) {
 		}
 		for i, out := range target.Excluded {
 			for _, a := range sample(out.Prefix) {
-				if slowly(e, p.Machine, a, false) == "" && !portIsExcluded(e, a, r.Asked) {
+				if out.Rule == omitRule && !isOmitted(r, a) {
+					t.Errorf("%s is left out as if the request said so", a)
+				}
+				if slowly(e, p.Machine, a, false) == "" && !portIsExcluded(e, a, r.Asked) && !isOmitted(r, a) {
 					t.Errorf("%s is left out, by %s, without need", a, out.Rule)
 				}
 			}
@@ -346,6 +352,10 @@ func agrees(t *testing.T, p *Policy, c Caller, r Request, v Verdict) {
 	if n := sizeOf(v.spans()); n > uint64(e.Limits.Addresses) || r.Ports > e.Limits.Ports || v.Limits.Rate > e.Limits.Rate || e.Limits.Budget > 0 && v.Limits.Rate > e.Limits.Budget || v.Limits.Duration > e.Limits.Duration {
 		t.Errorf("more than the limits: %d addresses, %s", n, v)
 	}
+}
+
+func isOmitted(r Request, a netip.Addr) bool {
+	return slices.ContainsFunc(r.Omit, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 func spansOf(prefixes []netip.Prefix) []span {
@@ -501,6 +511,9 @@ func staysDenied(t *testing.T, p *Policy, c Caller, r Request, before Verdict, s
 	wider.Targets = slices.Clone(r.Targets)
 	for range s.choose(3) {
 		wider.Targets = slices.Insert(wider.Targets, s.choose(len(wider.Targets)+1), s.target())
+	}
+	if len(r.Omit) > 0 && s.rarely(2) {
+		wider.Omit = wider.Omit[1:]
 	}
 	wider.Ports += s.choose(100)
 	if r.Rate > 0 {

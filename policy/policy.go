@@ -37,9 +37,10 @@ type Request struct {
 	// Engagement is the one to be under; empty for the first by name that allows everything.
 	Engagement string
 	Targets    []Target
-	Ports      int           // for each address
-	Rate       int           // packets a second; 0 for the engagement's
-	Duration   time.Duration // 0 for the engagement's
+	Omit       []netip.Prefix // what the caller leaves out of the targets
+	Ports      int            // for each address
+	Rate       int            // packets a second; 0 for the engagement's
+	Duration   time.Duration  // 0 for the engagement's
 	// Asked is the ports themselves, each element judged by itself, and PortsField the argument
 	// that asks for them. Of a scanner that chooses its ports itself it is all that it may choose.
 	Asked      Ports

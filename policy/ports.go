@@ -350,10 +350,11 @@ type portWish struct {
 	elements []portSet // each as it was asked for
 	all      portSet
 	resolver netip.AddrPort
+	omit     []span // addresses that the request leaves out
 }
 
 func wishOf(r Request) portWish {
-	w := portWish{field: cmp.Or(r.PortsField, "ports"), resolver: r.Resolver}
+	w := portWish{field: cmp.Or(r.PortsField, "ports"), resolver: r.Resolver, omit: r.omit()}
 	if r.Resolver.IsValid() {
 		port := [][2]uint16{{r.Resolver.Port(), r.Resolver.Port()}}
 		r.Asked = Ports{TCP: port, UDP: port}
