@@ -213,13 +213,13 @@ func TestWhatARequestLeavesOut(t *testing.T) {
 		return r.with(func(r *Request) { r.Omit = prefixes(omit...) })
 	}
 	labWorld(t).check(t, []row{
-		allow("an address of a network", but(scan("10.1.2.0/30"), "10.1.2.1/32"), "10.1.2.0 10.1.2.2/31", "10.1.2.1 by request: exclude"),
+		allow("an address of a network", but(scan("10.1.2.0/30"), "10.1.2.1/32"), "10.1.2.0 10.1.2.2/31", "10.1.2.1 by caller: exclude"),
 		allow("what is no target changes nothing", but(scan("10.1.2.0/30"), "10.1.3.0/24"), "10.1.2.0/30"),
 		allow("a network around some of the targets", but(scan("10.1.2.0/30", "10.3.0.0/31"), "10.3.0.0/31", "10.1.2.2/31").with(func(r *Request) { r.Targets = r.Targets[:1] }), "10.1.2.0/31"),
-		allow("what a rule excludes stays the rule's", but(scan("10.0.0.0/29"), "10.0.0.0/31"), "10.0.0.2/31 10.0.0.4/30", "10.0.0.1 by exclude[0] 10.0.0.1", "10.0.0.0 by request: exclude"),
-		allow("what no rule allows", but(scan("192.168.0.0/23"), "192.168.0.0/24"), "192.168.1.0/24", "192.168.0.0/24 by request: exclude"),
+		allow("what a rule excludes stays the rule's", but(scan("10.0.0.0/29"), "10.0.0.0/31"), "10.0.0.2/31 10.0.0.4/30", "10.0.0.1 by exclude[0] 10.0.0.1", "10.0.0.0 by caller: exclude"),
+		allow("what no rule allows", but(scan("192.168.0.0/23"), "192.168.0.0/24"), "192.168.1.0/24", "192.168.0.0/24 by caller: exclude"),
 		allow("the limit counts what is left", but(scan("10.1.0.0/19"), "10.1.0.0/20"), "10.1.16.0/20", "4096 addresses"),
-		allow("an answer of a name", but(scan("db.lab.internal=10.0.2.3,10.0.2.4"), "10.0.2.4/32"), "10.0.2.3", "10.0.2.4 by request: exclude"),
+		allow("an answer of a name", but(scan("db.lab.internal=10.0.2.3,10.0.2.4"), "10.0.2.4/32"), "10.0.2.3", "10.0.2.4 by caller: exclude"),
 		refuse("all of a target", but(scan("10.1.2.0/30"), "10.1.2.0/24"), TargetExcluded, "the request itself", "take it out of targets"),
 		refuse("all of one of two", but(scan("10.1.2.0/30", "10.1.3.1"), "10.1.3.1/32"), TargetExcluded, "targets[1]"),
 		refuse("all that a rule leaves", but(scan("10.0.0.0/31"), "10.0.0.0/32"), TargetExcluded, "exclude[0] 10.0.0.1"),

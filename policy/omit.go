@@ -6,7 +6,7 @@ import (
 )
 
 // omitRule is the rule by which a request leaves out what it does not want of its own targets.
-const omitRule = "request: exclude"
+const omitRule = "caller: exclude"
 
 // omit is the spans that a request leaves out.
 func (r Request) omit() []span {

@@ -58,7 +58,7 @@ func gobusterFields() []field {
 	first, last := 100, 599
 	status := schema{Type: "integer", Minimum: &first, Maximum: &last}
 	return []field{
-		{"url", schema{Type: "string", Description: "Of http or https."}},
+		{"url", schema{Type: "string"}},
 		{"domain", schema{Type: "string"}},
 		{"profile", oneOfWords("", gobusterProfileNames())},
 		{"mode", oneOfWords("", gobusterModes)},

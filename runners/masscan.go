@@ -22,12 +22,15 @@ const (
 
 // Masscan is a read call of masscan_scan: complete, since the profile has filled in what the caller left open, and canonical.
 type Masscan struct {
-	Targets    []string     `json:"targets"` // in the order asked, each once; of IPv4
+	Targets    []string     `json:"targets"`           // in the order asked, each once; of IPv4
+	Exclude    []string     `json:"exclude,omitempty"` // of the targets
 	Profile    string       `json:"profile"`
 	Ports      []ProtoPorts `json:"ports"`          // sorted, joined; TCP first
 	Rate       int          `json:"rate,omitempty"` // packets per second; 0 is 1000, or the engagement's where that is lower
 	Retries    int          `json:"retries"`
-	Wait       int          `json:"wait"` // seconds
+	Wait       int          `json:"wait"`                  // seconds
+	SecondPass bool         `json:"second_pass,omitempty"` // the same once more, in another order
+	Verify     string       `json:"verify,omitempty"`      // what nmap is to ask of the open ports: ports, services
 	Limit      int          `json:"limit,omitempty"`
 	Engagement string       `json:"engagement,omitempty"`
 }
@@ -99,13 +102,13 @@ type masscanProfile struct {
 }
 
 var masscanProfiles = []masscanProfile{
-	{"quick", "100 most common ports", "7,9,13,21-23,25-26,37,53,79-81,88,106,110-111,113,119,135,139,143-144,179,199,389,427,443-445,465,513-515,543-544,548,554,587,631,646,873," +
+	{"quick", "100 common ports", "7,9,13,21-23,25-26,37,53,79-81,88,106,110-111,113,119,135,139,143-144,179,199,389,427,443-445,465,513-515,543-544,548,554,587,631,646,873," +
 		"990,993,995,1025-1029,1110,1433,1720,1723,1755,1900,2000-2001,2049,2121,2717,3000,3128,3306,3389,3986,4899,5000,5009,5051,5060,5101,5190,5357,5432,5631,5666,5800,5900," +
 		"6000-6001,6646,7070,8000,8008-8009,8080-8081,8443,8888,9100,9999-10000,32768,49152-49157"},
 	{"standard", "ports 1-1000", "1-1000"},
 	{"thorough", "all ports", "1-65535"},
-	{"web", "12 web ports", "80,443,3000,5000,8000,8008,8080-8081,8443,8888,9000,9090"},
-	{"common", "21 well-known ports", "21-23,25,53,80,110-111,135,139,143,443,445,993,995,1723,3306,3389,5432,5900,8080"},
+	{"web", "12", "80,443,3000,5000,8000,8008,8080-8081,8443,8888,9000,9090"},
+	{"common", "21", "21-23,25,53,80,110-111,135,139,143,443,445,993,995,1723,3306,3389,5432,5900,8080"},
 }
 
 func masscanProfileNames() []string {
@@ -157,11 +160,14 @@ func masscanTool() Tool {
 
 func masscanDescription() string {
 	var b strings.Builder
-	b.WriteString("Finds open ports of many IPv4 addresses with masscan; nmap_scan asks for services. A port that is not listed was not heard of: closed, filtered or lost.\nProfiles:\n")
-	for _, p := range masscanProfiles {
-		b.WriteString("- " + p.name + ": " + p.about + "\n")
+	b.WriteString("Finds open ports of many IPv4 addresses with masscan; nmap_scan asks for services. A port that is not listed was not heard of: closed, filtered or lost. Profiles: ")
+	for i, p := range masscanProfiles {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(p.name + " (" + p.about + ")")
 	}
-	return strings.TrimSuffix(b.String(), "\n")
+	return b.String()
 }
 
 func masscanFields() []field {
@@ -174,15 +180,21 @@ func masscanFields() []field {
 	}}
 	return []field{
 		{"targets", list("As of nmap_scan, IPv4.", 1, MaxTargets, schema{Type: "string"})},
+		excludeField(""),
 		{"profile", profile},
 		{"ports", list(`Such as 22, "8000-8100", "udp/53".`, 1, maxPortRanges, port)},
 		{"rate", numbers("Packets per second; default 1000 or the engagement's.", 1, maxRate)},
 		{"retries", numbers("Probes repeated, a second later; default 1.", 0, maxRetries)},
 		{"wait", numbers("Seconds to listen after the last probe; default 3.", 1, maxSettle)},
-		{"limit", numbers("Seconds for the whole job.", minLimit, maxLimit)},
+		{"second_pass", truth("All once more; compared.")},
+		{"verify", oneOfWords("What is open, by nmap_scan.", verifications)},
+		{"limit", numbers("", minLimit, maxLimit)},
 		{"engagement", schema{Type: "string", Pattern: engagementRE}},
 	}
 }
+
+// verifications is what nmap can be asked of the ports that were found open.
+var verifications = []string{"ports", "services"}
 
 const (
 	defaultRetries = 1
@@ -211,6 +223,7 @@ func readMasscan(members map[string]json.RawMessage) (Masscan, []Fault) {
 		d.Wait = defaultSettle
 	}
 	d.Targets, _ = canonicalTargets(d.Targets)
+	d.Exclude = canonicalExclude(d.Exclude)
 	d.Ports = joinProtoPorts(d.Ports)
 	return d.Masscan, d.withMeaning(d.validate())
 }
@@ -236,6 +249,14 @@ func (d *masscanDraft) take(name string, raw json.RawMessage) bool {
 	switch name {
 	case "targets":
 		d.Targets = d.texts(name, raw, MaxTargets)
+	case "exclude":
+		d.Exclude = d.texts(name, raw, maxExclude)
+	case "second_pass":
+		d.SecondPass = d.truth(name, raw)
+	case "verify":
+		if d.Verify = d.text(name, raw); d.Verify == "" {
+			d.faults = append(d.faults, oneOf("verify", "", verifications)...)
+		}
 	case "profile":
 		d.Profile = d.text(name, raw)
 	case "ports":
@@ -289,7 +310,11 @@ func (m *Masscan) validate() []Fault {
 	if len(faults) == 0 {
 		faults = targetFaults(m.Targets, 4)
 	}
+	faults = append(faults, excludeFaults(m.Exclude, 4)...)
 	faults = append(faults, oneOf("profile", m.Profile, masscanProfileNames())...)
+	if m.Verify != "" {
+		faults = append(faults, oneOf("verify", m.Verify, verifications)...)
+	}
 	if m.Engagement != "" && !engagement.MatchString(m.Engagement) {
 		faults = append(faults, badEngagement(m.Engagement))
 	}
@@ -329,7 +354,7 @@ func (m *Masscan) portFaults() []Fault {
 
 func (m *Masscan) plan() Plan {
 	p := Plan{Profile: m.Profile, Raw: true, Intrusive: m.intrusive(), Ports: countPorts(m.Ports), Rate: m.Rate, Limit: time.Duration(m.Limit) * time.Second,
-		Engagement: m.Engagement, PortsField: "ports", Targets: readTargets(m.Targets)}
+		Engagement: m.Engagement, PortsField: "ports", Targets: readTargets(m.Targets), Exclude: readExclude(m.Exclude)}
 	for _, r := range m.Ports {
 		of := &p.Asked.TCP
 		if r.UDP {

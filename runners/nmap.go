@@ -36,7 +36,8 @@ const (
 
 // Nmap is a read call of nmap_scan: complete, since the profile has filled in what the caller left open, and canonical.
 type Nmap struct {
-	Targets          []string `json:"targets"` // in the order asked, each once
+	Targets          []string `json:"targets"`           // in the order asked, each once
+	Exclude          []string `json:"exclude,omitempty"` // of the targets
 	Profile          string   `json:"profile"`
 	ScanType         string   `json:"scan_type"`
 	Ports            []Ports  `json:"ports,omitempty"`     // sorted, joined; or else
@@ -159,7 +160,7 @@ func (n *Nmap) plan() Plan {
 	for _, r := range asked {
 		*n.scanned(&p.Asked) = append(*n.scanned(&p.Asked), [2]uint16{r.First, r.Last})
 	}
-	p.Targets = readTargets(n.Targets)
+	p.Targets, p.Exclude = readTargets(n.Targets), readExclude(n.Exclude)
 	return p
 }
 

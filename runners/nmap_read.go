@@ -70,6 +70,8 @@ func (d *draft) take(name string, raw json.RawMessage) bool {
 	switch name {
 	case "targets":
 		d.Targets = d.texts(name, raw, MaxTargets)
+	case "exclude":
+		d.Exclude = d.texts(name, raw, maxExclude)
 	case "profile":
 		d.Profile = d.text(name, raw)
 	case "scan_type":
@@ -167,6 +169,7 @@ func (d *draft) normalise() {
 	if readable { // else a fault's index must still be the caller's
 		d.Targets = once(d.Targets)
 	}
+	d.Exclude = canonicalExclude(d.Exclude)
 	d.Ports = joinPorts(d.Ports)
 	if !slices.ContainsFunc(d.Scripts, unknownScript) {
 		d.Scripts = once(slices.Sorted(slices.Values(d.Scripts)))

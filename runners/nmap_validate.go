@@ -17,6 +17,7 @@ var (
 func (n *Nmap) validate() []Fault {
 	var faults []Fault
 	faults = append(faults, n.targetFaults()...)
+	faults = append(faults, excludeFaults(n.Exclude, n.IPVersion)...)
 	faults = append(faults, n.wordFaults()...)
 	faults = append(faults, n.rangeFaults()...)
 	faults = append(faults, n.portFaults()...)

@@ -92,6 +92,7 @@ func (t Table) ScannerOf(tool string) string {
 // Plan is what a call asks for, in the terms in which policy decides.
 type Plan struct {
 	Targets    []Target
+	Exclude    []netip.Prefix // what is left out of them
 	Profile    string
 	IPv6       bool
 	Raw        bool     // needs raw sockets

@@ -611,7 +611,7 @@ func TestSchemaAndReadNameTheSameArguments(t *testing.T) {
 			t.Errorf("%s is in the schema and is not read", name)
 		}
 	}
-	encoded, err := json.Marshal(&Nmap{Ports: []Ports{{1, 1}}, TopPorts: 1, VersionIntensity: new(int), Rate: 1, Limit: 1, Engagement: "x"})
+	encoded, err := json.Marshal(&Nmap{Exclude: []string{"x"}, Ports: []Ports{{1, 1}}, TopPorts: 1, VersionIntensity: new(int), Rate: 1, Limit: 1, Engagement: "x"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -145,8 +145,10 @@ func withoutBounds(properties map[string]any) map[string]any {
 		for _, word := range []string{"minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "pattern"} {
 			delete(short, word)
 		}
-		if items, is := short["items"].(map[string]any); is {
+		if items, is := short["items"].(map[string]any); is && items["type"] != nil {
 			short["items"] = map[string]any{"type": items["type"]}
+		} else if is { // of several types
+			short["items"] = map[string]any{}
 		}
 		if slices.ContainsFunc(ours, func(a argument) bool { return a.name == name }) {
 			short = map[string]any{"type": short["type"]}

@@ -82,7 +82,7 @@ func (j *job) snapshot() wire.Job {
 // asked translates what the runner read into what policy judges.
 func asked(p runners.Plan, tool string) policy.Request {
 	r := policy.Request{Tool: tool, Profile: p.Profile, Engagement: p.Engagement, Ports: p.Ports, Rate: p.Rate,
-		Duration: p.Limit, Intrusive: p.Intrusive, Asked: policy.Ports(p.Asked), PortsField: p.PortsField, Discovery: p.Discovery}
+		Duration: p.Limit, Intrusive: p.Intrusive, Asked: policy.Ports(p.Asked), PortsField: p.PortsField, Discovery: p.Discovery, Omit: p.Exclude}
 	for _, w := range p.Elsewhere {
 		r.Elsewhere = append(r.Elsewhere, policy.Wish(w))
 	}
