@@ -77,9 +77,9 @@ func (g *Gobuster) command(v Version, addresses, excluded []netip.Prefix, reach 
 	if err != nil {
 		return fail(err)
 	}
-	c := Command{Scanner: "gobuster", Box: "gobuster", Words: true, Rate: g.Rate, Packets: g.packets(), Time: g.duration()}
-	if g.Rate == 0 {
-		c.Rate = DefaultRate
+	c := Command{Scanner: "gobuster", Box: "gobuster", Words: true, Rate: g.rate(), Packets: g.packets(), Time: g.duration()}
+	if u := g.unfit(); u != nil {
+		return fail(u)
 	}
 	argv := []string{"gobuster", g.Mode, "--no-color", "--wordlist", wordlistPath, "--threads", strconv.Itoa(g.Threads),
 		"--timeout", strconv.Itoa(g.Timeout) + "s", "--delay", strconv.Itoa(g.Delay) + "ms"}
@@ -169,16 +169,15 @@ func (g *Gobuster) packets() int64 {
 func (g *Gobuster) requests() int64 { return g.Lines * g.variants() }
 
 // duration is the expected time, at most: the requests of each thread one after the other, or the packets at the rate if
-// that is more, and no longer than the call's limit.
+// that is more. It can be more than the call's limit: then the scan may be cut.
 func (g *Gobuster) duration() time.Duration {
-	rate := int64(g.Rate)
-	if rate == 0 {
-		rate = DefaultRate
-	}
 	each := requestTime + time.Duration(g.Delay)*time.Millisecond
-	took := max(time.Duration(g.requests()/int64(g.Threads)+1)*each, time.Duration(g.packets()/rate)*time.Second)
-	if limit := time.Duration(g.Limit) * time.Second; limit > 0 {
-		took = min(took, limit)
+	return max(time.Duration(g.requests()/int64(g.Threads)+1)*each, time.Duration(g.packets()/int64(g.rate()))*time.Second)
+}
+
+func (g *Gobuster) rate() int {
+	if g.Rate == 0 {
+		return DefaultRate
 	}
-	return took
+	return g.Rate
 }

@@ -206,7 +206,7 @@ func TestGobusterCosts(t *testing.T) {
 		{`{"url":"http://10.0.0.5","limit":3600,"extensions":["php"]}`, 1000, 16016, 40200 * time.Millisecond},
 		{`{"url":"http://10.0.0.5","limit":3600,"delay_ms":800,"threads":1}`, 1000, 8016, 1001 * time.Second},
 		{`{"url":"http://10.0.0.5","limit":3600,"rate":10}`, 1000, 8016, 801 * time.Second},
-		{`{"url":"http://10.0.0.5","limit":60,"rate":10}`, 1000, 8016, time.Minute},
+		{`{"url":"http://10.0.0.5","limit":120,"rate":10}`, 1000, 8016, 801 * time.Second},
 	} {
 		c, err := readGobusterCall(t, row.arguments).WithWords(row.lines).Command(Version{3, 5}, atSite, nil, nil)
 		if err != nil || c.Packets != row.packets || c.Time != row.time {

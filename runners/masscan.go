@@ -453,16 +453,11 @@ func (m *Masscan) command(v Version, addresses, excluded []netip.Prefix, reach *
 	if size := argvBytes(argv); size > maxArgvBytes {
 		return wrong(fmt.Errorf("%d networks make %d bytes, more than %d: split the call", len(addresses), size, maxArgvBytes))
 	}
-	least := masscanStart + sent/int64(pace) + int64(m.Wait)
-	if m.Limit > 0 && least > int64(m.Limit) {
-		fits := (int64(m.Limit) - masscanStart - int64(m.Wait)) * int64(rate) / int64(m.Retries+1)
-		return wrong(fmt.Errorf("%d packets at %d a second need %d seconds, more than the limit of %d: ask for at most %d addresses times ports", sent, pace, least, m.Limit, max(fits, 0)))
+	if u := m.unfit(rate, probes); u != nil {
+		return wrong(u)
 	}
 	// Each answer may be reset by the slot's kernel.
 	most := masscanStart + max(2*sent/int64(rate), sent/int64(pace)) + int64(m.Wait) + 1
-	if m.Limit > 0 {
-		most = min(most, int64(m.Limit))
-	}
 	return Command{Scanner: "masscan", Argv: argv, Box: "masscan", Raw: true, Ticks: true, Rate: rate, Packets: 2 * sent, Time: time.Duration(most) * time.Second}, nil
 }
 

@@ -49,6 +49,9 @@ func (n *Nmap) command(v Version, addresses, excluded []netip.Prefix, reach *Rea
 	if size := argvBytes(argv); size > maxArgvBytes {
 		return Command{}, fmt.Errorf("cannot build a command for nmap: %d networks make %d bytes, more than %d: split the call", len(addresses), size, maxArgvBytes)
 	}
+	if u := n.unfit(count); u != nil {
+		return Command{}, fmt.Errorf("cannot build a command for nmap: %w", u)
+	}
 	box := "nmap-connect"
 	if n.raw() {
 		box = "nmap-raw"
@@ -340,7 +343,7 @@ func (n *Nmap) politeTime() int64 {
 // duration is the expected time, at most: the packets at the rate, and for each group of hosts what is spent waiting,
 // which is 10 s (60 s more with services, 15 s more with the operating system, 30 s more with scripts; for UDP a second
 // per port, since a closed port is told once a second; with timing polite the delays between probes). A group takes no
-// longer than its hosts may. The whole takes no longer than the call's limit.
+// longer than its hosts may. It can be more than the call's limit: then the scan may be cut.
 func (n *Nmap) duration(addresses int64) time.Duration {
 	sending := n.packets(addresses) / int64(n.rate())
 	wait := int64(10)
@@ -361,9 +364,5 @@ func (n *Nmap) duration(addresses int64) time.Duration {
 	}
 	group := hostGroup(addresses)
 	groups := (addresses + group - 1) / group
-	seconds := sending + groups*min(wait, int64(n.HostTimeout))
-	if n.Limit > 0 {
-		seconds = min(seconds, int64(n.Limit))
-	}
-	return time.Duration(seconds) * time.Second
+	return time.Duration(sending+groups*min(wait, int64(n.HostTimeout))) * time.Second
 }
