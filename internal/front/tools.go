@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 	"unicode"
 
@@ -592,9 +593,12 @@ func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest)
 		Error: p.Refused, Argv: p.Argv, Words: p.ArgvCount}
 	if len(p.Argv) > 0 {
 		out.Expected = &expected{p.Packets, p.ExpectedS}
+		if p.Verdict.LimitS > 0 && p.ExpectedS > p.Verdict.LimitS {
+			out.Next = fmt.Sprintf("It may be cut: it can take more than its limit of %d seconds. What it has by then is kept.", p.Verdict.LimitS)
+		}
 	}
 	if len(p.Verdict.Unresolved) > 0 {
-		out.Next = "Names are resolved once when the scan starts, and each answer is judged then; the command line holds the addresses."
+		out.Next = strings.TrimSpace(out.Next + " Names are resolved once when the scan starts, and each answer is judged then; the command line holds the addresses.")
 	}
 	return out, nil
 }

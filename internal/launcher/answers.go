@@ -63,6 +63,10 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	if v.Outcome == policy.Allow && len(v.Addresses()) > 0 {
 		wall, _ := deadline(v, plan.Limit, time.Now())
 		command, way, err := l.commandFor(call, tool, v, wall)
+		if refused := l.tooLong(err, v); refused != nil {
+			p.Refused = refused
+			return p, nil
+		}
 		if err != nil {
 			return nil, notLaunched(commandStage(err), clip(err.Error()))
 		}

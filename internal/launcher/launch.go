@@ -48,6 +48,9 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 		v.Limits.Rate = place.Rate // it was less when the job asked for its place
 		command, way, err = l.commandFor(call, tool, v, wall)
 	}
+	if refused := l.tooLong(err, v); refused != nil { // its rate is lower by now
+		return denied(l.noted(j, refused))
+	}
 	if err != nil {
 		return l.failed(commandStage(err), err)
 	}

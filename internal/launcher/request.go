@@ -183,6 +183,9 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 	if refused := l.decide(j); refused != nil {
 		return denied(refused)
 	}
+	if refused := l.inTime(ctx, j); refused != nil {
+		return denied(l.noted(j, refused))
+	}
 	place, leave, err := l.gate.Enter(ctx, j.caller.UID, l.share(ctx, j))
 	if err != nil {
 		return l.notEntered(ctx, err)

@@ -164,7 +164,7 @@ limits: {packets_per_second: 100, duration: 1m}
 		{"a higher rate", object{"targets": []string{lab.SSH}, "ports": []any{22}, "rate": 101}, "rate_too_high", "rate"},
 		{"banners", object{"targets": []string{lab.SSH}, "ports": []any{22}, "banners": true}, "unknown_argument", "banners"},
 		{"IPv6", object{"targets": []string{lab.IPv6Host}, "ports": []any{22}}, "target_ipv6", "targets[0]"},
-		{"more than fits its time", object{"targets": []string{"10.77.1.0/24"}, "ports": []any{22, 80}, "retries": 3, "limit": 20}, "no_command", "targets"},
+		{"more than fits its time", object{"targets": []string{"10.77.1.0/24"}, "ports": []any{22, 80}, "retries": 3, "limit": 20}, "cannot_finish", "limit"},
 	} {
 		for _, call := range []func() object{
 			func() object { return h.call("masscan_scan", c.arguments) },
