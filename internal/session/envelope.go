@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -21,6 +22,49 @@ type envelope struct {
 
 	token   jsonrpc.ID // of progress; not valid: none is wanted
 	version string     // of the protocol, as a request of the eras without sessions names it
+
+	declares bool // what the client can do, with the version
+}
+
+// isCall says whether a message is to be answered.
+func (m *envelope) isCall() bool { return m.method != "" && m.id.IsValid() }
+
+// method is one that calls have.
+type method struct {
+	wants bool // it is nothing without parameters
+	era   era
+	name  string // of the parameter that HTTP repeats in a header; "": none
+}
+
+// era is when a method is there.
+type era int
+
+const (
+	everyEra era = iota
+	ofSessions
+	withoutSessions
+)
+
+// methods are all that there are: what this server does not have, the SDK refuses.
+var methods = map[string]method{
+	initialize:                 {wants: true, era: ofSessions},
+	ping:                       {era: ofSessions},
+	"server/discover":          {era: withoutSessions},
+	listen:                     {wants: true, era: withoutSessions},
+	"tools/list":               {},
+	callTool:                   {wants: true, name: "name"},
+	"prompts/list":             {},
+	"prompts/get":              {wants: true, name: "name"},
+	"resources/list":           {},
+	"resources/templates/list": {},
+	"resources/read":           {wants: true, name: "uri"},
+	"resources/subscribe":      {wants: true, era: ofSessions},
+	"resources/unsubscribe":    {wants: true, era: ofSessions},
+	"logging/setLevel":         {wants: true, era: ofSessions},
+	"completion/complete":      {wants: true},
+	getTask:                    {wants: true, era: withoutSessions, name: "taskId"},
+	updateTask:                 {wants: true, era: withoutSessions, name: "taskId"},
+	cancelTask:                 {wants: true, era: withoutSessions, name: "taskId"},
 }
 
 // parse reads a message. A fault is about the message's id, as far as that could be read.
@@ -84,6 +128,47 @@ func parse(text []byte) (m envelope, f *fault) {
 	return m, nil
 }
 
+// refusal is what is wrong with a call, whoever it is for; nil: nothing.
+func (m *envelope) refusal() *fault {
+	known, is := methods[m.method]
+	modern := m.version >= stateless
+	switch {
+	case m.version != "" && !slices.Contains(Versions(), m.version):
+		f := unsupported(m.id, m.version)
+		return &f
+	case !is, modern && known.era == ofSessions, !modern && known.era == withoutSessions:
+		return &fault{m.id, jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: "there is no such method" + ofEra(known.era)}}
+	case known.wants && m.params == nil:
+		return &fault{m.id, jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: `"params" is missing`}}
+	case modern && !m.declares:
+		return &fault{m.id, jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: fmt.Sprintf("%q is missing in _meta: an object, which may be empty", mcp.MetaKeyClientCapabilities)}}
+	case m.method == listen && m.listensToTasks():
+		return &fault{m.id, *ErrNeedsTasks}
+	}
+	return nil
+}
+
+func ofEra(e era) string {
+	switch e {
+	case ofSessions:
+		return ": it is of sessions, which begin with " + initialize
+	case withoutSessions:
+		return " in a session: it is of " + stateless + ", as which a request declares itself in its _meta"
+	}
+	return ""
+}
+
+// listensToTasks says whether a subscription is to tasks, by a client that does not take them.
+func (m *envelope) listensToTasks() bool {
+	var p struct {
+		Meta          map[string]any `json:"_meta"`
+		Notifications struct {
+			TaskIDs json.RawMessage `json:"taskIds"`
+		} `json:"notifications"`
+	}
+	return json.Unmarshal(m.params, &p) == nil && p.Notifications.TaskIDs != nil && !takesTasks(p.Meta)
+}
+
 // maxAbout bounds what the SDK makes a tree of, in bytes: the parameters of initialize, and each
 // _meta. The tree takes up to eighty times as much memory, and that of the first is kept.
 const maxAbout = 32 << 10
@@ -112,7 +197,9 @@ func (m *envelope) inside() (wrong string) {
 		case "progressToken":
 			token = value
 		case mcp.MetaKeyProtocolVersion:
-			_ = json.Unmarshal(value, &m.version) // the SDK refuses what is no string
+			_ = json.Unmarshal(value, &m.version) // what is no string is no version
+		case mcp.MetaKeyClientCapabilities:
+			m.declares = value[0] == '{'
 		}
 	}) {
 		return `"_meta" has each of its names once`

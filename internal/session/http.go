@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"mime"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -320,11 +321,22 @@ func (h *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case version != "" && !slices.Contains(Versions(), version):
 		refuse(w, http.StatusBadRequest, unsupported(m.id, version))
+	case modern && m.isCall() && m.version == "":
+		refuse(w, http.StatusBadRequest, fault{m.id, jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: fmt.Sprintf("%q is missing in _meta", mcp.MetaKeyProtocolVersion)}})
+	case modern && m.isCall() && headersDiffer(r.Header, &m) != "":
+		refuse(w, http.StatusBadRequest, fault{m.id, jsonrpc.Error{Code: mcp.CodeHeaderMismatch, Message: headersDiffer(r.Header, &m)}})
 	case r.Method != http.MethodPost && (modern || id == "" || r.Method != http.MethodGet && r.Method != http.MethodDelete):
 		w.Header().Set("Allow", "POST")
 		refuse(w, http.StatusMethodNotAllowed, invalid(m.id, "messages come by POST; only a session has GET and DELETE"))
 	case !modern && id != "" && e.session == nil:
 		refuse(w, http.StatusNotFound, fault{m.id, jsonrpc.Error{Code: codeNoSession, Message: "there is no such session; begin with initialize"}})
+	case m.isCall() && m.refusal() != nil:
+		f := m.refusal()
+		status := http.StatusBadRequest
+		if modern && f.said.Code == jsonrpc.CodeMethodNotFound {
+			status = http.StatusNotFound // in a session it would be the session that is not found
+		}
+		refuse(w, status, *f)
 	case isNotice && (modern || m.method != initialized && m.method != cancelled):
 		w.WriteHeader(http.StatusAccepted) // it changes nothing, and the SDK would keep it for ever
 	case modern:
@@ -341,9 +353,126 @@ func (h *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // pass hands a request on, with what its call is to know of it.
 func (h *router) pass(w http.ResponseWriter, r *http.Request, e *exchange, to http.Handler) {
+	switch {
+	case r.Method == http.MethodPost && !isJSON(r.Header.Get("Content-Type")):
+		refuse(w, http.StatusUnsupportedMediaType, invalid(jsonrpc.ID{}, "the Content-Type must be application/json"))
+		return
+	case !accepts(r.Header, "text/event-stream") || r.Method == http.MethodPost && !accepts(r.Header, "application/json"):
+		refuse(w, http.StatusNotAcceptable, invalid(jsonrpc.ID{}, "Accept must have text/event-stream and, with POST, application/json"))
+		return
+	case r.Header.Get("Last-Event-ID") != "":
+		refuse(w, http.StatusBadRequest, invalid(jsonrpc.ID{}, "a stream cannot be taken up again: leave out Last-Event-ID"))
+		return
+	}
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
 	r.Header.Set("Authorization", "Bearer peer")
-	to.ServeHTTP(w, r)
+	to.ServeHTTP(&reworded{ResponseWriter: w}, r)
+}
+
+func isJSON(contentType string) bool {
+	kind, _, err := mime.ParseMediaType(contentType)
+	return err == nil && kind == "application/json"
+}
+
+// accepts says whether a client takes a kind of content.
+func accepts(h http.Header, kind string) bool {
+	major, _, _ := strings.Cut(kind, "/")
+	for _, value := range h.Values("Accept") {
+		for one := range strings.SplitSeq(value, ",") {
+			one, _, _ = strings.Cut(one, ";")
+			switch strings.ToLower(strings.TrimSpace(one)) {
+			case kind, major + "/*", "*/*":
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// headersDiffer says in what the headers of a call without a session do not repeat it; "": in nothing.
+func headersDiffer(h http.Header, m *envelope) string {
+	name := ""
+	if of := methods[m.method].name; of != "" {
+		members(m.params, func(member string, value json.RawMessage) {
+			if member == of {
+				_ = json.Unmarshal(value, &name) // what is no string is no name
+			}
+		})
+		if got := h.Get("Mcp-Name"); got == "" || got != name {
+			return fmt.Sprintf("the header Mcp-Name must be %q of the parameters", of)
+		}
+	}
+	switch {
+	case h.Get(versionHeader) != m.version:
+		return fmt.Sprintf("the header %s must be %q of _meta", versionHeader, mcp.MetaKeyProtocolVersion)
+	case h.Get("Mcp-Method") != m.method:
+		return "the header Mcp-Method must be the method"
+	}
+	return ""
+}
+
+// reworded is where the SDK writes an answer. What it says of requests that it refuses is about its
+// own types, or repeats what the client sent: that is told as newline JSON tells it.
+type reworded struct {
+	http.ResponseWriter
+	refused bool
+}
+
+// Unwrap is how http.ResponseController finds what can be flushed.
+func (w *reworded) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *reworded) WriteHeader(status int) {
+	if status < http.StatusBadRequest || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") {
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.refused = true
+	words := "the request is not one that is taken here"
+	switch status {
+	case http.StatusConflict:
+		words = "the stream of this session is open already"
+	case http.StatusNotFound:
+		words = "the session has ended; begin with " + initialize
+	}
+	refuse(w.ResponseWriter, status, invalid(jsonrpc.ID{}, "%s", words))
+}
+
+// Write takes a message whole: the SDK writes each at once.
+func (w *reworded) Write(b []byte) (int, error) {
+	if w.refused {
+		return len(b), nil // it has been answered
+	}
+	if bytes.Contains(b[:min(len(b), 8*maxID)], []byte(`,"error":{`)) {
+		if _, err := w.ResponseWriter.Write(rewordedError(b)); err != nil {
+			return 0, err
+		}
+		return len(b), nil
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// rewordedError is an answer, as an event or by itself, with its error in words of ours.
+func rewordedError(b []byte) []byte {
+	at := bytes.IndexByte(b, '{')
+	text := bytes.TrimRight(b[at:], "\n")
+	var said struct {
+		ID    json.RawMessage
+		Error *jsonrpc.Error
+	}
+	if json.Unmarshal(text, &said) != nil || said.Error == nil {
+		return b
+	}
+	switch e := said.Error; {
+	case strings.HasPrefix(e.Message, "handling '"):
+		e.Message = unfit
+	case strings.HasPrefix(e.Message, "duplicate in-flight"):
+		e.Message = usedID
+	}
+	var id jsonrpc.ID
+	if said.ID != nil {
+		id = identifier(said.ID)
+	}
+	return slices.Concat(b[:at], bytes.TrimSuffix(answer(id, nil, said.Error), newline), b[at+len(text):])
 }
 
 // read takes the message of a POST; false: it has been answered.

@@ -220,6 +220,14 @@ func TestASessionIsItsUsersAlone(t *testing.T) {
 }
 
 func TestWhatTheRouterRefuses(t *testing.T) {
+	const meta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}`
+	header := func(name, value string) func(*http.Request) {
+		return func(r *http.Request) {
+			r.Header.Set(versionHeader, modern)
+			r.Header.Set("Mcp-Method", "tools/list")
+			r.Header.Set(name, value)
+		}
+	}
 	p := newHTTPPlace(Limits{Line: 1 << 10})
 	for name, c := range map[string]struct {
 		change func(*http.Request)
@@ -250,7 +258,24 @@ func TestWhatTheRouterRefuses(t *testing.T) {
 		"an id of a half":          {nil, `{"jsonrpc":"2.0","id":1.5,"method":"ping"}`, 400, -32600},
 		"too long":                 {nil, `{"jsonrpc":"2.0","id":1,"method":"` + strings.Repeat("x", 1<<10) + `"}`, 413, -32600},
 		"a call before initialize": {nil, `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`, 400, -32600},
-		"era in the body alone":    {nil, `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}`, 400, -32020},
+		"era in the body alone":    {nil, `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{` + meta + `}}`, 400, -32020},
+		"era in the header alone":  {header("X", ""), `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`, 400, -32602},
+		"eras that differ":         {header(versionHeader, legacy), `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{` + meta + `}}`, 400, -32020},
+		"another method":           {header("Mcp-Method", "tools/call"), `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{` + meta + `}}`, 400, -32020},
+		"no method":                {header("Mcp-Method", ""), `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{` + meta + `}}`, 400, -32020},
+		"another tool":             {header("Mcp-Name", "wait"), `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo",` + meta + `}}`, 400, -32020},
+		"no name":                  {header("X", ""), `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo",` + meta + `}}`, 400, -32020},
+		"a name that is none":      {header("Mcp-Name", "7"), `{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":{"name":7,` + meta + `}}`, 400, -32020},
+		"another resource":         {header("Mcp-Name", "a:c"), `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"a:b",` + meta + `}}`, 400, -32020},
+		"another task":             {header("Mcp-Name", "a"), `{"jsonrpc":"2.0","id":1,"method":"tasks/get","params":{"taskId":"b",` + meta + `}}`, 400, -32020},
+		"nothing that it can do":   {header("X", ""), `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}`, 400, -32602},
+		"no such method":           {header("Mcp-Method", "no/such"), `{"jsonrpc":"2.0","id":1,"method":"no/such","params":{` + meta + `}}`, 404, -32601},
+		"a method of sessions":     {header("Mcp-Method", "ping"), `{"jsonrpc":"2.0","id":1,"method":"ping","params":{` + meta + `}}`, 404, -32601},
+		"a notification's method":  {header("Mcp-Method", "notifications/cancelled"), `{"jsonrpc":"2.0","id":1,"method":"notifications/cancelled","params":{` + meta + `}}`, 404, -32601},
+		"parameters that differ":   {header("X", ""), `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":{},` + meta + `}}`, 400, -32602},
+		"no JSON by its type":      {header("Content-Type", "text/plain"), `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{` + meta + `}}`, 415, -32600},
+		"nothing that it accepts":  {header("Accept", "application/json"), `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{` + meta + `}}`, 406, -32600},
+		"where a stream ended":     {header("Last-Event-ID", "x_1"), `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{` + meta + `}}`, 400, -32600},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := p.browser(t, 1000, "a")
@@ -265,10 +290,65 @@ func TestWhatTheRouterRefuses(t *testing.T) {
 			if len(m.line) > 512 {
 				t.Errorf("an answer of %d bytes", len(m.line))
 			}
+			for _, theirs := range []string{"mcp.", "json:", "unmarshal", "mismatch", "unsupported", "not handled", "invalid request:"} {
+				if strings.Contains(m.line, theirs) {
+					t.Errorf("what the SDK would say: %s", m.line)
+				}
+			}
 		})
 	}
 	if log := p.log.String(); log != "" {
 		t.Errorf("logged: %s", log)
+	}
+}
+
+// What a session is refused within the SDK is told in words of ours, too.
+func TestWhatASessionIsRefused(t *testing.T) {
+	p := newHTTPPlace(Limits{})
+	b := p.browser(t, 1000, "a").begin()
+	side := p.browser(t, 1000, "b")
+	side.session = b.session
+	get := func(b *browser) *http.Request {
+		r := b.request(legacy, "")
+		r.Method = http.MethodGet
+		return r
+	}
+	stream := p.browser(t, 1000, "c")
+	stream.session = b.session
+	if err := get(stream).Write(stream.conn); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := http.ReadResponse(stream.in, nil); err != nil || a.StatusCode != http.StatusOK {
+		t.Fatal(a, err)
+	}
+	if err := b.call(legacy, 1, "wait").Write(b.conn); err != nil {
+		t.Fatal(err)
+	}
+	<-p.begun
+	again := get(side)
+	again.Header.Set("Last-Event-ID", "x")
+	for name, c := range map[string]struct {
+		r      *http.Request
+		status int
+		want   string
+	}{
+		"a second stream":           {get(side), 409, `"code":-32600,"message":"the stream of this session is open already"`},
+		"a stream taken up":         {again, 400, `"code":-32600,"message":"a stream cannot be taken up again`},
+		"an id that is used":        {side.call(legacy, 1, "echo"), 400, `"id":1,"error":{"code":-32600,"message":"` + usedID + `"`},
+		"a name that is none":       {side.request(legacy, `{"jsonrpc":"2.0","id":"<2>","method":"tools/call","params":{"name":7}}`), 200, `"id":"<2>","error":{"code":-32602,"message":"` + unfit + `"`},
+		"a cursor that is none":     {side.request(legacy, `{"jsonrpc":"2.0","id":3,"method":"tools/list","params":{"cursor":7}}`), 200, `"id":3,"error":{"code":-32602,"message":"` + unfit + `"`},
+		"no such tool, at length":   {side.call(legacy, 4, strings.Repeat("n", 5000)), 200, `nnn…"`},
+		"no such method":            {side.request(legacy, `{"jsonrpc":"2.0","id":5,"method":"no/such"}`), 400, `"id":5,"error":{"code":-32601,"message":"there is no such method"`},
+		"a result that is as it is": {side.request(legacy, `{"jsonrpc":"2.0","id":6,"method":"tools/call","params":{"name":"echo","arguments":{"a":1,"error":{"code":1,"message":"handling '"}}}}`), 200, `\"error\":{\"code\":1,\"message\":\"handling '\"}`},
+	} {
+		status, h, m := side.send(c.r)
+		if status != c.status || !strings.Contains(m.line, c.want) || strings.Contains(m.line, "mcp.") || len(m.line) > 1000 {
+			t.Errorf("%s: %d, %v, %s", name, status, h, m.line)
+		}
+	}
+	close(p.release)
+	if _, _, m := b.receive(nil); m.Result == nil {
+		t.Errorf("%s", m.line)
 	}
 }
 

@@ -250,6 +250,9 @@ func (l *lines) take(line []byte) (jsonrpc.Message, error) {
 		return nil, nil
 	}
 	m, f := parse(line)
+	if f == nil && m.isCall() {
+		f = m.refusal()
+	}
 	if f != nil {
 		if l.isOpen(f.id) {
 			f.id = jsonrpc.ID{} // it would be taken for the answer to the other one
@@ -350,7 +353,7 @@ func (l *lines) begin(id jsonrpc.ID, c *call) *fault {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open[id] != nil {
-		f := invalid(jsonrpc.ID{}, "the id of a call that is under way cannot be used again")
+		f := invalid(jsonrpc.ID{}, usedID)
 		return &f
 	}
 	limits := &l.speaker.limits
@@ -627,6 +630,12 @@ func plain(v any) []byte {
 	return bytes.TrimSuffix(b.Bytes(), newline)
 }
 
+// What is said where the SDK would be about its own types.
+const (
+	unfit  = "the parameters do not fit the method"
+	usedID = "the id of a call that is under way cannot be used again"
+)
+
 // maxTold bounds the text of an error, in bytes: the SDK repeats in it what the client sent.
 const maxTold = 512
 
@@ -640,7 +649,7 @@ func told(err error) *jsonrpc.Error {
 	} else if errors.As(err, &inner) {
 		said.Code, said.Data = inner.Code, inner.Data
 		if said.Code == jsonrpc.CodeInvalidParams {
-			said.Message = "the parameters do not fit the method"
+			said.Message = unfit
 		}
 	}
 	if len(said.Message) > maxTold {
