@@ -55,9 +55,10 @@ func (r refused) Error() string { return r.Code }
 // for everybody and never changes.
 func newServer(f *front) (*mcp.Server, error) {
 	s := mcp.NewServer(&mcp.Implementation{Name: "secmcpd", Title: "secmcpd", Version: f.cfg.Version}, &mcp.ServerOptions{
-		Instructions:              instructions,
-		Logger:                    nil, // the SDK's log lines quote what clients send
-		Capabilities:              &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}, Resources: &mcp.ResourceCapabilities{}, Prompts: &mcp.PromptCapabilities{}},
+		Instructions: instructions,
+		Logger:       nil, // the SDK's log lines quote what clients send
+		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}, Resources: &mcp.ResourceCapabilities{}, Prompts: &mcp.PromptCapabilities{},
+			Extensions: map[string]any{mcpsession.TasksExtension: map[string]any{}}},
 		CompletionHandler:         f.complete,
 		SupportedProtocolVersions: mcpsession.Versions(),
 		SetCacheable:              func(_ context.Context, _ mcp.Request, c *mcp.Cacheable) { c.CacheScope = "private" },
@@ -73,7 +74,7 @@ func newServer(f *front) (*mcp.Server, error) {
 	}
 	f.addResources(s)
 	f.addPrompts(s)
-	return s, nil
+	return s, mcpsession.AddTasks(s, f.tasks())
 }
 
 // problem is why something is refused, whoever refused it: one shape for all tools.
@@ -249,7 +250,9 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 	if len(wrong) > 0 {
 		return nil, repeating(members, wrong)
 	}
+	_, waits := members[argScanWait.name]
 	wait, correlation, mine := takeOurs(members)
+	wait = longest(ctx, wait, waits)
 	call, theirs := f.cfg.Tools.ReadMembers(name, members)
 	if all := append(mine, repeating(members, theirs)...); len(all) > 0 {
 		return nil, all
@@ -282,7 +285,9 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 		}
 		return nil, refused{refusal, id}
 	}
-	return f.await(ctx, s, j, wait-time.Since(began), true, r)
+	a, err := f.await(ctx, s, j, wait-time.Since(began), true, r)
+	f.giveTask(ctx, j, a)
+	return a, err
 }
 
 // await waits for the end of a job and tells progress meanwhile. A call that is cancelled ends
@@ -350,9 +355,14 @@ func (f *front) ended(ctx context.Context, s *session, id string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	return f.endOf(row)
+}
+
+// endOf is the answer to a scan that has ended.
+func (f *front) endOf(row store.Job) (any, error) {
 	a, err := f.finished(row, query{Limit: defaultPage})
 	if err == nil && a.Status == store.Refused && a.Error != nil && row.Started.IsZero() {
-		return nil, refused{a.Error, id}
+		return nil, refused{a.Error, row.ID}
 	}
 	return a, err
 }
@@ -386,13 +396,7 @@ func (t *teller) tell(ctx context.Context, j *job, always bool) {
 	}
 	t.last = time.Now()
 	t.count++
-	j.mu.Lock()
-	message := string(j.row.State)
-	if p := j.progress; j.row.State == store.Running && p.Task != "" {
-		message = fmt.Sprintf("%s, %.0f%%, %d hosts done", p.Task, p.Percent, p.Hosts)
-	}
-	j.mu.Unlock()
-	params := &mcp.ProgressNotificationParams{ProgressToken: token, Progress: t.count, Message: message}
+	params := &mcp.ProgressNotificationParams{ProgressToken: token, Progress: t.count, Message: j.message()}
 	go func() {
 		// Bounded by the connection's write deadline; a client that is gone needs no progress.
 		_ = t.request.Session.NotifyProgress(ctx, params)
