@@ -164,7 +164,7 @@ func TestTheOfficialSuite(t *testing.T) {
 	}{
 		{"conformance-0.1", "2025-11-25", []string{"--spec-version", "2025-11-25"}, 30},
 		{"conformance-0.2", "2025-11-25", []string{"--requirements", "2025-11-25"}, 33},
-		{"conformance-0.2", "2026-07-28", []string{"--requirements", "2026-07-28"}, 48},
+		{"conformance-0.2", "2026-07-28", []string{"--requirements", "2026-07-28"}, 50},
 	} {
 		t.Run(c.line+"/"+c.era, func(t *testing.T) {
 			all, accepted := judge(t, c.line, url, c.args...), expected(t, c.line)
