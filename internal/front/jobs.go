@@ -32,9 +32,10 @@ type job struct {
 	files    map[string]*os.File // the launcher's outputs, read-only
 	reading  bool                // a goroutine reads the report and will commit
 	progress report.Progress
-	changed  chan struct{} // closed and replaced at each change
-	over     chan struct{} // closed when record.Outcome is set
-	done     chan struct{} // closed when the end is committed
+	status   json.RawMessage // see readyStatus; nil: something has changed since
+	changed  chan struct{}   // closed and replaced at each change
+	over     chan struct{}   // closed when record.Outcome is set
+	done     chan struct{}   // closed when the end is committed
 }
 
 func newJob(row store.Job) *job {
@@ -54,6 +55,16 @@ func newJobID() string {
 	var b [17]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
 	return strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))[:wire.JobIDLength]
+}
+
+// isOver says whether it is known how the job ended.
+func (j *job) isOver() bool {
+	select {
+	case <-j.over:
+		return true
+	default:
+		return false
+	}
 }
 
 // now is the answer about a job that has not been committed.
@@ -109,6 +120,7 @@ func (f *front) request(j *job, l *link, handle uint64, value []byte, consent st
 	}
 	j.mu.Lock()
 	j.asked = nil
+	j.change()
 	j.mu.Unlock()
 	if reply.Refused != nil {
 		f.refuse(j, reply.Refused)
@@ -184,8 +196,10 @@ func (f *front) learn(l *link, record wire.Job, files []*os.File) {
 	}
 }
 
-// change wakes whoever waits for news of the job. It needs j.mu.
+// change wakes whoever waits for news of the job. It needs j.mu, and is in the same hold of it as what
+// has changed.
 func (j *job) change() {
+	j.status = nil
 	close(j.changed)
 	j.changed = make(chan struct{})
 }

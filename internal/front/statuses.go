@@ -53,3 +53,25 @@ func (s *statuses) forget() {
 	s.kept = nil
 	s.round++
 }
+
+// readyStatus is what job_status answers about a job that runs, as it goes over the wire. It is made
+// once for each change of the job, of which agents ask many times.
+func (j *job) readyStatus() json.RawMessage {
+	j.mu.Lock()
+	kept, changed := j.status, j.changed
+	j.mu.Unlock()
+	if kept != nil {
+		return kept
+	}
+	whole, err := result(j.now().brief(), nil)
+	if err != nil {
+		return nil
+	}
+	text := encode(whole)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.changed == changed && len(text) <= maxStatus {
+		j.status = text
+	}
+	return text
+}

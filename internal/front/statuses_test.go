@@ -133,3 +133,63 @@ func TestStatusesAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// What is said of a job that runs is what the SDK says, byte for byte, and nobody's whose it is not;
+// what has to be waited for is not ready.
+func TestTheStatusOfARunningJobIsReady(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	out, run := h.begin(h.agent(1000, nil), quick)
+	id := run.record.ID
+	for deadline := time.Now().Add(10 * time.Second); h.kept(id).State != store.Running; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not run")
+		}
+	}
+	ready := func(uid uint32, arguments string) string {
+		ctx := context.WithValue(context.Background(), sessionKey{}, &session{client: wire.Client{UID: uid}})
+		return string(h.front.ready(ctx, "job_status", json.RawMessage(arguments)))
+	}
+	job := `{"job_id":"` + id + `"}`
+	conn, _ := h.client(1000)
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	in, lines := bufio.NewReader(conn), []string(nil)
+	for _, said := range []string{`"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}`,
+		`"method":"tools/call","params":{"name":"job_status","arguments":` + job + `}`, `"method":"tools/call","params":{"name":"job_status","arguments":` + job + `,"requestState":""}`} {
+		if _, err := fmt.Fprintf(conn, `{"jsonrpc":"2.0","id":1,%s}`+"\n", said); err != nil {
+			t.Fatal(err)
+		}
+		line, err := in.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	if want := `{"jsonrpc":"2.0","id":1,"result":` + ready(1000, job) + "}\n"; lines[1] != want || lines[2] != want || !strings.Contains(want, `"status":"running"`) {
+		t.Errorf("ready is   %sanswered is %sby the SDK  %s", want, lines[1], lines[2])
+	}
+	for _, c := range []struct {
+		uid       uint32
+		arguments string
+	}{{1001, job}, {1000, `{"job_id":"` + id + `","wait_s":1}`}, {1000, `{"job_id":"` + someJob + `"}`}, {1000, `{}`}} {
+		if got := ready(c.uid, c.arguments); got != "" {
+			t.Errorf("for %d, %s, ready is %s", c.uid, c.arguments, got)
+		}
+	}
+	run.record.Deadline = time.Date(2031, 1, 2, 3, 4, 5, 0, time.UTC)
+	run.show()
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(ready(1000, job), `"deadline":"2031-01-02T03:04:05Z"`); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("what has changed is not told: %s", ready(1000, job))
+		}
+	}
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	<-out
+	run.acknowledged()
+	if got := ready(1000, job); got != "" {
+		t.Errorf("when it is over, ready is %s", got)
+	}
+}

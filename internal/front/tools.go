@@ -461,7 +461,8 @@ func (f *front) jobStatus(ctx context.Context, s *session, r *mcp.CallToolReques
 	return a, err
 }
 
-// ready is what a call is answered with that is a job_status of which the answer is kept.
+// ready is what a call is answered with that is a job_status of which the answer is kept, or is about a
+// job that runs, and is to be had without waiting.
 func (f *front) ready(ctx context.Context, tool string, arguments json.RawMessage) json.RawMessage {
 	if tool != "job_status" {
 		return nil
@@ -470,8 +471,14 @@ func (f *front) ready(ctx context.Context, tool string, arguments json.RawMessag
 	if wrong != nil {
 		return nil
 	}
-	kept, _ := f.statuses.get(sessionOf(ctx).client.UID, v.text(argJob))
-	return kept.whole
+	s, id := sessionOf(ctx), v.text(argJob)
+	if kept, _ := f.statuses.get(s.client.UID, id); kept.whole != nil {
+		return kept.whole
+	}
+	if j := f.underWay(s, id); j != nil && v.number(argWait) == 0 && !j.isOver() {
+		return j.readyStatus()
+	}
+	return nil
 }
 
 func (f *front) jobResult(ctx context.Context, s *session, r *mcp.CallToolRequest) (any, error) {

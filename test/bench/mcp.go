@@ -145,8 +145,9 @@ func (s *speaker) keep(window int, d time.Duration) (rate float64, took []float6
 	return float64(len(took)) / time.Since(began).Seconds(), took, nil
 }
 
-// protocol compares a call of job_status, through the front, of which the answer is kept, and one of
-// job_list, of which it is not, with an echo of the SDK's own server on its own transport, and says what a session and a long line cost.
+// protocol compares calls of job_status, through the front, about a scan that is over and one that runs,
+// and one of job_list, of which no answer is kept, with an echo of the SDK's own server on its own
+// transport, and says what a session and a long line cost.
 func (b *bench) protocol() (err error) {
 	network, err := lab.New()
 	if err != nil {
@@ -201,11 +202,19 @@ func (b *bench) protocol() (err error) {
 		return err
 	}
 	defer made.conn.Close()
+	id, err := longScan(d)
+	if err != nil {
+		return err
+	}
+	running, err := dial(d.Socket(), "job_status", `{"job_id":"`+id+`"}`)
+	if err != nil {
+		return err
+	}
+	defer running.conn.Close()
 	for _, window := range []int{1, 16} {
-		var rates [3][]float64
-		var took [3][]float64
+		var rates, took [4][]float64
 		for round := range turns + 1 {
-			for i, s := range []*speaker{ours, plain, made} {
+			for i, s := range []*speaker{ours, plain, made, running} {
 				rate, each, err := s.keep(window, time.Second)
 				if err != nil {
 					return err
@@ -218,10 +227,44 @@ func (b *bench) protocol() (err error) {
 		report(fmt.Sprintf("mcp_job_status_%d", window), rates[0], "calls/s", fmt.Sprintf("job_status through the front, %d under way", window))
 		report(fmt.Sprintf("mcp_plain_echo_%d", window), rates[1], "calls/s", "an echo by the SDK's own server and transport, likewise")
 		ratio(fmt.Sprintf("mcp_over_plain_%d", window), rates[0], rates[1], "the first against the second")
+		ratio(fmt.Sprintf("mcp_running_over_plain_%d", window), rates[3], rates[1], "a job_status of a scan that runs, against the second")
 		ratio(fmt.Sprintf("mcp_made_over_plain_%d", window), rates[2], rates[1], "a job_list, of which no answer is kept, against the second")
 		fmt.Printf("BENCH mcp_p99_%d %.2f ms of job_status, slowest hundredth (plain: %.2f)\n", window, quantile(took[0], 0.99), quantile(took[1], 0.99))
 	}
 	return longLine(d, ours)
+}
+
+// longScan is a scan that runs as long as anything is measured.
+func longScan(d *lab.Daemon) (id string, err error) {
+	agent, err := d.Client(context.Background(), 0, nil)
+	if err != nil {
+		return "", err
+	}
+	for _, call := range []mcp.CallToolParams{
+		{Name: "nmap_scan", Arguments: map[string]any{"targets": []string{"10.77.128.1"}, "ports": []any{"1-2000"}, "skip_discovery": true, "rate": 10, "wait_s": 0}},
+		{Name: "job_status"},
+	} {
+		if call.Arguments == nil {
+			call.Arguments = map[string]any{"job_id": id, "wait_s": 2}
+		}
+		answer, err := agent.CallTool(context.Background(), &call)
+		if err != nil {
+			return "", err
+		}
+		text, err := json.Marshal(answer.StructuredContent)
+		if err != nil {
+			return "", err
+		}
+		var job struct {
+			Status string
+			ID     string `json:"job_id"`
+		}
+		if err := json.Unmarshal(text, &job); err != nil || job.ID == "" || call.Name == "job_status" && job.Status != "running" {
+			return "", fmt.Errorf("the scan that should run: %s", text)
+		}
+		id = job.ID
+	}
+	return id, agent.Close()
 }
 
 // longLine is the most memory that the front has while it refuses lines of 1 MiB.
