@@ -126,6 +126,9 @@ func newLab(t *testing.T) *lab {
 	must(t, netlink.LinkSetUp(outer))
 	must(t, inside.LinkSetUp(inner))
 	must(t, inside.LinkSetUp(lo))
+	for _, a := range []netip.Addr{allowed6, forbidden6} {
+		must(t, awaitOwn(inside, a))
+	}
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: outer.Attrs().Index, Gw: allowed.AsSlice()}))
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: outer.Attrs().Index, Gw: allowed6.AsSlice()}))
 	for _, back := range []struct{ to, by string }{{config.V4.String(), "10.77.255.1"}, {config.V6.String(), "fd77::ffff"}} {

@@ -29,6 +29,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -261,6 +262,41 @@ func link(a, b end) error {
 			return fmt.Errorf("%s: %w", e.name, err)
 		}
 	}
+	for _, e := range []end{a, b} {
+		if err := e.taken(); err != nil {
+			return fmt.Errorf("%s: %w", e.name, err)
+		}
+	}
+	return nil
+}
+
+// taken waits until a kernel takes what comes for its addresses.
+func (e end) taken() error {
+	h, err := handle(e.ns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	for _, text := range e.addresses {
+		if err := taken(h, address(text)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// taken does so for one address. A worker of the kernel's gives an IPv6 address its route, and is the
+// later the more links are being changed.
+func taken(h *netlink.Handle, a *netlink.Addr) error {
+	for until := time.Now().Add(5 * time.Second); a.IP.To4() == nil; time.Sleep(time.Millisecond) {
+		routes, err := h.RouteGet(a.IP)
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(until) {
+			return fmt.Errorf("the kernel has no route for its own address %s: %w", a.IP, errors.Join(err, unix.ETIMEDOUT))
+		}
+	}
 	return nil
 }
 
@@ -418,6 +454,9 @@ func (l *Lab) own(four, six []string) error {
 	}
 	for _, a := range six {
 		err = errors.Join(err, h.AddrAdd(eth0, address(a+"/128")))
+	}
+	for _, a := range six {
+		err = errors.Join(err, taken(h, address(a+"/128")))
 	}
 	return err
 }
