@@ -176,7 +176,7 @@ type Scan struct {
 }
 
 // aside is what an answer says of itself and not of its job.
-var aside = []string{"hosts", "page", "coverage", "artifacts", "notice", "next", "poll_after_s", "progress", "host"}
+var aside = []string{"hosts", "page", "coverage", "artifacts", "notice", "next", "poll_after_s", "progress", "host", "pinned"}
 
 // Read takes the answer about a job that has ended, and its hosts, which are not looked for in the answer.
 func Read(answer json.RawMessage, hosts []report.Host) (*Scan, error) {

@@ -54,9 +54,10 @@ type front struct {
 
 	statuses statuses
 
-	counted chan struct{} // holds one: a job has ended since metrics were written
-	keeping sync.Mutex    // one job's result at a time is put into the store: each may be large
-	pruning sync.Mutex
+	counted   chan struct{} // holds one: a job has ended since metrics were written
+	keeping   sync.Mutex    // one job's result at a time is put into the store: each may be large
+	pruning   sync.Mutex
+	exporting chan struct{} // has room for one: a result in one of its forms is large while it is written
 
 	mu       sync.Mutex
 	closing  bool
@@ -86,7 +87,7 @@ func Serve(ctx context.Context, cfg Config) error {
 }
 
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
-	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, counted: make(chan struct{}, 1), jobs: map[string]*job{}, sessions: map[uint64]*session{}}
+	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, counted: make(chan struct{}, 1), exporting: make(chan struct{}, 1), jobs: map[string]*job{}, sessions: map[uint64]*session{}}
 	var err error
 	if f.sealer, err = newSealer(); err != nil {
 		return nil, err
