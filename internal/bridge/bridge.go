@@ -22,7 +22,7 @@ const (
 // Connect bridges in and out with the socket at a path until either side ends or ctx does. It tries
 // for the time of retry while nobody listens, and waits at most drain for answers after the end of in.
 func Connect(ctx context.Context, path string, retry, drain time.Duration, in io.Reader, out io.Writer) error {
-	conn, err := dial(ctx, path, retry)
+	conn, err := Dial(ctx, path, retry)
 	if err != nil {
 		return err
 	}
@@ -30,9 +30,9 @@ func Connect(ctx context.Context, path string, retry, drain time.Duration, in io
 	return copyBoth(ctx, conn, in, out, drain)
 }
 
-// dial tries for a while: the socket is missing or refuses for moments only when the package
-// is upgraded or the machine boots.
-func dial(ctx context.Context, path string, retry time.Duration) (*net.UnixConn, error) {
+// Dial connects to the socket at a path. It tries for a while: the socket is missing or refuses for
+// moments only when the package is upgraded or the machine boots.
+func Dial(ctx context.Context, path string, retry time.Duration) (*net.UnixConn, error) {
 	deadline := time.Now().Add(retry)
 	for {
 		var d net.Dialer
