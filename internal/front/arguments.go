@@ -28,7 +28,10 @@ type argument struct {
 
 // schema is the argument's in JSON Schema.
 func (a argument) schema() map[string]any {
-	s := map[string]any{"type": a.kind, "description": a.about}
+	s := map[string]any{"type": a.kind}
+	if a.about != "" {
+		s["description"] = a.about
+	}
 	if a.form != nil {
 		s["pattern"] = a.form.String()
 	}
@@ -36,7 +39,10 @@ func (a argument) schema() map[string]any {
 		s["enum"] = a.words
 	}
 	if a.kind == "integer" {
-		s["minimum"], s["maximum"], s["default"] = a.low, a.high, a.otherwise
+		s["minimum"], s["maximum"] = a.low, a.high
+		if a.otherwise >= a.low {
+			s["default"] = a.otherwise
+		}
 	}
 	return s
 }
@@ -177,12 +183,12 @@ var (
 	argCorrelation = argument{name: "correlation_id", kind: "string", about: "an id of your own, shown with the job", form: regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`),
 		allowed: "1 to 64 of A-Z a-z 0-9 . _ : -", hint: "leave it out, or give an id of your own", example: "ticket-17"}
 	argLimit = argument{name: "limit", kind: "integer", about: "entries on a page", low: 1, high: 100, otherwise: defaultPage, hint: "give a whole number, or leave it out"}
-	argPage  = argument{name: "cursor", kind: "string", about: "page.next_cursor of the page before", form: cursorForm,
+	argPage  = argument{name: "cursor", kind: "string", about: "page.next_cursor of the last page", form: cursorForm,
 		allowed: "page.next_cursor of an answer of job_result about this job", hint: "leave cursor out to begin with the first page"}
 	argHost = argument{name: "host", kind: "string", about: "one address: what became of it", fits: isAddress,
 		allowed: "an address, as in hosts[].addr", hint: "one address in its shortest form; networks and names are not taken", example: "10.0.0.5"}
 	argState  = argument{name: "state", kind: "string", about: "only jobs in this state", words: jobStates, hint: "leave it out for jobs in any state"}
-	argBefore = argument{name: "cursor", kind: "string", about: "next_cursor of the page before", form: argJob.form,
+	argBefore = argument{name: "cursor", kind: "string", about: "next_cursor of the last page", form: argJob.form,
 		allowed: "next_cursor of an answer of job_list", hint: "leave cursor out to begin with the newest job"}
 	argTool      = argument{name: "tool", kind: "string", about: "the scan tool", required: true, hint: "scan_preview takes the name of a scan tool and its arguments"}
 	argArguments = argument{name: "arguments", kind: "object", about: "as that tool takes them", required: true, hint: "give the arguments of the scan", example: `{"targets":["10.0.0.5"]}`}

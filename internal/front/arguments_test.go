@@ -21,7 +21,7 @@ var pool = []string{`1`, `0`, `-1`, `45`, `46`, `10`, `100`, `101`, `5.0`, `1.5`
 
 // needed are values for what tools need: few calls fit a schema without.
 var needed = map[string]json.RawMessage{"targets": json.RawMessage(`["10.0.0.5"]`), "job_id": json.RawMessage(`"abcdefghijklmnopqrstuvwxyz"`),
-	"tool": json.RawMessage(`"nmap_scan"`), "arguments": json.RawMessage(`{}`)}
+	"before": json.RawMessage(`"baseline"`), "after": json.RawMessage(`"abcdefghijklmnopqrstuvwxyz"`), "tool": json.RawMessage(`"nmap_scan"`), "arguments": json.RawMessage(`{}`)}
 
 // generated is arguments of a tool, most of them known ones.
 func generated(random *rand.Rand, names []string) map[string]json.RawMessage {
@@ -45,25 +45,11 @@ var formal = []string{"wrong_type", "unknown_argument", "missing", "bad_port"}
 
 // readAs reads the arguments of a tool as it does.
 func readAs(tool string, raw json.RawMessage) faults {
-	switch tool {
-	case "job_status":
-		_, fs := read(statusArguments, raw)
-		return fs
-	case "job_result":
-		_, fs := read(resultArguments, raw)
-		return fs
-	case "job_cancel":
-		_, fs := read(cancelArguments, raw)
-		return fs
-	case "job_list":
-		_, fs := read(listArguments, raw)
-		return fs
-	case "scan_preview":
-		_, fs := read(previewArguments(runners.BuiltIn()), raw)
-		return fs
-	case "capabilities":
-		_, fs := read(nil, raw)
-		return fs
+	for _, t := range tools(runners.BuiltIn()) {
+		if t.name == tool && t.takes != nil {
+			_, fs := read(t.takes, raw)
+			return fs
+		}
 	}
 	members, wrong := runners.Members(raw)
 	_, _, mine := takeOurs(members)
@@ -77,7 +63,7 @@ func FuzzTheSchemaAndTheReaderAgree(f *testing.F) {
 	names := map[string][]string{}
 	all := tools(runners.BuiltIn())
 	for _, t := range all {
-		full := t.input
+		full := inputSchema(t.takes)
 		for _, scan := range runners.BuiltIn().Tools() {
 			if scan.Name == t.name {
 				full = encode(scanSchema(scan.InputSchema))

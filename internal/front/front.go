@@ -58,6 +58,7 @@ type front struct {
 	keeping   sync.Mutex    // one job's result at a time is put into the store: each may be large
 	pruning   sync.Mutex
 	exporting chan struct{} // has room for one: a result in one of its forms is large while it is written
+	comparing chan struct{} // has room for one: a scan_diff that reads results
 
 	mu       sync.Mutex
 	closing  bool
@@ -87,7 +88,8 @@ func Serve(ctx context.Context, cfg Config) error {
 }
 
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
-	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, counted: make(chan struct{}, 1), exporting: make(chan struct{}, 1), jobs: map[string]*job{}, sessions: map[uint64]*session{}}
+	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, counted: make(chan struct{}, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1),
+		jobs: map[string]*job{}, sessions: map[uint64]*session{}}
 	var err error
 	if f.sealer, err = newSealer(); err != nil {
 		return nil, err
@@ -112,6 +114,10 @@ func (f *front) serve(stop func()) error {
 		g.Go(func() error { return f.accept(ctx) })
 	}
 	g.Go(func() error { return f.house(ctx) })
+	g.Go(func() error {
+		f.index()
+		return nil
+	})
 	g.Go(func() error { return f.count(ctx) })
 	f.cfg.Notify("READY=1")
 	err := g.Wait()

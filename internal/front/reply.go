@@ -113,6 +113,10 @@ type summary struct {
 	TimedOut  int   `json:"timed_out"`
 	Found     int64 `json:"found,omitempty"` // by a scan by words
 	Complete  bool  `json:"complete"`        // as coverage has it
+
+	NotReached uint64   `json:"not_reached,omitempty"`
+	CutBy      string   `json:"cut_by,omitempty"`
+	CutFrom    []string `json:"cut_from,omitempty"`
 }
 
 type artifact struct {
@@ -133,6 +137,7 @@ func summarise(record wire.Job, r report.Report) summary {
 	if record.Outcome != nil {
 		whole := cover(record, r)
 		s.Silent, s.Complete = whole.Silent, whole.Complete
+		s.NotReached, s.CutBy, s.CutFrom = whole.NotReached, whole.CutBy, whole.CutFrom
 	}
 	return s
 }
@@ -194,18 +199,9 @@ func (a *answer) describe(record wire.Job) {
 // finished is the answer about a job that has ended, with one page of its hosts.
 func (f *front) finished(row store.Job, q query) (answer, error) {
 	a := about(row)
-	var record wire.Job
-	var r report.Report
-	for _, part := range []struct {
-		from json.RawMessage
-		into any
-	}{{row.Record, &record}, {row.Result, &r}} {
-		if len(part.from) == 0 {
-			continue
-		}
-		if err := json.Unmarshal(part.from, part.into); err != nil {
-			return a, &unreadable{row.ID, err}
-		}
+	record, r, err := unpack(row)
+	if err != nil {
+		return a, err
 	}
 	a.describe(record)
 	// A scanner that was ended, or never started, before it had written anything is in no error.

@@ -18,7 +18,7 @@ import (
 
 // The schemas are JSON Schema 2020-12 in the plain subset that every model's API takes: one type
 // a property, no references. Those of answers come from the types that are answered with. The list
-// of tools, which a model reads in every session, has the first level of them; the whole is a
+// of tools, which a model reads in every session, says of them that they are objects; the whole is a
 // resource, secmcpd://schemas/NAME.
 
 // fullSchema is the whole schema of an answer of type T.
@@ -57,36 +57,9 @@ func plain(s *jsonschema.Schema) {
 	}
 }
 
-// listed is the first level of a schema: the properties named, or all, and which of them are
-// always there.
-func listed(full *jsonschema.Schema, names ...string) json.RawMessage {
-	if len(names) == 0 {
-		names = full.PropertyOrder
-	}
-	out := jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{}, PropertyOrder: names}
-	for _, name := range names {
-		p := full.Properties[name]
-		out.Properties[name] = &jsonschema.Schema{Type: p.Type, Description: p.Description}
-	}
-	for _, name := range full.Required {
-		if out.Properties[name] != nil {
-			out.Required = append(out.Required, name)
-		}
-	}
-	return encode(&out)
-}
-
-// bare is a schema without descriptions: a tool's that stands before it in the list has them.
-func bare(schema json.RawMessage) json.RawMessage {
-	var s jsonschema.Schema
-	if err := json.Unmarshal(schema, &s); err != nil {
-		panic(fmt.Sprintf("front: a schema of ours: %v", err)) // tested
-	}
-	for _, p := range s.Properties {
-		p.Description = ""
-	}
-	return encode(&s)
-}
+// anObject is what the list of tools has of an answer. The description says what is in it, and the whole schema is a
+// resource.
+var anObject = json.RawMessage(`{"type":"object"}`)
 
 // fullSchemas are the whole schemas of what tools answer, by the names of their resources.
 func fullSchemas() map[string]*jsonschema.Schema {
@@ -94,14 +67,21 @@ func fullSchemas() map[string]*jsonschema.Schema {
 	for _, state := range fates {
 		job.Properties["host"].Properties["state"].Enum = append(job.Properties["host"].Properties["state"].Enum, state)
 	}
-	return map[string]*jsonschema.Schema{"job": job, "job_list": fullSchema[listing](), "scan_preview": fullSchema[previewed](),
+	diff := fullSchema[diffed]()
+	for _, kind := range diffKinds {
+		diff.Properties["changes"].Items.Properties["kind"].Enum = append(diff.Properties["changes"].Items.Properties["kind"].Enum, kind)
+	}
+	for _, reason := range reasons {
+		diff.Properties["reasons"].Items.Properties["reason"].Enum = append(diff.Properties["reasons"].Items.Properties["reason"].Enum, reason)
+	}
+	return map[string]*jsonschema.Schema{"result_query": fullSchema[queried](), "scan_diff": diff, "job_pin": fullSchema[pinnedAs](), "job": job, "job_list": fullSchema[listing](), "scan_preview": fullSchema[previewed](),
 		"capabilities": fullSchema[wire.Capabilities](), "error": fullSchema[failure]()}
 }
 
 // schemaOf is the name of the whole schema of a tool's answers.
 func schemaOf(tool string) string {
 	switch tool {
-	case "job_list", "scan_preview", "capabilities":
+	case "job_list", "scan_preview", "capabilities", "result_query", "scan_diff", "job_pin":
 		return tool
 	}
 	return "job"
@@ -145,10 +125,11 @@ func withoutBounds(properties map[string]any) map[string]any {
 		for _, word := range []string{"minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "pattern"} {
 			delete(short, word)
 		}
-		if items, is := short["items"].(map[string]any); is && items["type"] != nil {
-			short["items"] = map[string]any{"type": items["type"]}
-		} else if is { // of several types
+		if items, is := short["items"].(map[string]any); is {
 			short["items"] = map[string]any{}
+			if kind := items["type"]; kind != nil {
+				short["items"] = map[string]any{"type": kind}
+			}
 		}
 		if slices.ContainsFunc(ours, func(a argument) bool { return a.name == name }) {
 			short = map[string]any{"type": short["type"]}
@@ -156,6 +137,48 @@ func withoutBounds(properties map[string]any) map[string]any {
 		out[name] = short
 	}
 	return out
+}
+
+// withoutForms leaves out of a schema and all in it what only says how a value is written, or that there are no other
+// properties: who writes it otherwise is told, and a model rarely does.
+func withoutForms(schema map[string]any) {
+	for _, word := range []string{"pattern", "minItems", "maxItems", "minLength", "maxLength"} {
+		delete(schema, word)
+	}
+	if schema["additionalProperties"] == false {
+		delete(schema, "additionalProperties")
+	}
+	for _, word := range []string{"properties", "items", "anyOf"} {
+		switch in := schema[word].(type) {
+		case map[string]any:
+			if word == "items" {
+				withoutForms(in)
+				continue
+			}
+			for _, p := range in {
+				withoutForms(p.(map[string]any))
+			}
+		case []any:
+			for _, p := range in {
+				withoutForms(p.(map[string]any))
+			}
+		}
+	}
+}
+
+// shortInput is the schema of a tool of ours as the list of tools has it.
+func shortInput(arguments []argument) json.RawMessage {
+	var s map[string]any
+	if err := json.Unmarshal(inputSchema(arguments), &s); err != nil {
+		panic(fmt.Sprintf("front: a schema of ours: %v", err)) // tested
+	}
+	for _, p := range s["properties"].(map[string]any) {
+		for _, word := range []string{"minimum", "maximum"} {
+			delete(p.(map[string]any), word)
+		}
+	}
+	withoutForms(s)
+	return encode(s)
 }
 
 // shortSchema leaves out lists of words that are too long to be read in every session. A word that
@@ -166,6 +189,7 @@ func shortSchema(tool string, first bool, schema map[string]any) json.RawMessage
 		properties = withoutBounds(properties)
 		schema["properties"] = properties
 	}
+	withoutForms(schema)
 	for _, p := range properties {
 		p, _ := p.(map[string]any)
 		items, _ := p["items"].(map[string]any)

@@ -387,7 +387,7 @@ func (s *Store) Find(ctx context.Context, uid uint32, q Question) (Findings, err
 // toSearch is the user's finished jobs, or the one.
 func (s *Store) toSearch(ctx context.Context, uid uint32, id string) (jobs []Searched, err error) {
 	rows, err := s.db.QueryContext(ctx, `SELECT id, tool, state, summary, looked, found FROM jobs
-		WHERE uid = ? AND (? = '' OR id = ?) AND bytes >= 0 AND state <> 'refused' ORDER BY rowid DESC`, uid, id, id)
+		WHERE uid = ? AND (? = '' OR id = ?) AND bytes >= 0 AND (state <> 'refused' OR ? <> '') ORDER BY rowid DESC`, uid, id, id, id)
 	if err != nil {
 		return nil, named("search jobs", err)
 	}
