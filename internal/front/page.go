@@ -18,6 +18,7 @@ type query struct {
 	Cursor string     // from the page before
 	Host   netip.Addr // only this address, if it is one
 	Room   int        // bytes of hosts; 0 for pageBytes
+	Short  bool       // where there is more than fits, a summary and the first hosts will do
 }
 
 type page struct {

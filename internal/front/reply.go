@@ -1,8 +1,10 @@
 package front
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,6 +68,7 @@ type listedJob struct {
 	Arguments   json.RawMessage `json:"arguments"`
 	Shortened   map[string]int  `json:"arguments_shortened,omitempty" jsonschema:"the whole length of lists that are shown in part"`
 	Summary     json.RawMessage `json:"summary,omitempty"`
+	Pinned      string          `json:"pinned,omitempty"` // the name it is kept under
 }
 
 // previewed is what a scan would do.
@@ -117,6 +120,14 @@ type summary struct {
 	NotReached uint64   `json:"not_reached,omitempty"`
 	CutBy      string   `json:"cut_by,omitempty"`
 	CutFrom    []string `json:"cut_from,omitempty"`
+	// TopPorts are those open at most hosts, where not all hosts are on this page.
+	TopPorts []topPort `json:"top_ports,omitempty"`
+}
+
+type topPort struct {
+	Port  int    `json:"port"`
+	Proto string `json:"proto"`
+	Hosts int    `json:"hosts"`
 }
 
 type artifact struct {
@@ -216,7 +227,6 @@ func (f *front) finished(row store.Job, q query) (answer, error) {
 		a.Coverage = cover(record, r)
 		s := summarise(record, r)
 		a.Summary = &s
-		a.Hosts, a.Page = hosts, page
 		a.Notice = notice
 	}
 	if q.Host.IsValid() {
@@ -224,8 +234,47 @@ func (f *front) finished(row store.Job, q query) (answer, error) {
 		a.Host = &host
 	}
 	a.Artifacts = f.artifacts(row.ID)
+	if a.Summary != nil && q.Short && page.Next != "" {
+		a.Summary.TopPorts = topPorts(r)
+		q.Room = max(shortAnswer-weight(a), leastRoom)
+		if hosts, page, err = q.page(row.ID, r.Hosts); err != nil {
+			return a, err
+		}
+	}
+	if a.Summary != nil {
+		a.Hosts, a.Page = hosts, page
+	}
 	a.Next = a.next()
 	return a, nil
+}
+
+// An answer that nobody asked to be long, about more than fits into one, is a summary with the first hosts: 2,000
+// tokens of 4 bytes, with what is said beside them.
+const (
+	shortAnswer = 8000 - 700
+	leastRoom   = 1500 // bytes of hosts, whatever else there is to say
+	maxTopPorts = 10
+)
+
+// topPorts are the ports that are open at most of the hosts that a report lists.
+func topPorts(r report.Report) []topPort {
+	at := map[topPort]int{}
+	for _, h := range r.Hosts {
+		for _, p := range h.Ports {
+			if p.State == "open" {
+				at[topPort{Port: p.Port, Proto: p.Proto}]++
+			}
+		}
+	}
+	var out []topPort
+	for p, hosts := range at {
+		p.Hosts = hosts
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b topPort) int {
+		return cmp.Or(b.Hosts-a.Hosts, a.Port-b.Port, strings.Compare(a.Proto, b.Proto))
+	})
+	return out[:min(len(out), maxTopPorts)]
 }
 
 // unreadable is a job of which what was kept cannot be decoded.
@@ -301,6 +350,9 @@ func (a *answer) next() string {
 		say = append(say, fmt.Sprintf("job_result with job_id and cursor %q goes on within the last host.", a.Page.Next))
 	case a.Page.Next != "":
 		say = append(say, fmt.Sprintf("job_result with job_id and cursor %q gives the next hosts.", a.Page.Next))
+	}
+	if a.Summary != nil && len(a.Summary.TopPorts) > 0 {
+		say = append(say, "result_query with job_id searches all of them, and counts with by.")
 	}
 	return strings.Join(say, " ")
 }

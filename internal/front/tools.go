@@ -363,7 +363,7 @@ func (f *front) ended(ctx context.Context, s *session, id string) (any, error) {
 
 // endOf is the answer to a scan that has ended.
 func (f *front) endOf(row store.Job) (any, error) {
-	a, err := f.finished(row, query{Limit: defaultPage})
+	a, err := f.finished(row, query{Limit: defaultPage, Short: true})
 	if err == nil && a.Status == store.Refused && a.Error != nil && row.Started.IsZero() {
 		return nil, refused{a.Error, row.ID}
 	}
@@ -490,7 +490,10 @@ func (f *front) jobResult(ctx context.Context, s *session, r *mcp.CallToolReques
 		return nil, wrong
 	}
 	host, _ := netip.ParseAddr(v.text(argHost))
-	return f.look(ctx, s, r, v.text(argJob), v.number(argWait), query{Limit: v.number(argLimit), Cursor: v.text(argPage), Host: host})
+	_, sized := v[argLimit.name]
+	q := query{Limit: v.number(argLimit), Cursor: v.text(argPage), Host: host}
+	q.Short = !sized && q.Cursor == "" && !host.IsValid()
+	return f.look(ctx, s, r, v.text(argJob), v.number(argWait), q)
 }
 
 // look is the state of a job now, or at its end if that comes within the wait.
@@ -528,7 +531,7 @@ func (f *front) jobCancel(ctx context.Context, s *session, r *mcp.CallToolReques
 		}
 		wait = cancelWait
 	}
-	a, err := f.look(ctx, s, r, id, wait, query{Limit: defaultPage})
+	a, err := f.look(ctx, s, r, id, wait, query{Limit: defaultPage, Short: true})
 	if under, ok := a.(answer); ok && under.PollAfterS > 0 {
 		under.ending = true // as was asked, and only not there yet
 		under.Next = under.next()
@@ -557,7 +560,7 @@ func (f *front) jobList(ctx context.Context, s *session, r *mcp.CallToolRequest)
 	room := pageBytes
 	for i, row := range rows {
 		j := listedJob{JobID: row.ID, Status: row.State, Tool: row.Tool, Profile: row.Profile, Engagement: row.Engagement, Correlation: row.Correlation,
-			Created: row.Created, Ended: row.Ended}
+			Created: row.Created, Ended: row.Ended, Pinned: row.Pinned}
 		j.Arguments, j.Shortened = shortened(row.Arguments, 4)
 		if len(row.Summary) > 0 && !row.Started.IsZero() {
 			j.Summary = row.Summary
