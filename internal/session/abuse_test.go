@@ -362,7 +362,10 @@ func TestAThousandIdleSessionsLeaveNothing(t *testing.T) {
 			c.hearLine()
 			all = append(all, c)
 		}
-		t.Logf("%d bytes each, with the client's side", (heap()-bytes)/n)
+		each := (heap() - bytes) / n
+		if t.Logf("%d bytes each, with the client's side", each); each > 24<<10 {
+			t.Errorf("an idle session takes %d bytes", each)
+		}
 		for _, c := range all {
 			c.conn.Close()
 			if err := c.ended(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -654,6 +655,53 @@ func TestAThousandHTTPConnectionsLeaveNothing(t *testing.T) {
 			}
 			ours.Close()
 			<-end
+		}
+		p.Close()
+		p.nothingUnderWay(t)
+	})
+}
+
+// Whatever a client sends for a request is answered in words of ours, and costs nobody else anything.
+func FuzzRequest(f *testing.F) {
+	const meta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}`
+	f.Add("POST", modern, "tools/call", "echo", "*/*", "application/json", "", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{},`+meta+`}}`)
+	f.Add("POST", modern, "prompts/get", "x", "text/*, application/*", "application/json; charset=utf-8", "", `{"jsonrpc":"2.0","id":"a","method":"prompts/get","params":{"name":"x",`+meta+`}}`)
+	f.Add("POST", modern, "server/discover", "", "*/*", "application/json", "", `{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{`+meta+`}}`)
+	f.Add("POST", modern, "completion/complete", "", "*/*", "application/json", "", `{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":7,`+meta+`}}`)
+	f.Add("POST", modern, "resources/read", "a:b", "*/*", "application/json", "", `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"a:b",`+meta+`}}`)
+	f.Add("POST", legacy, "", "", "*/*", "application/json", "", strings.Split(hello, "\n")[0])
+	f.Add("POST", "", "", "", "*/*", "application/json", "x_1", strings.Split(hello, "\n")[0])
+	f.Add("GET", modern, "", "", "text/event-stream", "", "", "")
+	f.Add("DELETE", "", "", "", "", "", "", "[]")
+	f.Add("POST", modern, "tools/list", "", "*/*", "application/json", "", `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":{},`+meta+`}}`)
+	f.Fuzz(func(t *testing.T, method, version, mcpMethod, name, accept, contentType, event, body string) {
+		ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+		defer stop()
+		r, err := http.NewRequestWithContext(ctx, method, "http://localhost"+Path, strings.NewReader(body))
+		if err != nil {
+			return
+		}
+		for header, value := range map[string]string{versionHeader: version, "Mcp-Method": mcpMethod, "Mcp-Name": name, "Accept": accept, "Content-Type": contentType, "Last-Event-ID": event} {
+			if value != "" {
+				r.Header.Set(header, value)
+			}
+		}
+		if strings.Contains(body, listen) || strings.Contains(body, `\u`) || strings.Contains(body, "wait") || strings.Contains(body, "flood") {
+			return // it would last as long as its client
+		}
+		p := newHTTPPlace(Limits{})
+		w := httptest.NewRecorder()
+		p.safely(&router{p.Speaker, ctx, 1000}).ServeHTTP(w, r)
+		said := w.Body.String()
+		if w.Code >= 500 || w.Code >= 400 && !strings.HasPrefix(said, `{"jsonrpc":"2.0","id":`) {
+			t.Errorf("%d: %s", w.Code, said)
+		}
+		if _, failed, is := strings.Cut(said, `,"error":{`); is && !strings.Contains(said, `"result":`) {
+			for _, theirs := range []string{"mcp.", "unmarshal", "jsonrpc2", "handling '", "Go "} {
+				if strings.Contains(failed, theirs) && !strings.Contains(body, theirs) && !strings.Contains(name, theirs) {
+					t.Errorf("%d: %s", w.Code, said)
+				}
+			}
 		}
 		p.Close()
 		p.nothingUnderWay(t)
