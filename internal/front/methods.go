@@ -13,7 +13,8 @@ import (
 )
 
 // around is what this server does otherwise than the SDK: the list of resources is the caller's
-// own, where the SDK has one for all, and an unknown tool is answered with the nearest.
+// own, where the SDK has one for all; an unknown tool or prompt is answered with the nearest, and a
+// cursor into a list that has one page with how to begin.
 func (f *front) around(next mcp.MethodHandler) mcp.MethodHandler {
 	var known []string
 	for _, t := range tools(f.cfg.Tools) {
@@ -23,7 +24,23 @@ func (f *front) around(next mcp.MethodHandler) mcp.MethodHandler {
 		switch r := r.(type) {
 		case *mcp.CallToolRequest:
 			if name := r.Params.Name; !slices.Contains(known, name) {
-				return nil, unknownTool(name, known)
+				return nil, unknown("tool", name, known)
+			}
+		case *mcp.GetPromptRequest:
+			if name := r.Params.Name; !slices.Contains(promptNames, name) {
+				return nil, unknown("prompt", name, promptNames)
+			}
+		case *mcp.ListToolsRequest:
+			if r.Params != nil && r.Params.Cursor != "" {
+				return nil, errNoCursor
+			}
+		case *mcp.ListPromptsRequest:
+			if r.Params != nil && r.Params.Cursor != "" {
+				return nil, errNoCursor
+			}
+		case *mcp.ListResourceTemplatesRequest:
+			if r.Params != nil && r.Params.Cursor != "" {
+				return nil, errNoCursor
 			}
 		case *mcp.ListResourcesRequest:
 			return f.listResources(ctx, r, next)
@@ -32,10 +49,12 @@ func (f *front) around(next mcp.MethodHandler) mcp.MethodHandler {
 	}
 }
 
-func unknownTool(name string, known []string) error {
-	hint := "the tools are " + strings.Join(known, ", ")
+var errNoCursor = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "no such cursor: leave it out to begin with the first page"}
+
+func unknown(what, name string, known []string) error {
+	hint := "the " + what + "s are " + strings.Join(known, ", ")
 	if near := strict.Nearest(name, known); near != "" {
 		hint = "did you mean " + near + "?"
 	}
-	return &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: fmt.Sprintf("unknown tool %q: %s", clip(name), hint)}
+	return &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: fmt.Sprintf("unknown %s %q: %s", what, clip(name), hint)}
 }

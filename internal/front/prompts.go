@@ -14,11 +14,14 @@ import (
 	"github.com/secmcpd/secmcpd/internal/wire"
 )
 
+var promptNames = []string{"recon_host", "summarise_job"}
+
 // addPrompts registers the two ways to begin that people ask for most.
 func (f *front) addPrompts(s *mcp.Server) {
 	s.AddPrompt(&mcp.Prompt{Name: "recon_host", Title: "Look at a host", Description: "Find out what runs on a host or network that an engagement allows.",
 		Arguments: []*mcp.PromptArgument{{Name: "target", Description: "an address, a network or a name", Required: true},
-			{Name: "engagement", Description: "the engagement to scan under; by default the first that allows it"}}}, f.reconHost)
+			{Name: "engagement", Description: "the engagement to scan under; by default the first that allows it"},
+			{Name: "wordlist", Description: "a wordlist to ask web servers for paths with; by default they are not asked"}}}, f.reconHost)
 	s.AddPrompt(&mcp.Prompt{Name: "summarise_job", Title: "Summarise a job", Description: "Tell what a scan of yours found, and what it left open.",
 		Arguments: []*mcp.PromptArgument{{Name: "job_id", Description: "as a scan answered it", Required: true}}}, f.summariseJob)
 }
@@ -33,16 +36,41 @@ func (f *front) reconHost(_ context.Context, r *mcp.GetPromptRequest) (*mcp.GetP
 		under = " under engagement " + e
 	}
 	call, fs := f.cfg.Tools.Read("nmap_scan", encode(arguments))
-	if wrong := append(strangers(r.Params.Arguments, "target", "engagement"), fs...); len(wrong) > 0 {
+	for i := range fs {
+		if strings.HasPrefix(fs[i].Field, "targets") {
+			fs[i].Field = "target"
+		}
+	}
+	words, given := r.Params.Arguments["wordlist"]
+	if given {
+		fs = append(fs, f.wordlistFaults(words)...)
+	}
+	if wrong := append(strangers(r.Params.Arguments, "target", "engagement", "wordlist"), fs...); len(wrong) > 0 {
 		return nil, invalid(wrong)
+	}
+	paths := ""
+	if given {
+		paths = fmt.Sprintf("\n3. For each web server found, gobuster_scan with mode \"dir\", its url and wordlist %q.", words)
 	}
 	target := call.Plan().Targets[0].Text
 	arguments["targets"] = []string{target}
 	arguments["profile"] = "standard"
 	return said(fmt.Sprintf(`Find out what runs on %s%s.
 1. scan_preview with tool "nmap_scan" and arguments %s: if it is not allowed, say why and stop.
-2. nmap_scan with the same arguments; go on with job_status and job_result while it runs.
-3. Report open ports and services, and what coverage leaves open: an address that was not completed is unknown, not closed.%s`, target, under, encode(arguments), untrustedText)), nil
+2. nmap_scan with the same arguments; go on with job_status and job_result while it runs.%s
+Then report open ports and services, and what coverage leaves open: an address that was not completed is unknown, not closed.%s`, target, under, encode(arguments), paths, untrustedText)), nil
+}
+
+// wordlistFaults are what is wrong with the name of a wordlist.
+func (f *front) wordlistFaults(name string) (fs faults) {
+	_, all := f.cfg.Tools.Read("gobuster_scan", encode(map[string]any{"mode": "dir", "url": "http://10.0.0.5/", "wordlist": name}))
+	for _, wrong := range all {
+		if wrong.Field == "wordlist" {
+			wrong.Got = clip(name)
+			fs = append(fs, wrong)
+		}
+	}
+	return fs
 }
 
 func (f *front) summariseJob(ctx context.Context, r *mcp.GetPromptRequest) (*mcp.GetPromptResult, error) {
@@ -105,7 +133,21 @@ func (f *front) complete(ctx context.Context, r *mcp.CompleteRequest) (*mcp.Comp
 		}
 		all = slices.Compact(all) // of raw there is one for each form
 	case ref.Type == "ref/prompt" && ref.Name == "recon_host" && name == "engagement":
-		all, err = f.engagements(ctx)
+		all, err = f.offered(ctx, func(c *wire.Capabilities) (names []string) {
+			for _, e := range c.Engagements {
+				names = append(names, e.Name)
+			}
+			return names
+		})
+	case ref.Type == "ref/prompt" && ref.Name == "recon_host" && name == "wordlist":
+		all, err = f.offered(ctx, func(c *wire.Capabilities) (names []string) {
+			for _, w := range c.Wordlists {
+				if w.Problem == "" {
+					names = append(names, w.Name)
+				}
+			}
+			return names
+		})
 	case ref.Type == "ref/prompt" && ref.Name == "recon_host" && name == "target":
 	default:
 		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "nothing has an argument of this name"}
@@ -132,16 +174,13 @@ func (f *front) jobIDs(ctx context.Context) (ids []string, err error) {
 	return ids, err
 }
 
-// engagements are those that name the caller.
-func (f *front) engagements(ctx context.Context) (names []string, err error) {
+// offered are names of what the launcher has for the caller.
+func (f *front) offered(ctx context.Context, names func(*wire.Capabilities) []string) ([]string, error) {
 	reply, err := f.ask(ctx, func(seq uint64) wire.Message {
 		return wire.Message{Ask: &wire.Ask{Seq: seq, Handle: sessionOf(ctx).client.Handle}}
 	})
 	if err != nil || reply.Capabilities == nil {
 		return nil, err
 	}
-	for _, e := range reply.Capabilities.Engagements {
-		names = append(names, e.Name)
-	}
-	return names, nil
+	return names(reply.Capabilities), nil
 }

@@ -103,7 +103,7 @@ func (f *front) listResources(ctx context.Context, r *mcp.ListResourcesRequest, 
 	}
 	rows, more, err := f.store.List(ctx, sessionOf(ctx).client.UID, store.Filter{Before: before, Limit: jobsListed})
 	if before != "" && !wire.ValidJobID(before) || errors.Is(err, store.ErrNotFound) {
-		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "no such cursor: leave it out to begin with the first page"}
+		return nil, errNoCursor
 	}
 	if err != nil {
 		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "the jobs cannot be read"}

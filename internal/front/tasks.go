@@ -36,6 +36,7 @@ func (j *job) task() mcpsession.Task {
 	if !a.Started.IsZero() {
 		t.Updated = a.Started
 	}
+	t.Created, t.Updated = t.Created.Truncate(time.Millisecond), t.Updated.Truncate(time.Millisecond) // as they are kept
 	return t
 }
 

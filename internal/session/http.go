@@ -464,7 +464,7 @@ func rewordedError(b []byte) []byte {
 	}
 	switch e := said.Error; {
 	case strings.HasPrefix(e.Message, "handling '"):
-		e.Message = unfit
+		e.Code, e.Message = jsonrpc.CodeInvalidParams, unfit // of initialize it has no code
 	case strings.HasPrefix(e.Message, "duplicate in-flight"):
 		e.Message = usedID
 	}

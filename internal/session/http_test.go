@@ -336,6 +336,7 @@ func TestWhatASessionIsRefused(t *testing.T) {
 		"a second stream":           {get(side), 409, `"code":-32600,"message":"the stream of this session is open already"`},
 		"a stream taken up":         {again, 400, `"code":-32600,"message":"a stream cannot be taken up again`},
 		"an id that is used":        {side.call(legacy, 1, "echo"), 400, `"id":1,"error":{"code":-32600,"message":"` + usedID + `"`},
+		"no session to begin with":  {p.browser(t, 1000, "d").request("", `{"jsonrpc":"2.0","id":8,"method":"initialize","params":{"protocolVersion":7}}`), 200, `"id":8,"error":{"code":-32602,"message":"` + unfit + `"`},
 		"a name that is none":       {side.request(legacy, `{"jsonrpc":"2.0","id":"<2>","method":"tools/call","params":{"name":7}}`), 200, `"id":"<2>","error":{"code":-32602,"message":"` + unfit + `"`},
 		"a cursor that is none":     {side.request(legacy, `{"jsonrpc":"2.0","id":3,"method":"tools/list","params":{"cursor":7}}`), 200, `"id":3,"error":{"code":-32602,"message":"` + unfit + `"`},
 		"no such tool, at length":   {side.call(legacy, 4, strings.Repeat("n", 5000)), 200, `nnn…"`},

@@ -633,27 +633,41 @@ func plain(v any) []byte {
 // What is said where the SDK would be about its own types.
 const (
 	unfit  = "the parameters do not fit the method"
+	early  = "begin with " + initialize + ", or say in the _meta of each request which version it speaks"
 	usedID = "the id of a call that is under way cannot be used again"
 )
 
 // maxTold bounds the text of an error, in bytes: the SDK repeats in it what the client sent.
 const maxTold = 512
 
+// maxData bounds what comes with it: more than that only repeats the client.
+const maxData = 64 << 10
+
 // told is an error as the client may read it. What the SDK writes about parameters that it cannot
 // decode is about its own types, and repeats all of them.
 func told(err error) *jsonrpc.Error {
-	var inner *jsonrpc.Error
-	said := jsonrpc.Error{Code: jsonrpc.CodeInvalidRequest, Message: err.Error()} // before there is a session
-	if direct, ok := err.(*jsonrpc.Error); ok {
-		said = *direct
-	} else if errors.As(err, &inner) {
-		said.Code, said.Data = inner.Code, inner.Data
-		if said.Code == jsonrpc.CodeInvalidParams {
-			said.Message = unfit
-		}
+	said := inWords(err)
+	if len(said.Data) > maxData {
+		said.Data = nil
 	}
 	if len(said.Message) > maxTold {
 		said.Message = strings.ToValidUTF8(said.Message[:maxTold], "") + "…"
 	}
 	return &said
+}
+
+func inWords(err error) jsonrpc.Error {
+	if direct, is := err.(*jsonrpc.Error); is {
+		return *direct
+	}
+	var inner *jsonrpc.Error
+	switch text := err.Error(); {
+	case errors.As(err, &inner) && inner.Code != jsonrpc.CodeInvalidParams:
+		return jsonrpc.Error{Code: inner.Code, Message: text, Data: inner.Data}
+	case inner != nil, strings.HasPrefix(text, "handling '"):
+		return jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: unfit}
+	case strings.HasSuffix(text, "is invalid during session initialization"):
+		return jsonrpc.Error{Code: jsonrpc.CodeInvalidRequest, Message: early}
+	}
+	return *errInternal
 }

@@ -455,6 +455,30 @@ func TestWhatIsNoMessageIsAnsweredAndTheSessionLives(t *testing.T) {
 	}
 }
 
+// Before a session has begun, and when it does not begin, what is said is ours as well.
+func TestBeforeASession(t *testing.T) {
+	c := newPlace(Limits{}).client(t, 1000)
+	for _, x := range []struct {
+		line string
+		code int64
+		says string
+	}{
+		{`{"jsonrpc":"2.0","id":7,"method":"tools/list"}`, -32600, early},
+		{`{"jsonrpc":"2.0","id":7,"method":"initialize"}`, -32602, `"params" is missing`},
+		{`{"jsonrpc":"2.0","id":7,"method":"initialize","params":{"protocolVersion":7}}`, -32602, unfit},
+		{`{"jsonrpc":"2.0","id":7,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":"x","clientInfo":[]}}`, -32602, unfit},
+	} {
+		c.say("%s", x.line)
+		if a := c.hear(); a.code() != x.code || a.ID != 7.0 || a.Error.Message != x.says {
+			t.Errorf("%s is answered %s", x.line, a.line)
+		}
+	}
+	c.say(hello)
+	if a := c.hear(); a.Error != nil {
+		t.Errorf("%s", a.line)
+	}
+}
+
 // Nothing answers what asks for no answer, whatever it is.
 func TestWhatAsksForNoAnswerGetsNone(t *testing.T) {
 	c := newPlace(Limits{}).greeted(t, 1000)
