@@ -369,6 +369,10 @@ func wishOf(r Request) portWish {
 			w.all[protocol] = append(w.all[protocol], p)
 		}
 	}
+	if r.Asked.ICMP {
+		w.all[icmp] = icmpAsked
+		w.elements = append(w.elements, portSet{icmp: icmpAsked})
+	}
 	w.all = setOf(w.all.ports())
 	return w
 }

@@ -79,6 +79,9 @@ func (c Call) WithWords(lines int64) Call {
 		with.Lines = lines
 		c.Gobuster = &with
 	}
+	if c.Declared != nil {
+		c.Declared = c.Declared.by(c.Declared.of, lines)
+	}
 	return c
 }
 

@@ -16,6 +16,7 @@ type Call struct {
 	Nmap     *Nmap     `json:"nmap,omitempty"`
 	Masscan  *Masscan  `json:"masscan,omitempty"`
 	Gobuster *Gobuster `json:"gobuster,omitempty"`
+	Declared *Declared `json:"declared,omitempty"`
 }
 
 // Tool is a scanner as agents see it.
@@ -38,6 +39,7 @@ type row struct {
 	version  *regexp.Regexp // in that answer: major and minor
 	helps    [][]string     // that it is asked for its options
 	knows    func(v Version, help [][]byte) error
+	declared *Declaration // nil: built in
 }
 
 // scan is what a call is to its scanner.
@@ -172,8 +174,12 @@ func (t Table) ReadMembers(tool string, members map[string]json.RawMessage) (Cal
 // also refuses values that are not in the form in which Read leaves them, so that a valid Call has one meaning and one
 // spelling.
 func (t Table) Validate(c Call) (Call, []Fault) {
-	if _, known := t.named(c.Tool); !known {
+	r, known := t.named(c.Tool)
+	if !known {
 		return c, []Fault{t.unknown(c.Tool)}
+	}
+	if c.Declared != nil {
+		c.Declared = c.Declared.by(r.declared, 0)
 	}
 	return c, c.validate()
 }
@@ -195,13 +201,15 @@ func (c Call) scan() scan {
 		return c.Masscan
 	case c.Tool == gobusterName && c.Gobuster != nil:
 		return c.Gobuster
+	case c.Declared != nil && c.Declared.of != nil && c.Declared.of.Name == c.Tool:
+		return &declaredScan{c.Declared, c.Declared.of}
 	}
 	return nil
 }
 
 // carries is for how many tools the call has arguments.
 func (c Call) carries() (n int) {
-	for _, has := range []bool{c.Nmap != nil, c.Masscan != nil, c.Gobuster != nil} {
+	for _, has := range []bool{c.Nmap != nil, c.Masscan != nil, c.Gobuster != nil, c.Declared != nil} {
 		if has {
 			n++
 		}
@@ -268,6 +276,14 @@ func (t Table) Known(scanner string, v Version, help [][]byte) error {
 		return nil
 	}
 	return r.knows(v, help)
+}
+
+// Program is the path of a declared scanner's program; empty: the configuration has it.
+func (t Table) Program(scanner string) string {
+	if d := t.scanner(scanner).declared; d != nil {
+		return d.Program
+	}
+	return ""
 }
 
 func (t Table) scanner(scanner string) row {

@@ -70,6 +70,14 @@ var profiles = map[string]profile{
 		ioctls:  ttyIoctls,
 		options: plainOptions,
 	},
+	// One that is declared to need raw sockets.
+	"declared-raw": {
+		raw: true, network: true, threads: true,
+		calls:   join(base, inet, goCalls, nmapCalls),
+		sockets: join(inetSockets, rawSockets, packetSockets, netlink),
+		ioctls:  join(ttyIoctls, interfaceIoctls),
+		options: join(plainOptions, rawOptions),
+	},
 	// Our own binary. At its start libseccomp, which it links, asks what the
 	// kernel can do; it is content with no answer.
 	"resolver": {

@@ -14,7 +14,7 @@ import (
 // was given; those stay the caller's to close, after Run.
 type Spec struct {
 	Job      string   // names the cgroup leaf: letters, digits, '-', '_', '.'
-	Box      string   // one of the profiles: nmap-raw, nmap-connect, masscan, gobuster, declared, resolver, version
+	Box      string   // one of the profiles: nmap-raw, nmap-connect, masscan, gobuster, declared, declared-raw, resolver, version
 	Exe      *os.File `json:"-"` // the scanner, opened for reading; what was hashed is what runs
 	Argv     []string
 	Env      []string // complete; nothing is inherited

@@ -47,6 +47,9 @@ func (s *surroundings) wrongs() ([]policy.Engagement, error) {
 	}
 	faults = append(faults, settings.checkMachine(at)...)
 	errs := []error{faults.Err()}
+	if filepath.IsAbs(settings.RunnersDir) {
+		errs = append(errs, settings.declared())
+	}
 	var engagements []policy.Engagement
 	if dir := settings.EngagementsDir; filepath.IsAbs(dir) {
 		var faults strict.Faults

@@ -32,6 +32,7 @@ func serveCommand(s *surroundings) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			settings.tellDeclared(s.logger())
 			listener, err := activated("front")
 			if err != nil {
 				return err
@@ -57,6 +58,7 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			case err != nil:
 				return err
 			}
+			settings.tellDeclared(s.logger())
 			cfg, err := settings.launcher()
 			if err != nil {
 				return err
@@ -141,6 +143,7 @@ configuration names each layer that is missing; every result says so.`,
 }
 
 func stdioLauncher(ctx context.Context, s *surroundings, settings settings) error {
+	settings.tellDeclared(s.logger())
 	cfg, err := settings.launcher()
 	if err != nil {
 		return err

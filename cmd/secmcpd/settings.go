@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -35,6 +36,7 @@ type settings struct {
 	LauncherStateDir string            `yaml:"launcher_state_dir"` // the launcher's: records of running scans
 	AuditDir         string            `yaml:"audit_dir"`
 	EngagementsDir   string            `yaml:"engagements_dir"`
+	RunnersDir       string            `yaml:"runners_dir"`       // of declared scanners
 	AcceptUnenforced []string          `yaml:"accept_unenforced"` // layers of protection that may be missing
 	Resolvers        []string          `yaml:"resolvers"`         // ADDRESS or ADDRESS:PORT; empty: the machine's own
 	Scanners         map[string]string `yaml:"scanners"`          // name to absolute path
@@ -105,6 +107,7 @@ func defaultSettings() settings {
 		LauncherStateDir: "/var/lib/secmcpd-launcher",
 		AuditDir:         "/var/log/secmcpd",
 		EngagementsDir:   "/etc/secmcpd/engagements.d",
+		RunnersDir:       "/etc/secmcpd/runners.d",
 		Scanners:         map[string]string{"nmap": "/usr/bin/nmap", "masscan": "/usr/bin/masscan", "gobuster": "/usr/bin/gobuster"},
 		Wordlists:        wordlistSettings{Directories: []string{"/usr/share/secmcpd/wordlists"}},
 		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200, IOMiB: 128, Packets: 10000},
@@ -245,7 +248,7 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		}
 	}
 	for field, p := range map[string]string{"front_socket": s.FrontSocket, "state_dir": s.StateDir, "launcher_state_dir": s.LauncherStateDir,
-		"audit_dir": s.AuditDir, "engagements_dir": s.EngagementsDir} {
+		"audit_dir": s.AuditDir, "engagements_dir": s.EngagementsDir, "runners_dir": s.RunnersDir} {
 		if !filepath.IsAbs(p) || filepath.Clean(p) != p {
 			wrong(field, p, "an absolute path", "")
 		}
@@ -343,8 +346,25 @@ func knownScanners() []string {
 	return names
 }
 
-// tools is the scanners that there are.
-func (s *settings) tools() runners.Table { return runners.BuiltIn() }
+// tools is the scanners that there are: those that are built in, and those that are declared without a
+// fault.
+func (s *settings) tools() runners.Table {
+	declared, _, _ := launcher.Declarations(s.RunnersDir) // what is wrong with it is told by declared
+	return runners.BuiltIn().With(declared...)
+}
+
+// declared tells what is wrong with the scanners that are declared.
+func (s *settings) declared() error {
+	_, faults, err := launcher.Declarations(s.RunnersDir)
+	return errors.Join(faults.Err(), err)
+}
+
+// tellDeclared logs what is wrong with declared scanners: they are not there, and the others are.
+func (s *settings) tellDeclared(log *slog.Logger) {
+	if err := s.declared(); err != nil {
+		log.Error("declared scanners with faults are not offered", "faults", err)
+	}
+}
 
 func (s *settings) resolvers() ([]netip.AddrPort, error) {
 	var out []netip.AddrPort

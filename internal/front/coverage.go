@@ -104,7 +104,7 @@ func cover(record wire.Job, r report.Report) *coverage {
 		case out.OverRate > 0:
 			out.CutBy = "rate"
 		}
-		out.Complete = o.Reason == wire.Exited && o.Code == 0 && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0 && out.OverRate == 0 && unanswered(record, r) == 0
+		out.Complete = o.Reason == wire.Exited && endedWell(o.Code, r) && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0 && out.OverRate == 0 && unanswered(record, r) == 0
 	}
 	return out
 }
@@ -257,12 +257,15 @@ func asked(row store.Job, record wire.Job, a netip.Addr) (named, numbered, all b
 		named = named || slices.Contains(n.Addresses, a.String())
 		all = all && n.Count == len(n.Addresses)
 	}
-	call, faults := runners.BuiltIn().Read(row.Tool, row.Arguments)
-	if len(faults) > 0 {
+	targets := runners.TargetsOf(row.Arguments) // of a declared tool, whose declaration may be gone
+	if call, faults := runners.BuiltIn().Read(row.Tool, row.Arguments); len(faults) == 0 {
+		targets = call.Plan().Targets
+	}
+	if len(targets) == 0 {
 		return named, false, false
 	}
 	names := 0
-	for _, t := range call.Plan().Targets {
+	for _, t := range targets {
 		numbered = numbered || t.Prefix.IsValid() && t.Prefix.Contains(a)
 		if t.Name != "" {
 			names++

@@ -84,6 +84,18 @@ func (f *front) begin(ctx context.Context, s *session, row store.Job, value []by
 		f.log.Error("cannot keep a job", "why", err)
 		return nil, storeRefusal(err)
 	}
+	if d := f.cfg.Tools.Declaration(row.Tool); d != nil {
+		// What the scanner will have written is read by the declaration that it was asked for by.
+		if _, err := f.store.Save(row.ID, declarationFile, bytes.NewReader(d.Text), maxArtefact); err != nil {
+			f.log.Error("cannot keep a declaration", "job", row.ID, "why", err)
+			r := storeRefusal(err)
+			f.mu.Lock()
+			f.jobs[row.ID] = j
+			f.mu.Unlock()
+			f.refuse(j, r)
+			return j, r
+		}
+	}
 	f.mu.Lock()
 	l := f.link
 	j.asked = l
@@ -287,19 +299,19 @@ func (f *front) parse(j *job) (report.Report, error) {
 		defer kept.Close()
 		beside, err := f.store.Artefact(j.row.ID, "stderr.txt")
 		if errors.Is(err, store.ErrNotFound) {
-			return parse(j.row, record, kept, strings.NewReader(""), nil)
+			return f.parsed(j.row, record, kept, strings.NewReader(""), nil)
 		}
 		if err != nil {
 			return report.Report{}, err
 		}
 		defer beside.Close()
-		return parse(j.row, record, kept, beside, nil)
+		return f.parsed(j.row, record, kept, beside, nil)
 	}
 	var beside io.Reader = strings.NewReader("")
 	if stderr != nil {
 		beside = &tail{ctx: f.ctx, file: stderr, over: j.over}
 	}
-	return parse(j.row, record, &tail{ctx: f.ctx, file: stdout, over: j.over}, beside, func(p report.Progress) {
+	return f.parsed(j.row, record, &tail{ctx: f.ctx, file: stdout, over: j.over}, beside, func(p report.Progress) {
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		j.progress = p
@@ -308,27 +320,34 @@ func (f *front) parse(j *job) (report.Report, error) {
 }
 
 const (
+	nmapTool     = "nmap_scan"
 	gobusterTool = "gobuster_scan"
 	masscanTool  = "masscan_scan"
 )
 
 // rawFile is the file of the store that has what a tool's scanner wrote.
 func rawFile(tool string) string {
-	if tool == gobusterTool || tool == masscanTool {
-		return "output.txt"
+	if tool == nmapTool {
+		return "nmap.xml"
 	}
-	return "nmap.xml"
+	return "output.txt"
 }
 
-// parse reads what a job's scanner has written.
-func parse(row store.Job, record wire.Job, stdout, stderr io.Reader, on func(report.Progress)) (report.Report, error) {
+// parsed reads what a job's scanner has written.
+func (f *front) parsed(row store.Job, record wire.Job, stdout, stderr io.Reader, on func(report.Progress)) (report.Report, error) {
 	switch row.Tool {
 	case gobusterTool:
 		return report.ParseGobuster(stdout, stderr, wordsOf(row, record), on)
 	case masscanTool:
 		return report.ParseMasscan(stdout, stderr, on)
+	case nmapTool:
+		return report.ParseNmap(stdout, on)
 	}
-	return report.ParseNmap(stdout, on)
+	form, err := f.formOf(row, record)
+	if err != nil {
+		return report.Report{ErrorClass: report.ErrorNotAReport}, err
+	}
+	return report.ParseDeclared(stdout, stderr, form, on)
 }
 
 // wordsOf is what a scan by words asked for: as the caller wrote it, of the one address that was judged.
@@ -459,6 +478,7 @@ func (f *front) commit(j *job, r report.Report) error {
 	j.mu.Lock()
 	row, record := j.row, j.record
 	j.mu.Unlock()
+	r = settled(record.Outcome, r)
 	row.State = stateOf(record, r)
 	row.Reason, row.Ended = record.Outcome.Reason, record.Outcome.Ended
 	row.Packets = packetsOf(record.Outcome.Usage)
@@ -496,7 +516,7 @@ func stateOf(record wire.Job, r report.Report) store.State {
 	switch o.Reason {
 	case wire.Exited:
 		switch {
-		case o.Code != 0 || !r.Finished:
+		case !endedWell(o.Code, r) || !r.Finished:
 			return store.Failed
 		case r.Coverage.TimedOut > 0:
 			return store.Partial // of hosts that were given up nothing is known

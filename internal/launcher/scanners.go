@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -49,7 +50,7 @@ func (s *scanners) get(ctx context.Context, name string) (*scanner, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	path := s.paths[name]
+	path := cmp.Or(s.tools.Program(name), s.paths[name])
 	if path == "" {
 		return nil, fmt.Errorf("no path is configured for %s", name)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // The artefacts that a job can have. The set is closed: a name is never made from a request.
-var names = []string{"nmap.xml", "output.txt", "stderr.txt", "argv.json", "spec.txt"}
+var names = []string{"nmap.xml", "output.txt", "stderr.txt", "argv.json", "spec.txt", "runner.yaml"}
 
 // Artefact is one file of a job.
 type Artefact struct {

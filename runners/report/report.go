@@ -26,8 +26,9 @@ type Report struct {
 	ErrorClass string   `json:"error_class,omitempty"` // what kind of failure, in words of this package
 	Progress   Progress `json:"progress"`
 	Coverage   Coverage `json:"coverage"`
-	Hosts      []Host   `json:"hosts"`         // hosts that are up, and hosts that timed out
-	Cut        []string `json:"cut,omitempty"` // what bounds left out: hosts, ports, scripts, texts, coverage, token, total, depth
+	Hosts      []Host   `json:"hosts"`              // hosts that are up, and hosts that timed out
+	Statuses   []int    `json:"statuses,omitempty"` // exit statuses of a scan that went well, where they are not 0 alone
+	Cut        []string `json:"cut,omitempty"`      // what bounds left out: hosts, ports, scripts, texts, coverage, token, total, depth
 }
 
 // Values of ErrorClass.

@@ -73,6 +73,7 @@ intrusive: allow
 type Options struct {
 	Settings    string            // more of secmcpd.yaml
 	Engagements map[string]string // by name; nil: Engagement as "lab"
+	Runners     map[string]string // declared scanners, by name
 	NoRestart   bool              // leave dead what dies
 	AcceptNone  bool              // accept no missing layer
 	NoRoles     bool              // start neither role: agents use Stdio
@@ -184,7 +185,7 @@ func (d *Daemon) makeCgroup(bare bool) error {
 }
 
 func (d *Daemon) configure(o Options) error {
-	for name, owner := range map[string]int{"state": FrontUID, "launcher": 0, "audit": 0, "engagements.d": 0} {
+	for name, owner := range map[string]int{"state": FrontUID, "launcher": 0, "audit": 0, "engagements.d": 0, "runners.d": 0} {
 		path := filepath.Join(d.Dir, name)
 		if err := errors.Join(os.Mkdir(path, 0o755), os.Chown(path, owner, owner)); err != nil {
 			return err
@@ -192,6 +193,11 @@ func (d *Daemon) configure(o Options) error {
 	}
 	if o.Engagements == nil {
 		o.Engagements = map[string]string{"lab": Engagement}
+	}
+	for name, text := range o.Runners {
+		if err := os.WriteFile(filepath.Join(d.Dir, "runners.d", name+".yaml"), []byte(text), 0o644); err != nil {
+			return err
+		}
 	}
 	for name, text := range o.Engagements {
 		if err := os.WriteFile(filepath.Join(d.Engagements(), name+".yaml"), []byte(text), 0o644); err != nil {
@@ -212,8 +218,8 @@ func (d *Daemon) configure(o Options) error {
 	o.Settings += "slots: {" + strings.Join(slots, ", ") + "}\n"
 	d.Config = filepath.Join(d.Dir, "secmcpd.yaml")
 	return os.WriteFile(d.Config, fmt.Appendf(nil, "front_user: %q\nfront_socket: %s/front.sock\nstate_dir: %s/state\nlauncher_state_dir: %s/launcher\n"+
-		"audit_dir: %s/audit\nengagements_dir: %s/engagements.d\nresolvers: [%s]\naccept_unenforced: [%s]\n%s",
-		strconv.Itoa(FrontUID), d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, DNS, accept, o.Settings), 0o644)
+		"audit_dir: %s/audit\nengagements_dir: %s/engagements.d\nrunners_dir: %s/runners.d\nresolvers: [%s]\naccept_unenforced: [%s]\n%s",
+		strconv.Itoa(FrontUID), d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, DNS, accept, o.Settings), 0o644)
 }
 
 // start starts a role and waits until it says READY=1.
