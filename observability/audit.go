@@ -31,6 +31,7 @@ const (
 	Recovered      Event = "recovered"       // a torn record was cut off; Bytes says how much
 	Tampered       Event = "tampered"        // the log is not what the launcher wrote; Reason says what was expected and found
 	Engagements    Event = "engagements"     // the engagements were read; Reason tells of faults
+	Tools          Event = "tools"           // which tools are disabled was read; Targets names them, Reason tells why it is not known
 	Asked          Event = "asked"           // a scan was asked for
 	Decided        Event = "decided"         // and allowed, by this engagement and rule
 	Denied         Event = "denied"          // or refused

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -26,6 +27,7 @@ type Tool struct {
 	Title       string
 	Description string
 	InputSchema json.RawMessage
+	Off         bool // the operator has left it out: it is known, and neither listed to agents nor used
 }
 
 // row is one scanner in the table: what belongs to it, and its functions.
@@ -40,6 +42,7 @@ type row struct {
 	helps    [][]string     // that it is asked for its options
 	knows    func(v Version, help [][]byte) error
 	declared *Declaration // nil: built in
+	off      bool         // the operator has left it out
 }
 
 // scan is what a call is to its scanner.
@@ -71,9 +74,32 @@ func (t Table) named(tool string) (row, bool) {
 func (t Table) Tools() []Tool {
 	var tools []Tool
 	for _, r := range t.rows {
-		tools = append(tools, r.tool())
+		tool := r.tool()
+		tool.Off = r.off
+		tools = append(tools, tool)
 	}
 	return tools
+}
+
+// Listed returns the tools that agents see.
+func (t Table) Listed() []Tool {
+	return slices.DeleteFunc(t.Tools(), func(tool Tool) bool { return tool.Off })
+}
+
+// Only is the table with tools left out: those that are not in include, where that names any, and those in exclude. They
+// stay known, since engagements may name them.
+func (t Table) Only(include, exclude []string) Table {
+	rows := slices.Clone(t.rows)
+	for i, r := range rows {
+		rows[i].off = len(include) > 0 && !slices.Contains(include, r.name) || slices.Contains(exclude, r.name)
+	}
+	return Table{rows}
+}
+
+// Off says whether a tool is left out.
+func (t Table) Off(tool string) bool {
+	r, _ := t.named(tool)
+	return r.off
 }
 
 // Names returns the name of every tool, in the same order.

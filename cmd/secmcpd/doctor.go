@@ -478,9 +478,16 @@ func resolversFinding(resolvers []netip.AddrPort, err error) finding {
 
 func lookScanners(s settings) finding {
 	var found, missing []string
-	for _, t := range s.tools().Tools() {
-		path := s.Scanners[t.Scanner]
-		version, err := scannerVersion(s.tools(), t.Scanner, path)
+	tools := s.tools()
+	if err := s.declared(); err != nil {
+		return fault(err.Error(), "the scanners that these files declare are not offered", "secmcpd check")
+	}
+	for _, t := range tools.Tools() {
+		if t.Off {
+			continue
+		}
+		path := s.program(tools, t.Scanner)
+		version, err := scannerVersion(tools, t.Scanner, path)
 		if errors.Is(err, fs.ErrNotExist) && path == defaultSettings().Scanners[t.Scanner] {
 			missing = append(missing, t.Scanner) // nobody said that it is there
 			continue

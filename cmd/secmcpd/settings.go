@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -40,6 +41,7 @@ type settings struct {
 	AcceptUnenforced []string          `yaml:"accept_unenforced"` // layers of protection that may be missing
 	Resolvers        []string          `yaml:"resolvers"`         // ADDRESS or ADDRESS:PORT; empty: the machine's own
 	Scanners         map[string]string `yaml:"scanners"`          // name to absolute path
+	Tools            toolSettings      `yaml:"tools"`
 	Wordlists        wordlistSettings  `yaml:"wordlists"`
 	Scans            scanSettings      `yaml:"scans"`
 	Slots            slotSettings      `yaml:"slots"`
@@ -83,6 +85,12 @@ type limitSettings struct {
 	OutputMiB  int           `yaml:"output_mib"`
 	TmpMiB     int           `yaml:"tmp_mib"`
 	OpenFiles  int           `yaml:"open_files"`
+}
+
+// toolSettings leave tools out, for both rooms; `secmcpd tools` does it for a while.
+type toolSettings struct {
+	Include []string `yaml:"include"` // these alone; none: all
+	Exclude []string `yaml:"exclude"`
 }
 
 type wordlistSettings struct {
@@ -264,6 +272,13 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 			wrong(field, p, "an absolute path", "`command -v "+name+"` prints it")
 		}
 	}
+	for field, names := range map[string][]string{"tools.include": s.Tools.Include, "tools.exclude": s.Tools.Exclude} {
+		for i, name := range names {
+			if known := s.toolNames(); !slices.Contains(known, name) {
+				wrong(strict.Index(field, i), name, strings.Join(known, ", "), near(name, known))
+			}
+		}
+	}
 	for i, p := range s.Wordlists.Directories {
 		if !filepath.IsAbs(p) || filepath.Clean(p) != p {
 			wrong(strict.Index("wordlists.directories", i), p, "an absolute path", "")
@@ -350,7 +365,25 @@ func knownScanners() []string {
 // fault.
 func (s *settings) tools() runners.Table {
 	declared, _, _ := launcher.Declarations(s.RunnersDir) // what is wrong with it is told by declared
-	return runners.BuiltIn().With(declared...)
+	return runners.BuiltIn().With(declared...).Only(s.Tools.Include, s.Tools.Exclude)
+}
+
+// program is the path of a scanner's program.
+func (s *settings) program(tools runners.Table, scanner string) string {
+	return cmp.Or(tools.Program(scanner), s.Scanners[scanner])
+}
+
+// toolNames are those that a setting can name: also of a declared tool whose file has a fault, since
+// the daemon is to start without it.
+func (s *settings) toolNames() []string {
+	names := runners.BuiltIn().Names()
+	entries, _ := os.ReadDir(s.RunnersDir) // without it nothing is declared
+	for _, e := range entries {
+		if name, is := strings.CutSuffix(e.Name(), ".yaml"); is && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // declared tells what is wrong with the scanners that are declared.

@@ -54,7 +54,7 @@ func (f *front) addResources(s *mcp.Server) {
 	for name, schema := range full {
 		schemas[name] = encode(schema)
 	}
-	for _, t := range f.cfg.Tools.Tools() {
+	for _, t := range f.cfg.Tools.Listed() {
 		schemas[t.Name] = encode(scanSchema(t.InputSchema))
 	}
 	for _, name := range slices.Sorted(maps.Keys(schemas)) {

@@ -160,13 +160,16 @@ var (
 
 func previewArguments(of runners.Table) []argument {
 	tool := argTool
-	tool.words = of.Names()
+	tool.words = nil
+	for _, t := range of.Listed() {
+		tool.words = append(tool.words, t.Name)
+	}
 	return []argument{tool, argArguments}
 }
 
 func tools(of runners.Table) []tool {
 	var all []tool
-	for i, t := range of.Tools() {
+	for i, t := range of.Listed() {
 		all = append(all, tool{name: t.Name, title: t.Title, description: t.Description, input: shortSchema(t.Name, i == 0, scanSchema(t.InputSchema)),
 			openWorld: true,
 			call: func(f *front, ctx context.Context, s *session, r *mcp.CallToolRequest) (any, error) {

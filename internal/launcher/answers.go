@@ -44,7 +44,9 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	v := judge(l.judged(), onPolicy(caller), request, time.Now())
 	p := &wire.Previewed{Verdict: onWire(v), Network: l.network(), NotEnforced: l.gaps(), Wordlist: words.onRecord()}
 	p.Verdict.Unresolved = firstOf(names(request), wire.MaxList)
-	if v.Outcome != policy.Allow {
+	if off := l.off(call.Tool); off != nil {
+		p.Refused = off
+	} else if v.Outcome != policy.Allow {
 		p.Refused = refusal(v)
 	} else if missing := l.missing(); len(missing) > 0 {
 		p.Refused = unenforced(missing)
@@ -87,12 +89,16 @@ func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabili
 	now := time.Now()
 	c := &wire.Capabilities{Slots: l.gate.Slots(), Network: l.network(), NotEnforced: l.gaps()}
 	for _, t := range l.cfg.Tools.Tools() {
-		found, err := l.scanners.get(ctx, t.Scanner)
-		if err != nil {
-			c.Scanners = append(c.Scanners, wire.Scanner{Tool: t.Name, Problem: clip(err.Error())})
-			continue
+		said := wire.Scanner{Tool: t.Name}
+		if found, err := l.scanners.get(ctx, t.Scanner); err != nil {
+			said.Problem = clip(err.Error())
+		} else {
+			said = found.onWire(t.Name)
 		}
-		c.Scanners = append(c.Scanners, found.onWire(t.Name))
+		if off := l.off(t.Name); off != nil {
+			said.Disabled = off.Reason
+		}
+		c.Scanners = append(c.Scanners, said)
 	}
 	c.Wordlists, c.WordlistsCount = l.wordlists.list(ctx)
 	for _, j := range l.all() {

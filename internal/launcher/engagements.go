@@ -300,6 +300,7 @@ func (l *Launcher) followRules(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			l.judged()
+			_, _ = l.switched() // whoever asks for a scan is refused with the error
 			l.rejudge()
 			l.endWhatCannotWrite()
 			l.tellUnheard(time.Now(), false)

@@ -114,6 +114,7 @@ type Launcher struct {
 	slots     slots
 	scanners  scanners
 	wordlists wordlists
+	switches  switches
 	servers   func() ([]netip.AddrPort, error) // of names, where the configuration has none
 	starts    *allowance                       // scans asked for
 	looks     *allowance                       // previews and capabilities
@@ -162,7 +163,10 @@ func (l *Launcher) live(ctx context.Context) error {
 	if err := l.learnMachine(); err != nil {
 		return err
 	}
-	l.judged() // reads the engagements for the first time
+	l.judged()                              // reads the engagements for the first time
+	if _, err := l.switched(); err != nil { // told already
+		l.log.Error("no tool is used", "why", err)
+	}
 	err := l.serve(ctx)
 	l.tellUnheard(time.Now(), true)
 	return errors.Join(err, l.audit.Append(observability.Record{Event: observability.Stopped}))
@@ -209,6 +213,7 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
 	l.scanners = scanners{tools: cfg.Tools, turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, ask: l.runVersion}
 	l.wordlists.dirs = cfg.Wordlists
+	l.switches.dir = cfg.StateDir
 	defer func() {
 		if err != nil {
 			l.close()

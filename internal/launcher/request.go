@@ -128,6 +128,9 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 		l.log.Error("cannot write the audit log: scans are refused", "why", err)
 		return auditUnavailable()
 	}
+	if refused := l.off(j.call.Tool); refused != nil {
+		return l.noted(j, refused)
+	}
 	if refused := j.aimed(l); refused != nil {
 		return l.noted(j, refused)
 	}
@@ -251,6 +254,9 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 	// One at a time: of two jobs that would be the last one of their engagement, one is.
 	l.deciding.Lock()
 	defer l.deciding.Unlock()
+	if refused := l.off(j.call.Tool); refused != nil {
+		return l.noted(j, refused)
+	}
 	v := policy.Decide(l.judged(), onPolicy(j.caller), j.asks(), time.Now())
 	if v.Outcome != policy.Allow {
 		l.note(j.denied(v))

@@ -239,6 +239,8 @@ type Scanner struct {
 	Version string `cbor:"version,omitempty" json:"version,omitempty"`
 	SHA256  string `cbor:"sha256,omitempty" json:"sha256,omitempty"`
 	Problem string `cbor:"problem,omitempty" json:"problem,omitempty"` // why it cannot be used
+	// Disabled says that the operator has switched the tool off, and where.
+	Disabled string `cbor:"disabled,omitempty" json:"disabled,omitempty"`
 }
 
 // Capabilities is what one caller may do here.

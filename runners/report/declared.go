@@ -63,8 +63,8 @@ func ParseDeclared(stdout, stderr io.Reader, form Form, on func(Progress)) (Repo
 	}
 	var outErr, otherErr error
 	var both sync.WaitGroup
-	both.Go(func() { _, otherErr = lines(others, "\r\n", func(line []byte) { beside.signs(line) }) })
-	cut, outErr := lines(out, "\r\n", d.line)
+	both.Go(func() { _, otherErr = eachLine(others, "\r\n", beside.signs) })
+	cut, outErr := eachLine(out, "\r\n", d.line)
 	both.Wait()
 	if cut {
 		d.leaveOut("total")
@@ -94,13 +94,23 @@ type declared struct {
 }
 
 // signs looks for what the scanner says of its own end.
-func (d *declared) signs(line []byte) {
+func (d *declared) signs(line []byte, end lineEnd) {
+	if end != whole {
+		return
+	}
 	d.ended = d.ended || d.form.End != nil && d.form.End.Match(line)
 	d.failed = d.failed || d.form.Failed != nil && d.form.Failed.Match(line)
 }
 
-func (d *declared) line(line []byte) {
-	d.signs(line)
+// line takes one that is whole: of another, nobody knows what it would have said.
+func (d *declared) line(line []byte, end lineEnd) {
+	d.signs(line, end)
+	if end == long {
+		d.leaveOut("token")
+	}
+	if end != whole {
+		return
+	}
 	values, is := d.valuesOf(line)
 	if !is {
 		return
@@ -261,7 +271,7 @@ func (d *declared) takePort(addr netip.Addr, state string, values map[string]str
 		}
 	}
 	p := &h.Ports[i]
-	if s := word(values[valueService]); s != "" {
+	if s := values[valueService]; isWord([]byte(s)) && s != "" {
 		p.Service = s
 	}
 	if texts := d.textsOf(values); len(texts) > 0 {
