@@ -554,13 +554,13 @@ func lookSpace(s settings) finding {
 	for _, at := range []struct {
 		dir  string
 		need int64
-	}{{s.LauncherStateDir, int64(s.Limits.OutputMiB) + least}, {s.StateDir, least}, {s.AuditDir, least}} {
+	}{{s.LauncherStateDir, int64(s.Limits.OutputMiB) + least}, {s.StateDir, int64(s.Jobs.FreeMiB)}, {s.AuditDir, least}} {
 		var st unix.Statfs_t
 		if unix.Statfs(at.dir, &st) != nil {
 			continue // told by "directories"
 		}
 		if free := int64(st.Bavail) * st.Bsize >> 20; free < at.need {
-			return fault(fmt.Sprintf("%d MiB free in %s", free, at.dir), fmt.Sprintf("%d MiB are needed there; scans are refused or fail", at.need), "free some space, or lower limits.output_mib and jobs.keep_mib")
+			return fault(fmt.Sprintf("%d MiB free in %s", free, at.dir), fmt.Sprintf("%d MiB are needed there; scans are refused or fail", at.need), "free some space, or lower limits.output_mib, jobs.keep_mib and jobs.free_mib")
 		}
 	}
 	return ok("enough")

@@ -101,6 +101,7 @@ type jobSettings struct {
 	Keep    int           `yaml:"keep"`     // finished jobs of each user
 	KeepMiB int           `yaml:"keep_mib"` // results and artefacts of all users
 	KeepFor time.Duration `yaml:"keep_for"`
+	FreeMiB int           `yaml:"free_mib"` // left in state_dir, or no new job is begun
 }
 
 type metricSettings struct {
@@ -124,7 +125,7 @@ func defaultSettings() settings {
 		Slots: slotSettings{Mode: scope.Translated, Filter: bpf, FirstUID: 66000, IPv4: netip.MustParsePrefix("10.254.200.0/22"), IPv6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")},
 		Limits: limitSettings{MemoryMiB: 512, Processes: 32, CPUPercent: 100, CPUTime: time.Hour, IOMiB: 64, OutputMiB: 64, TmpMiB: 16,
 			OpenFiles: 512},
-		Jobs:    jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour},
+		Jobs:    jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour, FreeMiB: 128},
 		Metrics: metricSettings{Textfile: "/run/secmcpd-metrics/secmcpd.prom"},
 	}
 }
@@ -244,6 +245,7 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		{"limits.tmp_mib", int64(s.Limits.TmpMiB), 1, 16 << 10},
 		{"limits.open_files", int64(s.Limits.OpenFiles), 64, 65536},
 		{"jobs.keep", int64(s.Jobs.Keep), 1, 1000000},
+		{"jobs.free_mib", int64(s.Jobs.FreeMiB), 8, 1 << 20},
 		{"jobs.keep_mib", int64(s.Jobs.KeepMiB), 16, 1 << 30},
 	} {
 		if b.got < b.low || b.got > b.top {
@@ -523,7 +525,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 func (s *settings) front(from *surroundings, listener *net.UnixListener, link *net.UnixConn) front.Config {
 	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Tools: s.tools(), Version: version, Log: from.logger(), Notify: notify,
 		Grace: 10 * time.Second, Metrics: s.Metrics.Textfile,
-		Keep: store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor}}
+		Keep: store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor, Free: int64(s.Jobs.FreeMiB) << 20}}
 	if link != nil {
 		cfg.Notify, cfg.Metrics = func(string) {}, "" // the file is the daemon's
 	}

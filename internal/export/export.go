@@ -123,19 +123,22 @@ type Coverage struct {
 	Asked      uint64      `json:"asked"`
 	Excluded   uint64      `json:"excluded"`
 	Exclusions []Exclusion `json:"exclusions"`
-	Up         int         `json:"up"`
-	Down       int         `json:"down"`
-	Silent     int         `json:"silent"`
-	TimedOut   int         `json:"timed_out"`
-	NotReached uint64      `json:"not_reached"`
-	Addresses  Addresses   `json:"addresses"`
-	Dropped    uint64      `json:"dropped_packets"`
-	OverRate   uint64      `json:"over_rate_packets"`
-	CutBy      string      `json:"cut_by"`
-	CutFrom    []string    `json:"cut_from"`
-	NotListed  int         `json:"hosts_not_listed"`
-	Requests   *Requests   `json:"requests"`
-	Complete   bool        `json:"complete"`
+	// ExcludedPorts were asked for and left out at every address.
+	ExcludedPorts []string `json:"excluded_ports"`
+
+	Up         int       `json:"up"`
+	Down       int       `json:"down"`
+	Silent     int       `json:"silent"`
+	TimedOut   int       `json:"timed_out"`
+	NotReached uint64    `json:"not_reached"`
+	Addresses  Addresses `json:"addresses"`
+	Dropped    uint64    `json:"dropped_packets"`
+	OverRate   uint64    `json:"over_rate_packets"`
+	CutBy      string    `json:"cut_by"`
+	CutFrom    []string  `json:"cut_from"`
+	NotListed  int       `json:"hosts_not_listed"`
+	Requests   *Requests `json:"requests"`
+	Complete   bool      `json:"complete"`
 }
 
 // Exclusion is what was asked for and left out.
@@ -256,6 +259,9 @@ func (s *Scan) Remarks() (all []string) {
 			all = append(all, "The result was larger than is kept, and was cut: "+strings.Join(c.CutFrom, ", ")+".")
 		}
 		say(uint64(max(c.NotListed, 0)), "Hosts that are counted and not listed: %d.")
+		if len(c.ExcludedPorts) > 0 {
+			all = append(all, "Ports that were asked for and are excluded by the engagement: "+strings.Join(c.ExcludedPorts, ", ")+".")
+		}
 		say(c.Excluded, "Addresses that were asked for and are excluded by the engagement: %d.")
 	}
 	for _, g := range s.NotEnforced {
@@ -270,7 +276,7 @@ func nonempty(texts ...string) []string {
 
 // program is the scanner's name and version.
 func (s *Scan) program() (name, version string) {
-	name, _, _ = strings.Cut(s.Tool, "_")
+	name = strings.TrimSuffix(s.Tool, "_scan")
 	if s.Scanner.Tool != "" {
 		name = s.Scanner.Tool
 	}

@@ -31,7 +31,7 @@ const (
 	complete = `{"scanner":{"tool":"nmap","version":"7.93","sha256":"00ff"},` + about + `,"status":"completed","tool":"nmap_scan","profile":"standard","started":"2026-03-01T10:00:00Z","ended":"2026-03-01T10:01:30Z","end":{"reason":"exited","exit_code":0},` +
 		`"arguments":{"targets":["10.77.0.0/24"],"profile":"standard"},"summary":{"hosts_up":2,"open_ports":4,"complete":true},` +
 		`"coverage":{"asked":254,"excluded":2,"exclusions":[{"prefix":"10.77.0.1/32","rule":"lab: exclude[0]"}],"up":3,"down":251,"silent":1,"timed_out":0,"not_reached":0,"probed":254,` +
-		`"addresses":{"completed":{"count":254,"prefixes":["10.77.0.0/24"]},"timed_out":{"count":0,"prefixes":[]},"not_reached":{"count":0,"prefixes":[]}},"dropped_packets":0,"complete":true}}`
+		`"addresses":{"completed":{"count":254,"prefixes":["10.77.0.0/24"]},"timed_out":{"count":0,"prefixes":[]},"not_reached":{"count":0,"prefixes":[]}},"excluded_ports":["tcp/9100"],"dropped_packets":0,"complete":true}}`
 	cutShort = `{"scanner":{"tool":"masscan","version":"1.3.2"},` + about + `,"status":"partial","tool":"masscan_scan","profile":"quick","started":"2026-03-01T10:00:00Z","ended":"2026-03-01T10:05:00Z","end":{"reason":"timeout"},` +
 		`"arguments":{"targets":["10.77.0.0/16"]},"summary":{"hosts_up":2,"open_ports":3,"complete":false},` +
 		`"coverage":{"asked":65536,"excluded":0,"exclusions":[],"up":2,"down":0,"silent":0,"timed_out":1,"not_reached":65533,"probed":3,` +

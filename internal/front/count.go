@@ -26,7 +26,7 @@ func (f *front) count(ctx context.Context) error {
 		f.log.Warn("metrics are not written: make the directory and restart, or set metrics.textfile to \"\"", "why", err)
 		return nil
 	}
-	r := metrics.New(metrics.Source{Version: f.cfg.Version, Ended: f.totals, Packets: f.packets, UnderWay: f.underWayNow, Budget: f.budgetNow})
+	r := metrics.New(metrics.Source{Version: f.cfg.Version, Ended: f.totals, Packets: f.packets, UnderWay: f.underWayNow, Budget: f.budgetNow, Space: f.spaceNow})
 	write := func() {
 		if err := r.WriteFile(path); err != nil {
 			f.log.Error("cannot write metrics", "why", err)

@@ -118,6 +118,7 @@ func (f *front) serve(stop func()) error {
 		f.index()
 		return nil
 	})
+	g.Go(func() error { return f.watchSpace(ctx) })
 	g.Go(func() error { return f.count(ctx) })
 	f.cfg.Notify("READY=1")
 	err := g.Wait()

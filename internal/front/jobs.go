@@ -79,6 +79,9 @@ func (j *job) now() answer {
 // begin makes a job durable, asks the launcher for it and waits so long for its answer. A refusal
 // ends the job with it.
 func (f *front) begin(ctx context.Context, s *session, row store.Job, value []byte, consent string, wait time.Duration) (*job, *wire.Refusal) {
+	if full := f.crowded(); full != nil {
+		return nil, full
+	}
 	j := newJob(row)
 	if err := f.store.Create(ctx, row); err != nil {
 		f.log.Error("cannot keep a job", "why", err)
@@ -156,7 +159,7 @@ func (f *front) miss(j *job) {
 
 func storeRefusal(err error) *wire.Refusal {
 	if errors.Is(err, store.ErrDiskFull) {
-		return &wire.Refusal{Code: "disk_full", Reason: "there is no space to keep the job, so it is not started",
+		return &wire.Refusal{Code: wire.DiskFull, Reason: "there is no space to keep the job, so it is not started",
 			Hint: "the operator frees space or lowers jobs.keep_mib", Retryable: true}
 	}
 	return &wire.Refusal{Code: "store_unavailable", Reason: "the job cannot be kept, so it is not started",

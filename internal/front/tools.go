@@ -611,6 +611,9 @@ func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest)
 	p := reply.Preview
 	out := previewed{Allowed: p.Refused == nil, Verdict: p.Verdict, Scanner: p.Scanner, NotEnforced: orEmpty(p.NotEnforced), Network: p.Network, Wordlist: p.Wordlist,
 		Error: p.Refused, Argv: p.Argv, Words: p.ArgvCount}
+	if full := f.crowded(); full != nil && out.Allowed {
+		out.Allowed, out.Error = false, full
+	}
 	if len(p.Argv) > 0 {
 		out.Expected = &expected{p.Packets, p.ExpectedS}
 		if p.Verdict.LimitS > 0 && p.ExpectedS > p.Verdict.LimitS {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Limits bound what is kept of finished jobs.
@@ -14,7 +16,31 @@ type Limits struct {
 	Jobs  int           // of each user
 	Bytes int64         // of all users: rows and artefacts
 	Age   time.Duration // since the end
+	Free  int64         // bytes that are left on the disk, or no new job is begun
 }
+
+// Space is what is kept and what there is room for, in bytes.
+type Space struct {
+	Kept int64 // of finished jobs: rows and artefacts
+	Free int64 // on the disk, for this user
+}
+
+// Space looks at the disk. Where no more files can be made there is none free.
+func (s *Store) Space(ctx context.Context) (Space, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir, &st); err != nil {
+		return Space{}, named("look at the disk", err)
+	}
+	space := Space{Free: int64(st.Bavail) * st.Bsize}
+	if st.Files > 0 && st.Ffree < leastFiles {
+		space.Free = 0
+	}
+	err := s.db.QueryRowContext(ctx, "SELECT coalesce(sum(bytes), 0) FROM users").Scan(&space.Kept)
+	return space, named("look at the disk", err)
+}
+
+// leastFiles is how many more files a disk must take to have room for a job.
+const leastFiles = 16
 
 // maxRefused bounds the refused jobs of each user. They are counted apart: a call that is refused
 // costs nothing, and must not displace what a scan has found.

@@ -28,6 +28,7 @@ type Source struct {
 	Packets  func() ([]Packets, error)
 	UnderWay func() (queued, running int)
 	Budget   func() (allowed, reserved int) // packets a second of all jobs that run
+	Space    func() (kept, allowed, free, reserved int64, err error)
 }
 
 var (
@@ -36,6 +37,7 @@ var (
 	ended    = prometheus.NewDesc("secmcpd_jobs_ended_total", "Jobs that have ended, by tool, by how the job ended (state), and by what ended its scanner (reason): exited by itself, or one of its limits.", []string{"tool", "state", "reason"}, nil)
 	packets  = prometheus.NewDesc("secmcpd_packets_total", "Packets of jobs that have ended, by tool and by what the kernel's filter did with them (fate): sent and received passed; off_scope, form and over_rate were dropped on the way out, refused on the way in.", []string{"tool", "fate"}, nil)
 	budget   = prometheus.NewDesc("secmcpd_budget_packets_per_second", "Packets per second of all jobs that run: allowed by the machine's budget, and reserved out of it.", []string{"share"}, nil)
+	space    = prometheus.NewDesc("secmcpd_state_bytes", "Bytes where results are kept: kept of jobs that have ended and allowed for them, free on the disk and reserved of it; below that no new job is begun.", []string{"share"}, nil)
 	underWay = prometheus.NewDesc("secmcpd_jobs", "Jobs under way, by state: queued or running.", []string{"state"}, nil)
 )
 
@@ -63,7 +65,7 @@ func (r *Registry) Stop() { r.stopped = true }
 type collector struct{ *Registry }
 
 func (c collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{up, build, ended, packets, budget, underWay} {
+	for _, d := range []*prometheus.Desc{up, build, ended, packets, budget, space, underWay} {
 		to <- d
 	}
 }
@@ -85,6 +87,14 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	gauge(underWay, float64(running), "running")
 	gauge(budget, float64(allowed), "allowed")
 	gauge(budget, float64(reserved), "reserved")
+	kept, most, free, least, err := c.source.Space()
+	if err != nil {
+		to <- prometheus.NewInvalidMetric(space, err)
+		return
+	}
+	for share, bytes := range map[string]int64{"kept": kept, "allowed": most, "free": free, "reserved": least} {
+		gauge(space, float64(bytes), share)
+	}
 	all, err := c.source.Ended()
 	if err != nil {
 		to <- prometheus.NewInvalidMetric(ended, err) // the whole file fails, and says why: no total is better than a wrong one

@@ -15,6 +15,7 @@ func source() Source {
 		Version:  "1.2.3",
 		UnderWay: func() (int, int) { return 2, 1 },
 		Budget:   func() (int, int) { return 10000, 1500 },
+		Space:    func() (int64, int64, int64, int64, error) { return 7 << 20, 2 << 30, 5 << 30, 128 << 20, nil },
 		Packets: func() ([]Packets, error) {
 			return []Packets{{"nmap_scan", "sent", 1200}, {"nmap_scan", "over_rate", 3}}, nil
 		},
@@ -41,13 +42,19 @@ secmcpd_jobs_ended_total{reason="memory",state="partial",tool="nmap_scan"} 2
 # TYPE secmcpd_packets_total counter
 secmcpd_packets_total{fate="over_rate",tool="nmap_scan"} 3
 secmcpd_packets_total{fate="sent",tool="nmap_scan"} 1200
+# HELP secmcpd_state_bytes Bytes where results are kept: kept of jobs that have ended and allowed for them, free on the disk and reserved of it; below that no new job is begun.
+# TYPE secmcpd_state_bytes gauge
+secmcpd_state_bytes{share="allowed"} 2.147483648e+09
+secmcpd_state_bytes{share="free"} 5.36870912e+09
+secmcpd_state_bytes{share="kept"} 7.340032e+06
+secmcpd_state_bytes{share="reserved"} 1.34217728e+08
 # HELP secmcpd_up 1 while the front runs; 0 is the last thing that it writes.
 # TYPE secmcpd_up gauge
 secmcpd_up 1
 `
 
 func TestEveryEndIsCountedByItsReason(t *testing.T) {
-	if err := testutil.GatherAndCompare(New(source()), strings.NewReader(whole), "secmcpd_jobs", "secmcpd_jobs_ended_total", "secmcpd_up", "secmcpd_packets_total", "secmcpd_budget_packets_per_second"); err != nil {
+	if err := testutil.GatherAndCompare(New(source()), strings.NewReader(whole), "secmcpd_jobs", "secmcpd_jobs_ended_total", "secmcpd_up", "secmcpd_packets_total", "secmcpd_budget_packets_per_second", "secmcpd_state_bytes"); err != nil {
 		t.Error(err)
 	}
 }

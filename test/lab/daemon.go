@@ -47,6 +47,7 @@ type Daemon struct {
 	roles   map[Role]*role
 	restart bool
 	ending  bool
+	mounted bool // the state's own disk
 	running sync.WaitGroup
 }
 
@@ -81,6 +82,7 @@ type Options struct {
 	// of a slot; without it the mode is routed.
 	Translated bool
 	Table      bool // the filter is nf_tables alone
+	StateMiB   int  // the front's state has a disk of its own of this size; 0: it has not
 	// NoControllers is a machine whose cgroups have no controllers.
 	NoControllers bool
 }
@@ -143,7 +145,8 @@ func (d *Daemon) Socket() string { return filepath.Join(d.Dir, "mcp.sock") }
 // Accepts are the layers that this machine cannot enforce, as the configuration accepts them.
 func (d *Daemon) Accepts() []string { return d.limits }
 
-// AuditDir and Engagements are where the daemon keeps them.
+// StateDir, AuditDir and Engagements are where the daemon keeps them.
+func (d *Daemon) StateDir() string    { return filepath.Join(d.Dir, "state") }
 func (d *Daemon) AuditDir() string    { return filepath.Join(d.Dir, "audit") }
 func (d *Daemon) Engagements() string { return filepath.Join(d.Dir, "engagements.d") }
 
@@ -190,6 +193,13 @@ func (d *Daemon) configure(o Options) error {
 		if err := errors.Join(os.Mkdir(path, 0o755), os.Chown(path, owner, owner)); err != nil {
 			return err
 		}
+	}
+	if o.StateMiB > 0 {
+		own := fmt.Sprintf("size=%dm,uid=%d,mode=755", o.StateMiB, FrontUID)
+		if err := unix.Mount("tmpfs", d.StateDir(), "tmpfs", 0, own); err != nil {
+			return fmt.Errorf("cannot give the state a disk: %w", err)
+		}
+		d.mounted = true
 	}
 	if o.Engagements == nil {
 		o.Engagements = map[string]string{"lab": Engagement}
@@ -405,6 +415,9 @@ func (d *Daemon) Stop() error {
 	}
 	if d.outer != "" {
 		errs = append(errs, removeCgroup(d.outer))
+	}
+	if d.mounted {
+		errs = append(errs, unix.Unmount(d.StateDir(), unix.MNT_DETACH))
 	}
 	if d.Dir != "" {
 		errs = append(errs, os.RemoveAll(d.Dir))

@@ -1,0 +1,56 @@
+package front
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+)
+
+// While less is free than has to be, no scan is begun and no preview allows one; what was found before can be read,
+// and nothing of it is removed. With room again it goes on.
+func TestAFullDiskRefusesNewJobsAndKeepsTheOld(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	s := h.agent(1000, nil)
+	id := h.scanned(s, quick, allowed(8, "10.91.0.8/29"), capture(t, "connect.xml"), exited)["job_id"].(string)
+	var told []string
+	h.front.cfg.Notify = func(state string) { told = append(told, state) }
+
+	h.front.cfg.Keep.Free = 1 << 60
+	full := h.front.tellSpace(false)
+	if again := h.front.tellSpace(full); !full || !again || len(told) != 1 || !strings.HasPrefix(told[0], "STATUS=disk_full: ") {
+		t.Errorf("full %v, %v; told %q", full, again, told)
+	}
+	a := h.call(s, "nmap_scan", map[string]any{"targets": []string{"10.77.0.10"}})
+	if at(a, "error", "code") != "disk_full" || at(a, "error", "retryable") != true || at(a, "job_id") != nil {
+		t.Errorf("%v", a)
+	}
+	out := start(t.Context(), s, "scan_preview", map[string]any{"tool": "nmap_scan", "arguments": map[string]any{"targets": []string{"10.77.0.10"}}})
+	m := h.until(func(m wire.Message) bool {
+		if m.Start != nil {
+			t.Error("the launcher was asked to start a scan")
+		}
+		return m.Preview != nil
+	})
+	h.tell(wire.Message{Reply: &wire.Reply{Seq: m.Preview.Seq, Preview: &wire.Previewed{Verdict: wire.Verdict{Outcome: "allow"}, Argv: []string{"nmap"}, ArgvCount: 1}}})
+	if p := h.object(<-out); at(p, "allowed") != false || at(p, "error", "code") != "disk_full" {
+		t.Errorf("%v", p)
+	}
+	h.front.prune(t.Context())
+	if a := h.call(s, "job_result", map[string]any{"job_id": id}); a["status"] != "completed" {
+		t.Errorf("what was there before: %v", a)
+	}
+	if a := h.call(s, "job_list", nil); len(a["jobs"].([]any)) != 1 {
+		t.Errorf("%v", a)
+	}
+
+	h.front.cfg.Keep.Free = 0
+	if h.front.tellSpace(full) || !slices.Equal(told[1:], []string{"STATUS="}) {
+		t.Errorf("told %q", told)
+	}
+	if a := h.scanned(s, quick, allowed(8, "10.91.0.8/29"), capture(t, "connect.xml"), exited); a["status"] != "completed" {
+		t.Errorf("with room again: %v", a)
+	}
+}
