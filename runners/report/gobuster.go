@@ -110,8 +110,9 @@ const (
 
 func (p *gobusterParser) line(text []byte, end lineEnd) {
 	switch end {
-	case long:
+	case long: // a host's own words come last and may be cut: what they follow is a result
 		p.cut("token")
+		text = append(text, ']')
 	case unended:
 		return
 	}

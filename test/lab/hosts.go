@@ -25,6 +25,7 @@ func (l *Lab) hosts() error {
 	}{
 		{l.router, ssh, []string{SSHAndWeb + ":22", SSH + ":22", "[" + IPv6Host + "]:22", Near + ":22", "[" + Near6 + "]:22"}},
 		{l.router, web, []string{SSHAndWeb + ":80", Web + ":80", Web + ":8080", "[" + IPv6Host + "]:80", Near + ":80", "[" + Near6 + "]:80", NearOther + ":80", "[" + NearOther6 + "]:80"}},
+		{l.router, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, []string{Mute + ":21", Mute + ":80"}},
 		{l.behind, ssh, []string{Behind + ":22", "[" + Behind6 + "]:22"}},
 		{l.behind, web, []string{Behind + ":80", "[" + Behind6 + "]:80"}},
 		{l.noWayBack, web, []string{NoWayBack + ":80", "[" + NoWayBack6 + "]:80"}},
@@ -43,7 +44,7 @@ func (l *Lab) hosts() error {
 		}
 	}
 	for _, a := range []string{SNMP + ":161", "[" + SNMP6 + "]:161"} {
-		if err := l.answer(a, func(query []byte, _ net.Addr) []byte { return snmp(query) }); err != nil {
+		if err := l.answer(a, func(query []byte, _ net.Addr) []byte { return snmp(query, "Linux lab 6.1") }); err != nil {
 			return err
 		}
 	}
@@ -61,7 +62,7 @@ func (l *Lab) hosts() error {
 			return err
 		}
 	}
-	return nil
+	return l.talkers()
 }
 
 func (l *Lab) listen(ns *os.File, addr string, run func(net.Listener)) error {
@@ -178,9 +179,9 @@ func sites() http.Handler {
 	})
 }
 
-// snmp answers version 1 and 2c requests of any community with what the system is. Its lengths
+// snmp answers version 1 and 2c requests of any community with what the system is, in at most 60 bytes. Its lengths
 // are all below 128, as those of scanners' requests are.
-func snmp(query []byte) []byte {
+func snmp(query []byte, system string) []byte {
 	// SEQUENCE { version, community, PDU { request-id, ...
 	field := func(b []byte) (value, rest []byte) {
 		if len(b) < 2 || b[1] > 127 || len(b) < 2+int(b[1]) {
@@ -204,8 +205,8 @@ func snmp(query []byte) []byte {
 		b[1] = byte(len(b) - 2)
 		return b
 	}
-	system := wrap(0x30, []byte{6, 8, 0x2b, 6, 1, 2, 1, 1, 1, 0}, wrap(4, []byte("Linux lab 6.1")))
-	reply := wrap(0xa2, wrap(2, id), []byte{2, 1, 0, 2, 1, 0}, wrap(0x30, system))
+	value := wrap(0x30, []byte{6, 8, 0x2b, 6, 1, 2, 1, 1, 1, 0}, wrap(4, []byte(system)))
+	reply := wrap(0xa2, wrap(2, id), []byte{2, 1, 0, 2, 1, 0}, wrap(0x30, value))
 	version, community := message[:len(message)-len(afterVersion)], afterVersion[:len(afterVersion)-len(pdu)]
 	if len(version)+len(community)+len(reply) > 127 {
 		return nil

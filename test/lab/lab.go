@@ -9,6 +9,8 @@
 //	                                         10.77.0.21, fd77::21          answers SNMP
 //	                                         10.77.0.53, fd77::53          a name server
 //	                                         10.77.0.66, fd77::66          a host that is hostile
+//	                                         10.77.0.67, fd77::67          a host that talks to whoever reads its answers
+//	                                         10.77.0.68                   a host that accepts and says nothing
 //	                                         10.77.1.0/24, fd77::1:0/112   answers nothing
 //	                                         10.77.128.0/19                refuses every connection
 //	                                           ├── 10.77.64.10, fd77::64:10   behind the router
@@ -50,6 +52,9 @@ const (
 	DNS6       = "fd77::53"
 	Hostile    = "10.77.0.66" // UDP 53: answers from Outside, too
 	Hostile6   = "fd77::66"
+	Talker     = "10.77.0.67" // 13, 21, 22, 23, 25, 79, 80, 443, UDP 53 and 161: says Talk wherever it can
+	Talker6    = "fd77::67"
+	Mute       = "10.77.0.68"  // 21, 80: accepts, and says nothing
 	Behind     = "10.77.64.10" // 22, 80, one hop further
 	Behind6    = "fd77::64:10"
 	NoWayBack  = "10.77.65.10" // 80, but its answers reach nobody
@@ -417,8 +422,8 @@ func (l *Lab) wire() error {
 			return err
 		}
 	}
-	here := []string{SSHAndWeb, Web, SSH, Sites, SNMP, DNS, Hostile, Near, NearOther}
-	if err := l.own(here, []string{IPv6Host, Sites6, SNMP6, DNS6, Hostile6, Near6, NearOther6}); err != nil {
+	here := []string{SSHAndWeb, Web, SSH, Sites, SNMP, DNS, Hostile, Talker, Mute, Near, NearOther}
+	if err := l.own(here, []string{IPv6Host, Sites6, SNMP6, DNS6, Hostile6, Talker6, Near6, NearOther6}); err != nil {
 		return err
 	}
 	for _, r := range []route{

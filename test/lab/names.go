@@ -28,7 +28,11 @@ var zone = map[string][]string{
 	"away.lab.internal.":  {Sites, Sites6},
 	"snmp.lab.internal.":  {SNMP, SNMP6},
 	"far.lab.internal.":   {Behind, Behind6},
+	obeying:               {Talker, Talker6},
 }
+
+// obeying is a name whose answers are a hostile name server's.
+const obeying = "obey.lab.internal."
 
 func many() (out []string) {
 	a := netip.MustParseAddr("10.77.2.1")
@@ -129,6 +133,9 @@ func (s *nameServer) reply(query []byte, most int) []byte {
 			continue
 		}
 		m.Answers = append(m.Answers, r)
+	}
+	if strings.ToLower(q.Name.String()) == obeying {
+		told(&m, q)
 	}
 	b, err := m.Pack()
 	if err == nil && len(b) > most {
