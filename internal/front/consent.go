@@ -56,7 +56,7 @@ func canAsk(r *mcp.CallToolRequest) bool {
 }
 
 // askConsent has the client ask its user. Nothing has been started.
-func (f *front) askConsent(ctx context.Context, s *session, tool, profile string, value []byte, refusal *wire.Refusal) (any, error) {
+func (f *front) askConsent(ctx context.Context, s *session, tool, profile string, then []string, value []byte, refusal *wire.Refusal) (any, error) {
 	reply, err := f.ask(ctx, func(seq uint64) wire.Message {
 		return wire.Message{Preview: &wire.Preview{Seq: seq, Handle: s.client.Handle, Value: value}}
 	})
@@ -71,17 +71,21 @@ func (f *front) askConsent(ctx context.Context, s *session, tool, profile string
 	state := base64.RawURLEncoding.EncodeToString(f.sealer.Seal(nil, nil, plain, []byte(consentSeal)))
 	form := json.RawMessage(`{"type":"object","properties":{"confirm":{"type":"boolean","title":"Start this scan"}},"required":["confirm"]}`)
 	return &mcp.CallToolResult{RequestState: state,
-		InputRequests: mcp.InputRequestMap{"confirm": &mcp.ElicitParams{Mode: "form", Message: question(tool, profile, v), RequestedSchema: form}}}, nil
+		InputRequests: mcp.InputRequestMap{"confirm": &mcp.ElicitParams{Mode: "form", Message: question(tool, profile, then, v), RequestedSchema: form}}}, nil
 }
 
 // question is what the user is asked, in words of ours alone.
-func question(tool, profile string, v wire.Verdict) string {
+func question(tool, profile string, then []string, v wire.Verdict) string {
 	names := ""
 	if n := len(v.Unresolved); n > 0 {
 		names = fmt.Sprintf(" and those of %d names", n)
 	}
-	return fmt.Sprintf("Start this scan? %s with profile %s on %d addresses%s under engagement %s, with at most %d packets per second for at most %d seconds. The engagement has it confirmed because of: %s.",
-		tool, profile, v.AddressCount, names, v.Engagement, v.Rate, v.LimitS, strings.Join(v.Confirm, ", "))
+	after := ""
+	if len(then) > 0 {
+		after = " (and then: " + strings.Join(then, "; ") + ")"
+	}
+	return fmt.Sprintf("Start this scan? %s with profile %s%s on %d addresses%s under engagement %s, with at most %d packets per second for at most %d seconds. The engagement has it confirmed because of: %s.",
+		tool, profile, after, v.AddressCount, names, v.Engagement, v.Rate, v.LimitS, strings.Join(v.Confirm, ", "))
 }
 
 // consented is the consent that a call brings; empty for none. One that is not whole, late, another

@@ -1,8 +1,10 @@
 package front
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
@@ -34,6 +36,9 @@ type coverage struct {
 	NotListed     int             `json:"hosts_not_listed,omitempty"`  // up, and beyond the bound of hosts
 	Requests      *requests       `json:"requests,omitempty"`          // of a scan by words
 	Complete      bool            `json:"complete"`
+
+	SecondPass   *report.SecondPass    `json:"second_pass,omitempty"`
+	Verification []report.Verification `json:"verification,omitempty"`
 }
 
 // requests is how far a scan by words came. Of a word without an answer nothing is known.
@@ -93,6 +98,7 @@ func cover(record wire.Job, r report.Report) *coverage {
 		out.Addresses = addresses{Completed: partOf(c.Completed, sizeOf(c.Completed)), TimedOut: partOf(c.GivenUp, sizeOf(c.GivenUp)), NotReached: notReached(v, r)}
 	}
 	out.NotReached = out.Addresses.NotReached.Count
+	out.SecondPass, out.Verification = c.SecondPass, c.Verification
 	if q := r.Coverage.Requests; q != nil {
 		out.Requests = &requests{Asked: q.Asked, Made: q.Made, Unanswered: unanswered(record, r), Found: q.Found}
 	}
@@ -104,9 +110,30 @@ func cover(record wire.Job, r report.Report) *coverage {
 		case out.OverRate > 0:
 			out.CutBy = "rate"
 		}
-		out.Complete = o.Reason == wire.Exited && endedWell(o.Code, r) && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0 && out.OverRate == 0 && unanswered(record, r) == 0
+		out.Complete = o.Reason == wire.Exited && endedWell(o.Code, r) && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0 && out.OverRate == 0 && unanswered(record, r) == 0 && c.Confirmed()
 	}
 	return out
+}
+
+// unconfirmed says what of that which followed the scan did not confirm it.
+func (c *coverage) unconfirmed() (say []string) {
+	if s := c.SecondPass; s != nil && !s.Agreed {
+		switch differ := s.OnlyFirst.Count + s.OnlySecond.Count; {
+		case differ > 0:
+			say = append(say, fmt.Sprintf("The two passes differ: %d open ports answered to one alone, and others may have answered to none. Scan again with a lower rate or more retries.", differ))
+		default:
+			say = append(say, "There was no second pass to compare it with: "+s.Why+".")
+		}
+	}
+	for _, v := range c.Verification {
+		if v.Why != "" || v.Unknown > 0 {
+			say = append(say, strings.TrimSuffix(fmt.Sprintf("Not verified: %d of %d open ports: %s", v.Unknown, v.Asked, v.Why), ": ")+".")
+		}
+		if v.NotOpen.Count > 0 {
+			say = append(say, fmt.Sprintf("Found open, and not open any more when nmap looked: %d.", v.NotOpen.Count))
+		}
+	}
+	return say
 }
 
 // sent says that packets left the box. A scan of which none did looked at nothing, whatever the

@@ -152,7 +152,7 @@ func (f *front) remember(ctx context.Context) error {
 		return err
 	}
 	for _, row := range rows {
-		j := newJob(row)
+		j := newJob(f.cfg.Tools, row)
 		if len(row.Record) > 0 {
 			if err := json.Unmarshal(row.Record, &j.record); err != nil {
 				return fmt.Errorf("cannot read job %s back: %w", row.ID, err)

@@ -36,10 +36,17 @@ type job struct {
 	changed  chan struct{}   // closed and replaced at each change
 	over     chan struct{}   // closed when record.Outcome is set
 	done     chan struct{}   // closed when the end is committed
+
+	asker    *session  // the client that asked, in this life of the front
+	consent  string    // with which it was asked for
+	then     bool      // something is to follow it
+	follower string    // the job that follows it now
+	halted   bool      // nothing is to follow it any more
+	until    time.Time // the end of what followed it
 }
 
-func newJob(row store.Job) *job {
-	return &job{row: row, files: map[string]*os.File{}, changed: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
+func newJob(of runners.Table, row store.Job) *job {
+	return &job{row: row, then: wantsMore(of, row), files: map[string]*os.File{}, changed: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
 }
 
 // unanswered is the connection on which the launcher was asked for the job, if it is not known
@@ -82,7 +89,8 @@ func (f *front) begin(ctx context.Context, s *session, row store.Job, value []by
 	if full := f.crowded(); full != nil {
 		return nil, full
 	}
-	j := newJob(row)
+	j := newJob(f.cfg.Tools, row)
+	j.asker, j.consent = s, consent
 	if err := f.store.Create(ctx, row); err != nil {
 		f.log.Error("cannot keep a job", "why", err)
 		return nil, storeRefusal(err)
@@ -254,6 +262,12 @@ func (f *front) conclude(j *job) {
 	case <-f.ctx.Done():
 		return // taken up again at the next start
 	}
+	if err := f.followUp(j, &r); err != nil {
+		return // likewise
+	}
+	j.mu.Lock()
+	j.then = false
+	j.mu.Unlock()
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
 		err := f.commit(j, r)
 		if err == nil {
@@ -484,6 +498,9 @@ func (f *front) commit(j *job, r report.Report) error {
 	r = settled(record.Outcome, r)
 	row.State = stateOf(record, r)
 	row.Reason, row.Ended = record.Outcome.Reason, record.Outcome.Ended
+	if j.until.After(row.Ended) {
+		row.Ended = j.until
+	}
 	row.Packets = packetsOf(record.Outcome.Usage)
 	row.Started = record.Started
 	if record.Verdict.Engagement != "" {

@@ -510,7 +510,7 @@ func TestAResultThatIsTooLargeIsCut(t *testing.T) {
 	if err := h.front.store.Create(context.Background(), row); err != nil {
 		t.Fatal(err)
 	}
-	j := newJob(row)
+	j := newJob(runners.BuiltIn(), row)
 	outcome := exited
 	j.record = wire.Job{ID: row.ID, State: wire.Ended, Started: time.Now(), Outcome: &outcome}
 	r := report.Report{Finished: true, ExitOK: true}

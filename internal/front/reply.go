@@ -21,6 +21,8 @@ type answer struct {
 	Tool        string          `json:"tool"`
 	Profile     string          `json:"profile,omitempty"`
 	Correlation string          `json:"correlation_id,omitempty"`
+	Follows     string          `json:"follows,omitempty" jsonschema:"the job that it was started for"`
+	FollowedBy  []string        `json:"followed_by,omitempty" jsonschema:"jobs that were started for this one; what they found is in its result"`
 	Engagement  string          `json:"engagement,omitempty"`
 	Rule        string          `json:"rule,omitempty"`
 	Created     time.Time       `json:"created,omitzero"`
@@ -62,6 +64,7 @@ type listedJob struct {
 	Tool        string          `json:"tool"`
 	Profile     string          `json:"profile"`
 	Engagement  string          `json:"engagement,omitempty"`
+	Follows     string          `json:"follows,omitempty"`
 	Correlation string          `json:"correlation_id,omitempty"`
 	Created     time.Time       `json:"created"`
 	Ended       time.Time       `json:"ended,omitzero"`
@@ -155,7 +158,7 @@ func summarise(record wire.Job, r report.Report) summary {
 
 // about is what is said of any job, from its row.
 func about(row store.Job) answer {
-	a := answer{JobID: row.ID, Status: row.State, Tool: row.Tool, Profile: row.Profile, Correlation: row.Correlation, Engagement: row.Engagement,
+	a := answer{JobID: row.ID, Status: row.State, Tool: row.Tool, Profile: row.Profile, Correlation: row.Correlation, Follows: row.Follows, Engagement: row.Engagement,
 		Created: row.Created, Started: row.Started, Ended: row.Ended, NotEnforced: []wire.Gap{}}
 	a.Arguments, a.Shortened = shortened(row.Arguments, 16)
 	return a
@@ -225,6 +228,7 @@ func (f *front) finished(row store.Job, q query) (answer, error) {
 	}
 	if !record.Started.IsZero() {
 		a.Coverage = cover(record, r)
+		a.FollowedBy = r.Coverage.Followers()
 		s := summarise(record, r)
 		a.Summary = &s
 		a.Notice = notice
@@ -329,6 +333,8 @@ func (a *answer) next() string {
 		say = append(say, "The scanner ended without a word about the addresses that coverage lists as not_reached: they are unknown, not closed.")
 	case c.Requests != nil && c.Requests.Unanswered > 0:
 		say = append(say, fmt.Sprintf("Requests without an answer that could be read: %d. Of their words nothing is known: scan again with fewer threads, a delay_ms or a longer timeout_s.", c.Requests.Unanswered))
+	case len(c.unconfirmed()) > 0:
+		say = append(say, c.unconfirmed()...)
 	case !c.Complete && c.TimedOut == 0 && len(c.CutFrom) == 0:
 		say = append(say, "No packet left this machine, or the scanner reported a fault: nothing is known of the targets.")
 	}
@@ -379,7 +385,11 @@ func (j *job) underWay() answer {
 	a := about(j.row)
 	a.describe(j.record)
 	a.PollAfterS = 5
-	if o := j.record.Outcome; o != nil {
+	if j.isFollowed() {
+		if a.Status = store.Running; j.follower != "" {
+			a.FollowedBy = []string{j.follower}
+		}
+	} else if o := j.record.Outcome; o != nil {
 		if o.Reason == wire.Refused {
 			a.Status = store.Refused
 		}
@@ -388,7 +398,7 @@ func (j *job) underWay() answer {
 		return a
 	}
 	a.End, a.Usage = nil, nil
-	if j.row.State == store.Running {
+	if a.Status == store.Running {
 		p := j.progress
 		a.Progress = &progress{Task: p.Task, Percent: p.Percent, RemainingS: p.Remaining, HostsDone: p.Hosts}
 	}

@@ -281,7 +281,7 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 	}
 	j, refusal := f.begin(ctx, s, row, value, consent, max(wait, acceptWait))
 	if refusal != nil && refusal.Code == wire.ConfirmationNeeded && canAsk(r) {
-		return f.askConsent(ctx, s, name, plan.Profile, value, refusal)
+		return f.askConsent(ctx, s, name, plan.Profile, call.Then(), value, refusal)
 	}
 	if refusal != nil {
 		id := ""
@@ -339,6 +339,12 @@ func (j *job) settle(ctx context.Context) (committed bool) {
 	select {
 	case <-j.over:
 	default:
+		return false
+	}
+	j.mu.Lock()
+	followed := j.isFollowed()
+	j.mu.Unlock()
+	if followed {
 		return false
 	}
 	long := time.NewTimer(settleTime)
@@ -410,7 +416,15 @@ func (t *teller) tell(ctx context.Context, j *job, always bool) {
 	}()
 }
 
+// cancel ends a job of the caller, or what follows it.
 func (f *front) cancel(s *session, id string) *wire.Refusal {
+	if child := f.halt(id); child != "" {
+		id = child
+	}
+	return f.cancelOne(s, id)
+}
+
+func (f *front) cancelOne(s *session, id string) *wire.Refusal {
 	reply, err := f.ask(context.WithoutCancel(f.ctx), func(seq uint64) wire.Message {
 		return wire.Message{Cancel: &wire.Cancel{Seq: seq, Handle: s.client.Handle, Job: id}}
 	})
@@ -563,7 +577,7 @@ func (f *front) jobList(ctx context.Context, s *session, r *mcp.CallToolRequest)
 	room := pageBytes
 	for i, row := range rows {
 		j := listedJob{JobID: row.ID, Status: row.State, Tool: row.Tool, Profile: row.Profile, Engagement: row.Engagement, Correlation: row.Correlation,
-			Created: row.Created, Ended: row.Ended, Pinned: row.Pinned}
+			Follows: row.Follows, Created: row.Created, Ended: row.Ended, Pinned: row.Pinned}
 		j.Arguments, j.Shortened = shortened(row.Arguments, 4)
 		if len(row.Summary) > 0 && !row.Started.IsZero() {
 			j.Summary = row.Summary
@@ -619,6 +633,9 @@ func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest)
 		if p.Verdict.LimitS > 0 && p.ExpectedS > p.Verdict.LimitS {
 			out.Next = fmt.Sprintf("It may be cut: it can take more than its limit of %d seconds. What it has by then is kept.", p.Verdict.LimitS)
 		}
+	}
+	if then := call.Then(); len(then) > 0 && out.Allowed {
+		out.Next = strings.TrimSpace(out.Next + " What follows is judged, and takes its time, by itself: " + strings.Join(then, "; ") + ".")
 	}
 	if len(p.Verdict.Unresolved) > 0 {
 		out.Next = strings.TrimSpace(out.Next + " Names are resolved once when the scan starts, and each answer is judged then; the command line holds the addresses.")

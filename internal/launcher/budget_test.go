@@ -46,7 +46,7 @@ func TestScansOfAnEngagementShareItsBudget(t *testing.T) {
 	if run.Network.Slowed != slowed || run.Verdict.Rate != 200 {
 		t.Errorf("it runs with %+v, %+v", run.Network, run.Verdict)
 	}
-	h.accepted(handle, jobB, strings.Replace(longScan, "{", `{"rate":1,`, 1))
+	h.accepted(handle, jobB, strings.Replace(longScan, "{", `{"rate":9,`, 1))
 	h.running(handle, jobC, strings.Replace(strings.Replace(longScan, "10.77", "10.78", 1), "{", `{"rate":150,`, 1))
 	if reserved, most := gate.Reserved(); reserved != 350 || most != 350 {
 		t.Errorf("%d of %d are reserved", reserved, most)
@@ -59,7 +59,7 @@ func TestScansOfAnEngagementShareItsBudget(t *testing.T) {
 	}
 	h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.ID == jobB && m.Job.State == wire.Running })
 	for _, r := range auditRecords(t, h) {
-		if r.Event == observability.Launched && (r.Limits.Rate != map[string]int{jobA: 200, jobB: 1, jobC: 150}[r.Job] || r.Filter != "bpf") {
+		if r.Event == observability.Launched && (r.Limits.Rate != map[string]int{jobA: 200, jobB: 9, jobC: 150}[r.Job] || r.Filter != "bpf") {
 			t.Errorf("launched: %+v, %+v", r, r.Limits)
 		}
 	}

@@ -52,6 +52,7 @@ type Job struct {
 	ID                                     string
 	UID                                    uint32
 	Tool, Profile, Engagement, Correlation string
+	Follows                                string // the job of the same user that it was started for, after that one
 	State                                  State
 	Reason                                 string            // of a job that ends: what ended its scanner; counted, not kept with the row
 	Packets                                map[string]uint64 // of a job that ends: how many by what became of them; counted likewise
@@ -135,7 +136,10 @@ CREATE TABLE packets ( -- likewise
 `, `
 ALTER TABLE jobs ADD COLUMN pinned TEXT NOT NULL DEFAULT ''; -- the name that its user keeps it under; never pruned
 CREATE UNIQUE INDEX jobs_pinned ON jobs (uid, pinned) WHERE pinned <> '';
-`, rowsMigration}
+`, rowsMigration, `
+ALTER TABLE jobs ADD COLUMN follows TEXT NOT NULL DEFAULT ''; -- the job that it was started for
+CREATE INDEX jobs_following ON jobs (follows) WHERE follows <> '';
+`}
 
 // Open opens or creates the store in dir. Directories of jobs that the database does not know
 // are removed: they are what a crash between the two left.
@@ -219,9 +223,9 @@ func (s *Store) Create(ctx context.Context, j Job) error {
 		return err
 	}
 	j.State = Queued
-	_, err := s.db.ExecContext(ctx, `INSERT INTO jobs (id, uid, tool, profile, engagement, correlation, state, created, started, ended, arguments, record, summary, result)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, x'', x'', x'')`,
-		j.ID, j.UID, j.Tool, j.Profile, j.Engagement, j.Correlation, j.State, milli(j.Created), blob(j.Arguments))
+	_, err := s.db.ExecContext(ctx, `INSERT INTO jobs (id, uid, tool, profile, engagement, correlation, follows, state, created, started, ended, arguments, record, summary, result)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, x'', x'', x'')`,
+		j.ID, j.UID, j.Tool, j.Profile, j.Engagement, j.Correlation, j.Follows, j.State, milli(j.Created), blob(j.Arguments))
 	return named("create job", err)
 }
 
@@ -232,7 +236,7 @@ func (j *Job) check() error {
 		top  int
 	}{
 		{"id", len(j.ID), 64}, {"tool", len(j.Tool), 64}, {"profile", len(j.Profile), 64}, {"engagement", len(j.Engagement), 256},
-		{"correlation", len(j.Correlation), 64}, {"reason", len(j.Reason), 64}, {"arguments", len(j.Arguments), maxArguments}, {"record", len(j.Record), maxRecord},
+		{"correlation", len(j.Correlation), 64}, {"follows", len(j.Follows), 64}, {"reason", len(j.Reason), 64}, {"arguments", len(j.Arguments), maxArguments}, {"record", len(j.Record), maxRecord},
 		{"summary", len(j.Summary), maxSummary}, {"result", len(j.Result), maxResult}, {"looked", len(j.Looked), maxLooked},
 	} {
 		if f.size > f.top {
@@ -306,7 +310,7 @@ func (j *Job) rows() iter.Seq[Row] {
 	return j.Rows
 }
 
-const columns = "id, uid, tool, profile, engagement, correlation, state, created, started, ended, pinned, arguments, record, summary"
+const columns = "id, uid, tool, profile, engagement, correlation, follows, state, created, started, ended, pinned, arguments, record, summary"
 
 // Get reads a job of a user, with its result.
 func (s *Store) Get(ctx context.Context, uid uint32, id string) (Job, error) {
@@ -353,6 +357,15 @@ func (s *Store) List(ctx context.Context, uid uint32, f Filter) (jobs []Job, nex
 // Unfinished reads every job that is under way, of all users.
 func (s *Store) Unfinished(ctx context.Context) ([]Job, error) {
 	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+", x'' FROM jobs WHERE state IN (?, ?) ORDER BY rowid", Queued, Running)
+	if err != nil {
+		return nil, named("list jobs", err)
+	}
+	return collect(rows)
+}
+
+// Following reads the jobs that were started for a job of a user, the oldest first, without their results.
+func (s *Store) Following(ctx context.Context, uid uint32, id string) ([]Job, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+", x'' FROM jobs WHERE follows = ? AND uid = ? ORDER BY rowid", id, uid)
 	if err != nil {
 		return nil, named("list jobs", err)
 	}
@@ -427,7 +440,7 @@ func scan(row interface{ Scan(...any) error }) (Job, error) {
 	var j Job
 	var created, started, ended int64
 	var arguments, record, summary, result []byte
-	err := row.Scan(&j.ID, &j.UID, &j.Tool, &j.Profile, &j.Engagement, &j.Correlation, &j.State, &created, &started, &ended, &j.Pinned,
+	err := row.Scan(&j.ID, &j.UID, &j.Tool, &j.Profile, &j.Engagement, &j.Correlation, &j.Follows, &j.State, &created, &started, &ended, &j.Pinned,
 		&arguments, &record, &summary, &result)
 	j.Created, j.Started, j.Ended = instant(created), instant(started), instant(ended)
 	j.Arguments, j.Record, j.Summary, j.Result = arguments, record, summary, result

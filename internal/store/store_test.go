@@ -143,6 +143,36 @@ func TestAnotherUsersJobDoesNotExist(t *testing.T) {
 	}
 }
 
+// What follows a job is found by it, the oldest first, after a reopen too, and only by the user whose they are.
+func TestWhatFollowsAJob(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	create(t, s, "first", 1000)
+	for _, id := range []string{"second", "third"} {
+		j := newJob(id, 1000)
+		j.Follows = "first"
+		if err := s.Create(t.Context(), j); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	all, err := s.Following(t.Context(), 1000, "first")
+	if err != nil || len(all) != 2 || all[0].ID != "second" || all[1].ID != "third" || all[0].Follows != "first" {
+		t.Errorf("%+v, %v", all, err)
+	}
+	for uid, id := range map[uint32]string{1000: "second", 1001: "first"} {
+		if none, err := s.Following(t.Context(), uid, id); err != nil || len(none) > 0 {
+			t.Errorf("what follows %s of %d: %+v, %v", id, uid, none, err)
+		}
+	}
+	if j, err := s.Get(t.Context(), 1000, "first"); err != nil || j.Follows != "" {
+		t.Errorf("%+v, %v", j, err)
+	}
+}
+
 func TestAListIsWalkedPageByPage(t *testing.T) {
 	s := open(t, t.TempDir())
 	for i := range 25 {

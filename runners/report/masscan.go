@@ -181,14 +181,16 @@ func (f *masscanFound) sorted() []Host {
 	out := append([]Host{}, f.hosts...)
 	slices.SortFunc(out, func(a, b Host) int { return a.Addr.Compare(b.Addr) })
 	for _, h := range out {
-		slices.SortFunc(h.Ports, func(a, b Port) int {
-			if a.Proto != b.Proto {
-				return strings.Compare(a.Proto, b.Proto)
-			}
-			return a.Port - b.Port
-		})
+		slices.SortFunc(h.Ports, byProtocol)
 	}
 	return out
+}
+
+func byProtocol(a, b Port) int {
+	if a.Proto != b.Proto {
+		return strings.Compare(a.Proto, b.Proto)
+	}
+	return a.Port - b.Port
 }
 
 // masscanTold is what standard error said.

@@ -72,6 +72,9 @@ type Coverage struct {
 	GivenUp   []netip.Prefix `json:"timed_out_at"`       // addresses that timed out
 	Requests  *Requests      `json:"requests,omitempty"` // of a scan by words
 	Scanned   []Scanned      `json:"scanned,omitempty"`  // ports, where the scanner says which
+
+	SecondPass   *SecondPass    `json:"second_pass,omitempty"`  // where it was asked for
+	Verification []Verification `json:"verification,omitempty"` // likewise; of each protocol
 }
 
 // Host is one host. What the host itself sent is in Untrusted, here and in its ports.

@@ -184,3 +184,120 @@ limits: {packets_per_second: 100, duration: 1m}
 		t.Errorf("%s", show(preview))
 	}
 }
+
+// What is asked to follow a scan follows it, each a job of its own, and what they find is in the one result.
+func TestMasscanTwiceAndVerified(t *testing.T) {
+	h := newHouse(t, lab.Options{Engagements: map[string]string{"both": `name: both
+callers: {users: [0]}
+targets: [10.77.0.0/24]
+tools: {masscan_scan: {profiles: ["*"]}, nmap_scan: {profiles: [quick, version]}}
+`, "alone": `name: alone
+callers: {users: [0]}
+targets: [10.77.0.0/24]
+tools: {masscan_scan: {profiles: ["*"]}}
+`}})
+	o, err := network.Observe(lab.Scope{Sources: lab.Prefixes(lab.SlotsV4), Targets: lab.Prefixes("10.77.0.8/29", lab.DNS)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	const all = "10.77.0.10 22/tcp, 10.77.0.10 80/tcp, 10.77.0.11 80/tcp, 10.77.0.12 22/tcp"
+	targets, ports := []string{"10.77.0.8/30", lab.SSH}, []any{22, 80, 81}
+	answer := h.call("masscan_scan", object{"targets": targets, "exclude": []string{"10.77.0.8"}, "ports": ports, "wait": 1, "second_pass": true, "verify": "services", "engagement": "both", "correlation_id": "twice", "wait_s": 45})
+	for i := 0; i < 3 && answer["status"] == "running"; i++ {
+		answer = h.call("job_result", object{"job_id": answer["job_id"], "wait_s": 45})
+	}
+	coverage := at(answer, "coverage")
+	if answer["status"] != "completed" || open(answer) != all || at(coverage, "complete") != true || at(coverage, "excluded") != 1.0 || at(coverage, "asked") != 4.0 ||
+		at(coverage, "exclusions", 0, "rule") != "caller: exclude" {
+		t.Errorf("%s", show(answer))
+	}
+	if at(coverage, "second_pass", "agreed") != true || at(coverage, "second_pass", "status") != "completed" {
+		t.Errorf("%s", show(at(coverage, "second_pass")))
+	}
+	v := at(coverage, "verification", 0)
+	if at(v, "status") != "completed" || at(v, "asked") != 4.0 || at(v, "open") != 4.0 || at(v, "unknown") != 0.0 {
+		t.Errorf("%s", show(at(coverage, "verification")))
+	}
+	if at(answer, "hosts", 0, "ports", 0, "method") != "probed" || at(answer, "hosts", 0, "ports", 0, "reason") != "syn-ack" {
+		t.Errorf("what nmap knows of services is not taken over: %s", show(answer["hosts"]))
+	}
+	for i, tool := range []string{"masscan_scan", "nmap_scan"} {
+		id := at(answer, "followed_by", i)
+		child := h.call("job_result", object{"job_id": id})
+		if child["follows"] != answer["job_id"] || child["tool"] != tool || child["correlation_id"] != "twice" || child["status"] != "completed" {
+			t.Errorf("%d: %s", i, show(child))
+		}
+	}
+	if list := h.call("job_list", object{"limit": 3}); at(list, "jobs", 0, "follows") != answer["job_id"] || at(list, "jobs", 2, "job_id") != answer["job_id"] {
+		t.Errorf("%s", show(list))
+	}
+
+	alone := h.call("masscan_scan", object{"targets": targets, "ports": ports, "wait": 1, "verify": "ports", "engagement": "alone", "wait_s": 45})
+	if why := fmt.Sprint(at(alone, "coverage", "verification", 0, "why")); alone["status"] != "completed" || !strings.HasPrefix(why, "tool_not_allowed") || at(alone, "coverage", "complete") != false ||
+		at(alone, "coverage", "verification", 0, "unknown") != 4.0 || !strings.Contains(fmt.Sprint(alone["next"]), "Not verified: 4 of 4") {
+		t.Errorf("%s", show(alone))
+	}
+	nothing := h.call("masscan_scan", object{"targets": []string{lab.SSH}, "ports": []any{81}, "wait": 1, "verify": "ports", "engagement": "alone", "wait_s": 45})
+	if nothing["status"] != "completed" || at(nothing, "coverage", "complete") != true || at(nothing, "coverage", "verification") != nil {
+		t.Errorf("nothing to verify: %s", show(nothing))
+	}
+	o.Check(t, "followed")
+	preview := h.call("scan_preview", object{"tool": "masscan_scan", "arguments": object{"targets": targets, "ports": ports, "second_pass": true, "verify": "ports"}})
+	if !strings.Contains(fmt.Sprint(preview["next"]), "the same a second time; nmap_scan of the ports that are found") {
+		t.Errorf("%s", show(preview))
+	}
+}
+
+// The first pass cut short has nothing follow it; cancelling the job ends what follows.
+func TestMasscanCancelledInItsSecondPass(t *testing.T) {
+	h := newHouse(t, lab.Options{})
+	job := h.call("masscan_scan", object{"targets": []string{lab.SSH}, "ports": []any{22}, "wait": 10, "retries": 0, "second_pass": true, "verify": "ports", "wait_s": 0})
+	var status object
+	for deadline := time.Now().Add(40 * time.Second); at(status, "followed_by") == nil && time.Now().Before(deadline); {
+		status = h.call("job_status", object{"job_id": job["job_id"], "wait_s": 1})
+	}
+	if status["status"] != "running" || !strings.HasPrefix(fmt.Sprint(at(status, "progress", "task")), "masscan_scan") {
+		t.Logf("in its second pass: %s", show(status))
+	}
+	began := time.Now()
+	h.call("job_cancel", object{"job_id": job["job_id"]})
+	answer := h.call("job_result", object{"job_id": job["job_id"], "wait_s": 20})
+	coverage := at(answer, "coverage")
+	if answer["status"] != "completed" || open(answer) != lab.SSH+" 22/tcp" || at(coverage, "complete") != false || at(coverage, "second_pass", "status") != "cancelled" ||
+		at(coverage, "second_pass", "agreed") != false || at(coverage, "verification", 0, "status") != "none" || time.Since(began) > 8*time.Second {
+		t.Errorf("after %v: %s", time.Since(began), show(answer))
+	}
+	cut := h.call("masscan_scan", object{"targets": []string{lab.SSH}, "ports": []any{22}, "wait": 60, "second_pass": true, "wait_s": 0})
+	time.Sleep(time.Second)
+	h.call("job_cancel", object{"job_id": cut["job_id"]})
+	cut = h.call("job_result", object{"job_id": cut["job_id"], "wait_s": 20})
+	if cut["status"] != "cancelled" || !strings.Contains(fmt.Sprint(at(cut, "coverage", "second_pass", "why")), "did not come to its end") || cut["followed_by"] != nil {
+		t.Errorf("%s", show(cut))
+	}
+}
+
+// A front that dies between two passes goes on where it was: what follows is neither lost nor started twice, and what it
+// could no longer start, since whoever asked is gone, is said.
+func TestAKilledFrontFindsWhatFollowed(t *testing.T) {
+	h := newHouse(t, lab.Options{})
+	job := h.call("masscan_scan", object{"targets": []string{lab.SSH}, "ports": []any{22}, "wait": 6, "retries": 0, "second_pass": true, "verify": "ports", "wait_s": 0})
+	var second any
+	for deadline := time.Now().Add(40 * time.Second); second == nil && time.Now().Before(deadline); {
+		second = at(h.call("job_status", object{"job_id": job["job_id"], "wait_s": 1}), "followed_by", 0)
+	}
+	if err := h.daemon.Kill9(lab.Front); err != nil {
+		t.Fatal(err)
+	}
+	answer := h.again(job["job_id"])
+	coverage := at(answer, "coverage")
+	if second == nil || answer["status"] != "completed" || open(answer) != lab.SSH+" 22/tcp" || at(coverage, "second_pass", "job_id") != second || at(coverage, "second_pass", "agreed") != true {
+		t.Errorf("second pass %v: %s", second, show(answer))
+	}
+	if why := fmt.Sprint(at(coverage, "verification", 0, "why")); why != "the daemon was restarted before it began" || at(coverage, "complete") != false {
+		t.Errorf("%s", show(coverage))
+	}
+	if child := h.again(second); child["follows"] != job["job_id"] || child["status"] != "completed" || len(at(answer, "followed_by").([]any)) != 1 {
+		t.Errorf("%s", show(child))
+	}
+}
