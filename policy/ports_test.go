@@ -52,6 +52,11 @@ func (r Request) pings() Request {
 	return r
 }
 
+func (r Request) echoes() Request {
+	r.Asked.ICMP = true
+	return r
+}
+
 func (r Request) roams() Request {
 	r.Elsewhere = []Wish{{"os_detection", "true", "it asks ports of its own choice", "leave it out"}}
 	return r
@@ -88,6 +93,14 @@ func TestPorts(t *testing.T) {
 		allow("by ICMP and a port", asks("", "10.2.1.1").pings(), "10.2.1.1", "ports       22\n              icmp\n"),
 		refuse("by UDP alone", asks("", "10.5.1.1").pings(), PortNotAllowed, "field       scan_type", "neither ICMP nor a TCP port"),
 		refuse("by what one of two does not allow", asks("", "10.1.1.1", "10.4.1.1").pings(), PortNotAllowed),
+
+		allow("ICMP where it is said", asks("", "10.2.1.1").echoes(), "10.2.1.1", "icmp\n"),
+		allow("ICMP alone", asks("", "10.4.1.1").echoes(), "10.4.1.1", "ports       icmp\n"),
+		allow("ICMP where ports are not said", asks("", "10.6.2.1").echoes(), "10.6.2.1"),
+		allow("ICMP where a port is excluded", asks("", "10.6.0.5").echoes(), "10.6.0.5", "icmp\n"),
+		refuse("ICMP where ports alone are said", asks("", "10.1.1.1").echoes(), PortNotAllowed, `got         "icmp"`),
+		refuse("ICMP where it is denied", asks("", "10.3.1.1").echoes(), PortNotAllowed),
+		refuse("a port that is allowed and ICMP that is not", asks("22", "10.1.1.1").echoes(), PortNotAllowed),
 
 		allow("an address of which a port is excluded that is not asked for", asks("22", "10.6.0.5"), "10.6.0.5", "ports       1-9099\n              9101-65535\n"),
 		allow("an excluded port in a range", asks("9000-9200", "10.6.0.5"), "10.6.0.5", "port 9100 by exclude[0] 10.6.0.5 ports 9100"),

@@ -907,6 +907,22 @@ func TestTheTableOfBoxes(t *testing.T) {
 		spec := boxFor(command, exe, in, limits, sandbox.Input{Name: runners.Wordlist, File: words})
 		page.WriteString("gobuster_scan " + row.arguments + "\n" + spec.String() + "  hosts         " + strconv.Quote(spec.Hosts) + "\n\n")
 	}
+	for _, name := range []string{"fping_scan", "sslscan_scan"} {
+		d, faults := declaration("../../packaging/runners.d/" + name + ".yaml")
+		if len(faults) > 0 {
+			t.Fatal(faults)
+		}
+		const arguments = `{"targets":["10.0.0.1"]}`
+		call, wrong := runners.BuiltIn().With(d).Read(name, []byte(arguments))
+		if len(wrong) > 0 {
+			t.Fatal(wrong)
+		}
+		command, err := call.Bounded(1000, time.Hour).Command(runners.Version{Major: 5, Minor: 1}, []netip.Prefix{site}, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page.WriteString(name + " " + arguments + "\n" + boxFor(command, exe, in, limits).String() + "\n")
+	}
 	page.WriteString("a name\n" + boxForResolver(exe, []string{"secmcpd", "resolve", "4", "10.0.0.53:53", "web.lab.internal"}, "", in, limits).String() + "\n")
 	page.WriteString("a version\n" + boxForVersion(exe, []string{"nmap", "--version"}, in, limits).String())
 	golden := filepath.Join("testdata", "boxes.txt")

@@ -12,7 +12,7 @@ equal "/run/secmcpd" "$(stat -c '%a %U:%G' /run/secmcpd)" "755 root:root"
 for unit in secmcpd.service secmcpd-launcher.service; do
 	refused active "$unit" # until the first client
 done
-for path in /etc/secmcpd /etc/secmcpd/conf.d /etc/secmcpd/engagements.d; do
+for path in /etc/secmcpd /etc/secmcpd/conf.d /etc/secmcpd/engagements.d /etc/secmcpd/runners.d; do
 	equal "$path" "$(stat -c '%a %U:%G' "$path")" "755 root:root"
 done
 secmcpd version
