@@ -191,7 +191,7 @@ func TestResultsOfAnEarlierVersionAreSearched(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Exec("DELETE FROM columns; UPDATE jobs SET found = -1, looked = x''"); err != nil {
+	if _, err := db.Exec("DELETE FROM columns; DELETE FROM searched"); err != nil {
 		t.Fatal(err)
 	}
 	db.Close()

@@ -48,7 +48,7 @@ const maxRefused = 100
 
 // count adds a job that has just ended to what its user has. Its artefacts are in place.
 func (s *Store) count(ctx context.Context, tx *sql.Tx, id string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE jobs SET bytes = ? + length(arguments) + length(record) + length(summary) + length(result) + length(looked)
+	_, err := tx.ExecContext(ctx, `UPDATE jobs SET bytes = ? + length(arguments) + length(record) + length(summary) + length(result)
 		+ (SELECT coalesce(sum(length(words) + length(codes)), 0) FROM columns WHERE job = id) WHERE id = ?`, s.size(id), id)
 	if err != nil {
 		return err

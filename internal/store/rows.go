@@ -34,8 +34,11 @@ const (
 )
 
 const rowsMigration = `
-ALTER TABLE jobs ADD COLUMN found INTEGER NOT NULL DEFAULT -1;  -- rows in columns; -1: none were made of its result
-ALTER TABLE jobs ADD COLUMN looked BLOB NOT NULL DEFAULT x''; -- the front's own: what the job looked at
+CREATE TABLE searched ( -- beside jobs, whose rows are long: what follows a result there is reached by way of all of it
+	job    TEXT PRIMARY KEY,
+	rows   INTEGER NOT NULL,
+	looked BLOB NOT NULL -- the front's own: what the job looked at
+) STRICT;
 CREATE TABLE columns (
 	job   TEXT NOT NULL,
 	part  INTEGER NOT NULL,
@@ -46,7 +49,10 @@ CREATE TABLE columns (
 	codes BLOB NOT NULL,
 	PRIMARY KEY (job, part, name)
 ) STRICT;
-CREATE TRIGGER columns_of_a_job AFTER DELETE ON jobs BEGIN DELETE FROM columns WHERE job = OLD.id; END;
+CREATE TRIGGER rows_of_a_job AFTER DELETE ON jobs BEGIN
+	DELETE FROM columns WHERE job = OLD.id;
+	DELETE FROM searched WHERE job = OLD.id;
+END;
 `
 
 // The columns.
@@ -257,13 +263,13 @@ func keepRows(ctx context.Context, tx *sql.Tx, id string, rows iter.Seq[Row], lo
 			return err
 		}
 	}
-	_, err = tx.ExecContext(ctx, "UPDATE jobs SET found = ?, looked = ? WHERE id = ?", total, blob(looked), id)
+	_, err = tx.ExecContext(ctx, "INSERT INTO searched (job, rows, looked) VALUES (?, ?, ?)", id, total, blob(looked))
 	return err
 }
 
 // Unindexed lists finished jobs of which no rows have been made: an earlier version kept them.
 func (s *Store) Unindexed(ctx context.Context, limit int) (jobs []Job, err error) {
-	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+", x'' FROM jobs WHERE found < 0 AND bytes >= 0 ORDER BY rowid DESC LIMIT ?", limit)
+	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+", x'' FROM jobs WHERE state NOT IN (?, ?) AND id NOT IN (SELECT job FROM searched) ORDER BY rowid DESC LIMIT ?", Queued, Running, limit)
 	if err != nil {
 		return nil, named("list jobs", err)
 	}
@@ -277,15 +283,15 @@ func (s *Store) Index(ctx context.Context, id string, rows iter.Seq[Row], looked
 		return named("index a job", err)
 	}
 	defer tx.Rollback()
-	var found int
+	var done bool
 	var state State
-	if err := tx.QueryRowContext(ctx, "SELECT found, state FROM jobs WHERE id = ?", id).Scan(&found, &state); err != nil {
+	if err := tx.QueryRowContext(ctx, "SELECT id IN (SELECT job FROM searched), state FROM jobs WHERE id = ?", id).Scan(&done, &state); err != nil {
 		return named("index a job", err)
 	}
 	if !state.Finished() {
 		return ErrUnfinished
 	}
-	if found >= 0 {
+	if done {
 		return nil
 	}
 	err = tally(ctx, tx, id, -1)
@@ -386,8 +392,8 @@ func (s *Store) Find(ctx context.Context, uid uint32, q Question) (Findings, err
 
 // toSearch is the user's finished jobs, or the one.
 func (s *Store) toSearch(ctx context.Context, uid uint32, id string) (jobs []Searched, err error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT id, tool, state, summary, looked, found FROM jobs
-		WHERE uid = ? AND (? = '' OR id = ?) AND bytes >= 0 AND (state <> 'refused' OR ? <> '') ORDER BY rowid DESC`, uid, id, id, id)
+	rows, err := s.db.QueryContext(ctx, `SELECT id, tool, state, summary, coalesce(looked, x''), coalesce(rows, -1) FROM jobs LEFT JOIN searched ON job = id
+		WHERE uid = ?1 AND (?2 = '' OR id = ?2) AND state NOT IN ('queued', 'running') AND (state <> 'refused' OR ?2 <> '') ORDER BY jobs.rowid DESC`, uid, id)
 	if err != nil {
 		return nil, named("search jobs", err)
 	}

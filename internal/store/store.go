@@ -139,6 +139,7 @@ CREATE UNIQUE INDEX jobs_pinned ON jobs (uid, pinned) WHERE pinned <> '';
 `, rowsMigration, `
 ALTER TABLE jobs ADD COLUMN follows TEXT NOT NULL DEFAULT ''; -- the job that it was started for
 CREATE INDEX jobs_following ON jobs (follows) WHERE follows <> '';
+CREATE INDEX jobs_followers ON jobs (id, follows) WHERE follows <> '';
 `}
 
 // Open opens or creates the store in dir. Directories of jobs that the database does not know
@@ -310,7 +311,11 @@ func (j *Job) rows() iter.Seq[Row] {
 	return j.Rows
 }
 
-const columns = "id, uid, tool, profile, engagement, correlation, follows, state, created, started, ended, pinned, arguments, record, summary"
+// The name of a pinned job and what a job follows are found by indexes: in the row they come behind the result, which
+// may be long.
+const columns = `id, uid, tool, profile, engagement, correlation,
+	coalesce((SELECT f.follows FROM jobs f INDEXED BY jobs_followers WHERE f.id = jobs.id AND f.follows <> ''), ''), state, created, started, ended,
+	coalesce((SELECT p.pinned FROM jobs p WHERE p.uid = jobs.uid AND p.pinned <> '' AND p.rowid = jobs.rowid), ''), arguments, record, summary`
 
 // Get reads a job of a user, with its result.
 func (s *Store) Get(ctx context.Context, uid uint32, id string) (Job, error) {

@@ -67,7 +67,7 @@ func run() error {
 		name    string
 		measure func() error
 	}{{"launches", b.launches}, {"nmap", b.nmapVersion}, {"sustained", b.sustained}, {"burst", b.burst}, {"idle", idle}, {"scopes", b.scopes},
-		{"services", b.services}, {"mcp", b.protocol}} {
+		{"services", b.services}, {"mcp", b.protocol}, {"query", b.query}} {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
 			continue
 		}

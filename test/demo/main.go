@@ -102,7 +102,7 @@ func (s *show) tools() error {
 		first, _, _ := strings.Cut(t.Description, ". ")
 		fmt.Printf("%-14s %s\n", t.Name, strings.TrimSuffix(first, "."))
 	}
-	if len(list.Tools) != 9 {
+	if len(list.Tools) != 12 {
 		return fmt.Errorf("%d tools", len(list.Tools))
 	}
 	answer, err := s.call("capabilities", map[string]any{})
