@@ -7,13 +7,16 @@ import (
 	"regexp"
 )
 
-// maxPins bounds the jobs that a user has pinned: they are never pruned.
-const maxPins = 16
+// The bounds of what a user has pinned: it is never pruned, and no limit of all that is kept holds for it.
+const (
+	maxPins      = 16
+	maxPinsBytes = 256 << 20
+)
 
 var pinForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,31}$`)
 
 var (
-	ErrTooManyPins = fmt.Errorf("%d jobs are pinned already: unpin one", maxPins)
+	ErrTooManyPins = fmt.Errorf("at most %d jobs can be pinned, of %d MiB together: unpin one", maxPins, maxPinsBytes>>20)
 	ErrUnfinished  = errors.New("this job has not ended")
 )
 
@@ -45,11 +48,11 @@ func (s *Store) Pin(ctx context.Context, uid uint32, id, name string) error {
 	if _, err := tx.ExecContext(ctx, "UPDATE jobs SET pinned = ? WHERE id = ?", name, id); err != nil {
 		return named("pin a job", err)
 	}
-	var pins int
-	if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM jobs WHERE uid = ? AND pinned <> ''", uid).Scan(&pins); err != nil {
+	var pins, size int64
+	if err := tx.QueryRowContext(ctx, "SELECT count(*), coalesce(sum(bytes), 0) FROM jobs WHERE uid = ? AND pinned <> ''", uid).Scan(&pins, &size); err != nil {
 		return named("pin a job", err)
 	}
-	if pins > maxPins {
+	if pins > maxPins || size > maxPinsBytes {
 		return ErrTooManyPins
 	}
 	return named("pin a job", tx.Commit())

@@ -88,11 +88,12 @@ func (s *Store) measure() error {
 //
 // Each user has as many jobs as any other, and when all of them together take too much, it is the
 // user with the most whose oldest go, those that were refused before the others. The job that
-// ended last stays in any case: whoever waits for it has not read it yet.
+// ended last stays in any case: whoever waits for it has not read it yet. Those that are pinned stay,
+// too, and count neither for the number nor for the bytes: they have bounds of their own.
 func (s *Store) Prune(ctx context.Context, l Limits, now time.Time) (removed int, err error) {
 	for _, find := range []func() ([]string, error){
 		func() ([]string, error) {
-			return s.ids(ctx, "SELECT id FROM jobs WHERE bytes >= 0 AND ended < ?", milli(now.Add(-l.Age)))
+			return s.ids(ctx, "SELECT id FROM jobs WHERE bytes >= 0 AND pinned = '' AND ended < ?", milli(now.Add(-l.Age)))
 		},
 		func() ([]string, error) {
 			return s.beyond(ctx, "refused", "state = 'refused'", maxRefused)
@@ -127,7 +128,7 @@ func (s *Store) Prune(ctx context.Context, l Limits, now time.Time) (removed int
 
 // beyond lists the oldest jobs of one kind of the users that have more than most of it.
 func (s *Store) beyond(ctx context.Context, column, kind string, most int) (ids []string, err error) {
-	rows, err := s.db.QueryContext(ctx, "SELECT uid, "+column+" - ?1 FROM users WHERE "+column+" > ?1", most)
+	rows, err := s.db.QueryContext(ctx, "SELECT uid, "+column+" - ?1 - (SELECT count(*) FROM jobs WHERE jobs.uid = users.uid AND pinned <> '' AND "+kind+") AS over FROM users WHERE "+column+" > ?1 AND over > 0", most)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +146,7 @@ func (s *Store) beyond(ctx context.Context, column, kind string, most int) (ids 
 		return nil, err
 	}
 	for uid, n := range over {
-		oldest, err := s.ids(ctx, "SELECT id FROM jobs WHERE uid = ? AND bytes >= 0 AND "+kind+" ORDER BY rowid LIMIT ?", uid, n)
+		oldest, err := s.ids(ctx, "SELECT id FROM jobs WHERE uid = ? AND bytes >= 0 AND pinned = '' AND "+kind+" ORDER BY rowid LIMIT ?", uid, n)
 		if err != nil {
 			return nil, err
 		}
@@ -158,12 +159,13 @@ func (s *Store) beyond(ctx context.Context, column, kind string, most int) (ids 
 // they have not, or the user with the most has but the job that ended last.
 func (s *Store) heaviest(ctx context.Context, most int64) (id string, err error) {
 	var uid uint32
-	err = s.db.QueryRowContext(ctx, `SELECT uid FROM users WHERE (SELECT sum(bytes) FROM users) > ? ORDER BY bytes DESC, uid LIMIT 1`, most).Scan(&uid)
+	err = s.db.QueryRowContext(ctx, `WITH loose AS (SELECT uid, bytes - (SELECT coalesce(sum(bytes), 0) FROM jobs WHERE jobs.uid = users.uid AND pinned <> '') AS bytes FROM users)
+		SELECT uid FROM loose WHERE (SELECT sum(bytes) FROM loose) > ? ORDER BY bytes DESC, uid LIMIT 1`, most).Scan(&uid)
 	if err != nil {
 		return "", err
 	}
 	for _, kind := range []string{"state = 'refused'", "state <> 'refused'"} {
-		err = s.db.QueryRowContext(ctx, `SELECT id FROM jobs WHERE uid = ? AND bytes >= 0 AND `+kind+`
+		err = s.db.QueryRowContext(ctx, `SELECT id FROM jobs WHERE uid = ? AND bytes >= 0 AND pinned = '' AND `+kind+`
 			AND id <> (SELECT id FROM jobs WHERE bytes >= 0 ORDER BY ended DESC, rowid DESC LIMIT 1) ORDER BY rowid LIMIT 1`, uid).Scan(&id)
 		if !errors.Is(err, sql.ErrNoRows) {
 			return id, err

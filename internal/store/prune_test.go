@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -109,6 +110,81 @@ func TestPruneIsFair(t *testing.T) {
 	}
 }
 
+// What is pinned stays, whatever it is too much of, and takes nobody's place; what runs stays in any case.
+func TestWhatIsPinnedIsNotPruned(t *testing.T) {
+	pin := func(t *testing.T, s *Store, uid uint32, ids ...string) {
+		for _, id := range ids {
+			if err := s.Pin(ctx, uid, id, "pin-"+id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for says, c := range map[string]struct {
+		limits Limits
+		left   string
+	}{
+		"by age":              {Limits{Jobs: 100, Bytes: 1 << 30, Age: -time.Second}, "1:run refused old, 2:"},
+		"by number":           {Limits{Jobs: 1, Bytes: 1 << 30, Age: time.Hour}, "1:run a2 refused old, 2:b2"},
+		"by size":             {Limits{Jobs: 100, Bytes: 3600, Age: time.Hour}, "1:run a2 refused old, 2:b2 b1"},
+		"as far as possible":  {Limits{Jobs: 100, Bytes: 2500, Age: time.Hour}, "1:run a2 refused old, 2:b2"},
+		"no limit is reached": {Limits{Jobs: 2, Bytes: 1 << 30, Age: time.Hour}, "1:run a2 a1 refused old, 2:b2 b1"},
+	} {
+		t.Run(says, func(t *testing.T) {
+			s := open(t, t.TempDir())
+			ended(t, s, "old", 1, Completed, 5000, 500<<10) // larger than all that may be kept
+			ended(t, s, "refused", 1, Refused, 10, 0)
+			pin(t, s, 1, "old", "refused")
+			ended(t, s, "b1", 2, Completed, 1000, 0)
+			ended(t, s, "b2", 2, Completed, 1000, 0)
+			ended(t, s, "a1", 1, Completed, 1500, 0)
+			time.Sleep(2 * time.Millisecond)
+			ended(t, s, "a2", 1, Completed, 1200, 0)
+			create(t, s, "run", 1)
+			if _, err := s.Prune(ctx, c.limits, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			if got := left(t, s, 1, 2); got != c.left {
+				t.Errorf("left is %s, not %s", got, c.left)
+			}
+			if a := s.Artefacts("old"); len(a) != 1 || a[0].Size != 500<<10 {
+				t.Errorf("its artefacts: %v", a)
+			}
+			counted(t, s)
+			if err := s.Unpin(ctx, 1, "pin-old"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Prune(ctx, Limits{Jobs: 100, Bytes: 1 << 30, Age: -time.Second}, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			if got := left(t, s, 1, 2); got != "1:run refused, 2:" {
+				t.Errorf("without its pin: %s", got)
+			}
+			counted(t, s)
+		})
+	}
+}
+
+// What is pinned is bounded in bytes, too, for each user by itself.
+func TestPinsAreNotLarger(t *testing.T) {
+	s := open(t, t.TempDir())
+	for id, size := range map[string]int{"large": maxPinsBytes - 1000, "small": 1000, "more": 1} {
+		ended(t, s, id, 1, Completed, 10, 0)
+		if _, err := s.db.Exec("UPDATE jobs SET bytes = ? WHERE id = ?", size, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended(t, s, "other", 2, Completed, 10, 0)
+	for _, step := range []struct {
+		uid  uint32
+		id   string
+		want error
+	}{{1, "large", nil}, {1, "small", nil}, {1, "more", ErrTooManyPins}, {2, "other", nil}} {
+		if err := s.Pin(ctx, step.uid, step.id, "p-"+step.id); !errors.Is(err, step.want) {
+			t.Errorf("%s: %v", step.id, err)
+		}
+	}
+}
+
 // A thousand refused calls, of any user, displace nothing that a scan has found.
 func TestRefusedJobsDisplaceNoResult(t *testing.T) {
 	s := open(t, t.TempDir())
@@ -139,10 +215,11 @@ func TestPruningLooksAtNoMoreThanItRemoves(t *testing.T) {
 		ended(t, s, fmt.Sprint("j", i), uint32(i%3), Completed, 10, 0)
 	}
 	for _, query := range []string{
-		"SELECT id FROM jobs WHERE bytes >= 0 AND ended < 1000",
-		"SELECT id FROM jobs WHERE uid = 1 AND bytes >= 0 AND state = 'refused' ORDER BY rowid LIMIT 3",
-		"SELECT id FROM jobs WHERE uid = 1 AND bytes >= 0 AND state <> 'refused' ORDER BY rowid LIMIT 3",
-		"SELECT id FROM jobs WHERE uid = 1 AND bytes >= 0 AND state <> 'refused' AND id <> (SELECT id FROM jobs WHERE bytes >= 0 ORDER BY ended DESC, rowid DESC LIMIT 1) ORDER BY rowid LIMIT 1",
+		"SELECT id FROM jobs WHERE bytes >= 0 AND pinned = '' AND ended < 1000",
+		"SELECT id FROM jobs WHERE uid = 1 AND bytes >= 0 AND pinned = '' AND state = 'refused' ORDER BY rowid LIMIT 3",
+		"SELECT id FROM jobs WHERE uid = 1 AND bytes >= 0 AND pinned = '' AND state <> 'refused' ORDER BY rowid LIMIT 3",
+		"SELECT count(*), coalesce(sum(bytes), 0) FROM jobs WHERE uid = 1 AND pinned <> ''",
+		"SELECT id FROM jobs WHERE uid = 1 AND bytes >= 0 AND pinned = '' AND state <> 'refused' AND id <> (SELECT id FROM jobs WHERE bytes >= 0 ORDER BY ended DESC, rowid DESC LIMIT 1) ORDER BY rowid LIMIT 1",
 	} {
 		rows, err := s.db.Query("EXPLAIN QUERY PLAN " + query)
 		if err != nil {
