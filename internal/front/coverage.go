@@ -35,10 +35,28 @@ type coverage struct {
 	CutFrom       []string        `json:"cut_from,omitempty"`          // parts of the report that exceeded a bound
 	NotListed     int             `json:"hosts_not_listed,omitempty"`  // up, and beyond the bound of hosts
 	Requests      *requests       `json:"requests,omitempty"`          // of a scan by words
+	ScriptsNotRun *scriptsNotRun  `json:"scripts_not_run,omitempty"`   // where scripts were asked for
 	Complete      bool            `json:"complete"`
 
 	SecondPass   *report.SecondPass    `json:"second_pass,omitempty"`
 	Verification []report.Verification `json:"verification,omitempty"`
+}
+
+// scriptsNotRun is where nothing is known of what scripts look for.
+type scriptsNotRun struct {
+	Failed  int      `json:"failed"`            // how often one ended in an error of its own
+	Scripts []string `json:"scripts,omitempty"` // the first of those
+	Hosts   uint64   `json:"hosts"`             // timed out or not reached: none ran to its end there
+}
+
+// lacking is what a job's scripts did not do; nil where there is nothing, or none was asked for.
+func lacking(of runners.Table, row store.Job, c *coverage, r report.Report) *scriptsNotRun {
+	call, faults := of.Read(row.Tool, row.Arguments)
+	s := scriptsNotRun{Failed: r.Coverage.ScriptErrors, Scripts: r.Coverage.ScriptsFailed, Hosts: c.NotReached + uint64(c.TimedOut)}
+	if len(faults) > 0 || call.Nmap == nil || len(call.Nmap.Scripts) == 0 || s.Failed == 0 && s.Hosts == 0 {
+		return nil
+	}
+	return &s
 }
 
 // requests is how far a scan by words came. Of a word without an answer nothing is known.
@@ -110,7 +128,8 @@ func cover(record wire.Job, r report.Report) *coverage {
 		case out.OverRate > 0:
 			out.CutBy = "rate"
 		}
-		out.Complete = o.Reason == wire.Exited && endedWell(o.Code, r) && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0 && out.OverRate == 0 && unanswered(record, r) == 0 && c.Confirmed()
+		out.Complete = o.Reason == wire.Exited && endedWell(o.Code, r) && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0 && out.OverRate == 0 && unanswered(record, r) == 0 &&
+			c.ScriptErrors == 0 && c.Confirmed()
 	}
 	return out
 }

@@ -21,7 +21,7 @@ var (
 	starting   = regexp.MustCompile(`^Starting (masscan) ([0-9][0-9.]{0,15}) `)
 	scanning   = regexp.MustCompile(`^Scanning ([0-9]{1,9}) hosts \[`)
 	status     = regexp.MustCompile(`^rate: *[0-9.]{1,12}-kpps, *([0-9.]{1,8})% done,(?: *([0-9]{1,9}):([0-9]{2}):([0-9]{2}) remaining| waiting (-?[0-9]{1,9})-secs), found=([0-9]{1,18}) *$`)
-	failed     = regexp.MustCompile(`^(?:\[-\] )?FAIL: (.*)$`)
+	failed     = regexp.MustCompile(`^(?:\[-\] )?(?:FAIL: (.*)|(if:.*: failed))$`)
 )
 
 const maxDistinct = 4 * maxAll
@@ -218,7 +218,7 @@ func (t *masscanTold) line(line []byte, end lineEnd) {
 	} else if m := scanning.FindStringSubmatch(text); m != nil {
 		t.total, _ = strconv.Atoi(m[1]) // at most nine digits: the pattern says so
 	} else if m := failed.FindStringSubmatch(text); m != nil && t.errorClass == "" {
-		t.scanner, t.errorClass = "masscan", masscanError(m[1])
+		t.scanner, t.errorClass = "masscan", masscanError(m[1]+m[2])
 	}
 }
 
@@ -251,6 +251,7 @@ func masscanError(message string) string {
 		{"permission", ErrorPermission},
 		{"default interface", ErrorRoute},
 		{"router", ErrorRoute},
+		{"if:", ErrorRoute}, // that it was told to send by
 		{"IP address of interface", ErrorRoute},
 		{"memory", ErrorResources},
 	} {

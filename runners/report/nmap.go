@@ -324,12 +324,27 @@ func (p *nmapParser) script(kept []Script) []Script {
 	if name == "" {
 		return kept
 	}
+	output := bytes.TrimSpace(p.xml.raw("output"))
+	if bytes.HasPrefix(output, []byte(scriptError)) {
+		p.failed(name)
+	}
 	if len(kept) == maxScripts || p.texts == maxTexts {
 		p.cut("scripts")
 		return kept
 	}
 	p.texts++
-	return append(kept, Script{name, p.take(sanitise(decoded(string(bytes.TrimSpace(p.xml.raw("output")))), maxOutput))})
+	return append(kept, Script{name, p.take(sanitise(decoded(string(output)), maxOutput))})
+}
+
+// scriptError is what nmap has a script say that ended in an error. A host that says so makes the scan look worse, not
+// better.
+const scriptError = "ERROR: Script execution failed"
+
+func (p *nmapParser) failed(name string) {
+	c := &p.report.Coverage
+	if c.ScriptErrors++; len(c.ScriptsFailed) < maxFailed && !slices.Contains(c.ScriptsFailed, name) {
+		c.ScriptsFailed = append(c.ScriptsFailed, name)
+	}
 }
 
 // finish takes an end tag.

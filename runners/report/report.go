@@ -11,6 +11,7 @@ const (
 	maxAll     = 65536 // ports over all hosts
 	maxScripts = 128   // per port, and per host
 	maxTexts   = 8192  // script outputs over all
+	maxFailed  = 32    // names of scripts
 	maxGuesses = 5     // operating systems per host
 	maxCPE     = 8
 	maxCovered = 1 << 17 // addresses
@@ -41,7 +42,7 @@ const (
 	ErrorResources   = "resources"    // memory, descriptors, processes
 	ErrorWildcard    = "wildcard"     // the server answers whatever is asked for, so that nothing is told apart
 	ErrorTLS         = "tls"          // the certificate is not trusted, or there is no TLS
-	ErrorUnreachable = "unreachable"  // the first request had no answer
+	ErrorUnreachable = "unreachable"  // the first request had no answer, or none that could be read
 	ErrorLost        = "lines_lost"   // the scanner counted more than it printed
 	ErrorScanner     = "scanner"      // any other failure that the scanner reported
 )
@@ -72,6 +73,10 @@ type Coverage struct {
 	GivenUp   []netip.Prefix `json:"timed_out_at"`       // addresses that timed out
 	Requests  *Requests      `json:"requests,omitempty"` // of a scan by words
 	Scanned   []Scanned      `json:"scanned,omitempty"`  // ports, where the scanner says which
+	// ScriptErrors is how often a script ended in an error of its own, so that nothing is known of what it looks for;
+	// ScriptsFailed are the first of those scripts.
+	ScriptErrors  int      `json:"script_errors,omitempty"`
+	ScriptsFailed []string `json:"scripts_failed,omitempty"`
 
 	SecondPass   *SecondPass    `json:"second_pass,omitempty"`  // where it was asked for
 	Verification []Verification `json:"verification,omitempty"` // likewise; of each protocol

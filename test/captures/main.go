@@ -2,7 +2,7 @@
 //
 //	mmdebstrap --variant=minbase --include=nmap,masscan,gobuster trixie /tmp/trixie
 //	mount -t proc proc /tmp/trixie/proc
-//	go run ./test/captures -root /tmp/trixie -out runners/report/testdata/trixie
+//	go run ./test/captures -root /tmp/trixie -out runners/report/testdata/debian13
 package main
 
 import (
@@ -77,7 +77,8 @@ var captures = []struct {
 	{"gobuster-vhost", "gobuster vhost --no-color --append-domain --domain lab.internal -u http://" + lab.Sites + " -w /tmp/words", 0},
 	{"gobuster-talkingvhost", "gobuster vhost --no-color --append-domain --domain lab.internal -u http://" + lab.Talker + " -w /tmp/words", 0},
 	{"gobuster-dns", "gobuster dns --no-color -d lab.internal -r " + lab.DNS + " -i --timeout 2s -w /tmp/words", 0},
-	{"gobuster-wildcard", "gobuster dir --no-color -u http://" + lab.Web + " -w /tmp/words", 0},
+	{"gobuster-wildcard", "gobuster dir --no-color -H Host:staff.lab.internal -u http://" + lab.Sites + " -w /tmp/words", 0},
+	{"gobuster-badanswer", "gobuster dir --no-color -u http://" + lab.Web + " -w /tmp/words", 0}, // with a header that not every version reads
 	{"gobuster-tls", "gobuster dir --no-color -u https://" + lab.Talker + " -w /tmp/words", 0},
 	{"gobuster-refused", "gobuster dir --no-color -u http://" + lab.SSH + ":81 -w /tmp/words", 0},
 	{"gobuster-killed", "gobuster dir --no-color -t 1 --delay 500ms -u http://" + lab.Sites + " -w /tmp/words", 3 * time.Second},
@@ -100,7 +101,11 @@ func run() error {
 			continue
 		}
 		argv := strings.Fields(strings.ReplaceAll(c.argv, "ROUTER", router))
-		if err := capture(c.name, argv, c.limit); err != nil {
+		version, err := versionOf(argv[0])
+		if err != nil {
+			return err
+		}
+		if err := capture(strings.Replace(c.name, "-", "-"+version+"-", 1), argv, c.limit); err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
 	}
@@ -138,6 +143,13 @@ func capture(name string, argv []string, limit time.Duration) error {
 	fmt.Printf("%s: %v, %d and %d bytes\n", name, c.ProcessState, stdout.Len(), stderr.Len())
 	path := filepath.Join(*out, name)
 	return errors.Join(os.WriteFile(path+".out", stdout.Bytes(), 0o644), os.WriteFile(path+".err", stderr.Bytes(), 0o644))
+}
+
+// versionOf is the version of a scanner's package, as its authors count.
+func versionOf(scanner string) (string, error) {
+	text, err := exec.Command("dpkg-query", "--root="+*root, "-W", "-f", "${source:Upstream-Version}", scanner).Output()
+	version, _, _ := strings.Cut(string(text), "+")
+	return version, err
 }
 
 // routerMAC is the hardware address of the next hop, which masscan does not find over IPv6.
