@@ -391,10 +391,11 @@ func FuzzHostileTextStaysInItsPlace(f *testing.F) {
 	})
 }
 
-// many is a scan of so many hosts, which share their texts: what it takes to write them is not theirs.
+// many is a scan of so many hosts, which share their ports: what it takes to write them is not theirs.
 func many(t testing.TB, n int) *Scan {
 	all := make([]report.Host, n)
 	like := hosts()[0]
+	like.Ports, like.Untrusted = like.Ports[:1], nil
 	for i := range all {
 		all[i] = like
 		all[i].Addr = netip.AddrFrom4([4]byte{10, 77, byte(i >> 8), byte(i)})

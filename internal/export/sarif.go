@@ -108,8 +108,43 @@ func (s *Scan) notifications() []object {
 	return all
 }
 
+// A result, as far as SARIF's objects are needed. There may be very many.
+type (
+	sarifResult struct {
+		RuleID       string            `json:"ruleId"`
+		RuleIndex    int               `json:"ruleIndex"`
+		Level        string            `json:"level"`
+		Message      sarifText         `json:"message"`
+		Locations    [1]sarifLocation  `json:"locations"`
+		Fingerprints sarifFingerprints `json:"partialFingerprints"`
+		Properties   any               `json:"properties"`
+	}
+	sarifText struct {
+		Text string `json:"text"`
+	}
+	sarifLocation struct {
+		Physical struct {
+			Artifact struct {
+				URI string `json:"uri"`
+			} `json:"artifactLocation"`
+		} `json:"physicalLocation"`
+		Logical [1]sarifLogical `json:"logicalLocations"`
+	}
+	sarifLogical struct {
+		Name string `json:"fullyQualifiedName"`
+		Kind string `json:"kind"`
+	}
+	sarifFingerprints struct {
+		First string `json:"secmcpd/v1"`
+	}
+	sarifPort struct {
+		Address netip.Addr `json:"address"`
+		report.Port
+	}
+)
+
 // results are what there is to say of a host: its open ports, or what was found by words.
-func (s *Scan) results(h report.Host) (all []object) {
+func (s *Scan) results(h report.Host) (all []sarifResult) {
 	for _, p := range h.Ports {
 		if len(h.Found) > 0 || p.State != "open" && p.State != "open|filtered" {
 			continue
@@ -120,22 +155,14 @@ func (s *Scan) results(h report.Host) (all []object) {
 			service = " (" + p.Service + ")"
 		}
 		at := p.Proto + "://" + netip.AddrPortFrom(h.Addr, uint16(p.Port)).String()
-		r := result(0, h.Addr.String()+"/"+what, at, fmt.Sprintf("Port %s is %s on %s%s.", what, p.State, h.Addr, service))
-		properties := object{"port": p.Port, "protocol": p.Proto, "state": p.State, "address": h.Addr}
-		if p.Untrusted != nil {
-			properties["untrusted"] = p.Untrusted
-		}
-		r["properties"] = properties
-		all = append(all, r)
+		all = append(all, result(0, h.Addr.String()+"/"+what, at, fmt.Sprintf("Port %s is %s on %s%s.", what, p.State, h.Addr, service), sarifPort{h.Addr, p}))
 	}
 	for _, f := range h.Found {
 		rule, what := 1, f.Path
 		if f.Name != "" {
 			rule, what = 2, f.Name
 		}
-		r := result(rule, h.Addr.String()+" "+what, s.place(h.Addr, f), fmt.Sprintf("Found at %s: %s", h.Addr, what))
-		r["properties"] = f
-		all = append(all, r)
+		all = append(all, result(rule, h.Addr.String()+" "+what, s.place(h.Addr, f), fmt.Sprintf("Found at %s: %s", h.Addr, what), f))
 	}
 	return all
 }
@@ -159,14 +186,15 @@ func (s *Scan) place(at netip.Addr, f report.Found) string {
 	return (&url.URL{Scheme: site.Scheme, Host: site.Host, Path: strings.TrimSuffix(site.Path, "/") + f.Path}).String()
 }
 
-func result(rule int, what, at, text string) object {
-	return object{"ruleId": rules[rule].id, "ruleIndex": rule, "level": "note", "message": object{"text": plain(text)},
-		"locations": []object{{"physicalLocation": object{"artifactLocation": object{"uri": at}},
-			"logicalLocations": []object{{"fullyQualifiedName": what, "kind": "resource"}}}},
-		"partialFingerprints": object{"secmcpd/v1": rules[rule].id + ":" + what}}
+func result(rule int, what, at, text string, properties any) sarifResult {
+	r := sarifResult{RuleID: rules[rule].id, RuleIndex: rule, Level: "note", Message: sarifText{plain(text)}, Properties: properties}
+	r.Locations[0].Physical.Artifact.URI = at
+	r.Locations[0].Logical[0] = sarifLogical{what, "resource"}
+	r.Fingerprints.First = rules[rule].id + ":" + what
+	return r
 }
 
 // plain is a text as a message has it, where brackets make links and braces take arguments.
-func plain(text string) string {
-	return strings.NewReplacer(`\`, `\\`, `[`, `\[`, `]`, `\]`, `{`, `{{`, `}`, `}}`).Replace(text)
-}
+func plain(text string) string { return plainly.Replace(text) }
+
+var plainly = strings.NewReplacer(`\`, `\\`, `[`, `\[`, `]`, `\]`, `{`, `{{`, `}`, `}}`)
