@@ -43,6 +43,10 @@ const (
 		`"arguments":{"targets":["10.77.0.0/24"]},"summary":{"hosts_up":0,"open_ports":0,"complete":false},` +
 		`"coverage":{"asked":256,"excluded":0,"exclusions":[],"up":0,"down":0,"silent":0,"timed_out":0,"not_reached":256,"addresses":{"completed":{"count":0,"prefixes":[]},"timed_out":{"count":0,"prefixes":[]},` +
 		`"not_reached":{"count":256,"prefixes":["10.77.0.0/24"]}},"dropped_packets":0,"complete":false}}`
+	nobody = `{"scanner":{"tool":"nmap","version":"7.93"},` + about + `,"status":"completed","tool":"nmap_scan","profile":"discovery","started":"2026-03-01T10:00:00Z","ended":"2026-03-01T10:00:09Z",` +
+		`"end":{"reason":"exited","exit_code":0},"arguments":{"targets":["10.77.3.0/24"]},"summary":{"hosts_up":0,"open_ports":0,"complete":true},` +
+		`"coverage":{"asked":256,"excluded":0,"exclusions":[],"up":0,"down":256,"silent":0,"timed_out":0,"not_reached":0,"addresses":{"completed":{"count":256,"prefixes":["10.77.3.0/24"]},` +
+		`"timed_out":{"count":0,"prefixes":[]},"not_reached":{"count":0,"prefixes":[]}},"dropped_packets":0,"complete":true}}`
 	byWords = `{"scanner":{"tool":"gobuster","version":"3.5"},` + about + `,"status":"completed","tool":"gobuster_scan","profile":"quick","started":"2026-03-01T10:00:00Z","ended":"2026-03-01T10:00:30Z","end":{"reason":"exited","exit_code":0},` +
 		`"arguments":{"mode":"dir","url":"https://www.lab.internal:8443/app"},"summary":{"hosts_up":1,"open_ports":1,"found":3,"complete":true},` +
 		`"coverage":{"asked":1,"excluded":0,"exclusions":[],"up":1,"down":0,"silent":0,"timed_out":0,"not_reached":0,"addresses":{"completed":{"count":1,"prefixes":["10.77.0.10/32"]},"timed_out":{"count":0,"prefixes":[]},` +
@@ -92,6 +96,7 @@ var cases = []struct {
 	{"refused", refusedOne, nil},
 	{"failed", failedOne, nil},
 	{"words", byWords, wordsFound()},
+	{"empty", nobody, nil},
 }
 
 func read(t testing.TB, answer string, hosts []report.Host) *Scan {
@@ -141,7 +146,7 @@ func TestGoldenFiles(t *testing.T) {
 func TestEachFormSaysWhatTheResultIsWorth(t *testing.T) {
 	for _, c := range cases {
 		s := read(t, c.answer, c.hosts)
-		whole := c.name == "complete" || c.name == "words"
+		whole := c.name == "complete" || c.name == "words" || c.name == "empty"
 		if s.Complete() != whole {
 			t.Errorf("%s: complete %v", c.name, s.Complete())
 		}

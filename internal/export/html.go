@@ -146,10 +146,17 @@ func (s *Scan) segments() (all []segment) {
 			total += float64(part.Count)
 		}
 	}
+	// What is very little is seen all the same.
+	sum := 0.0
+	for i := range all {
+		all[i].Width = max(1000*float64(all[i].Count)/total, 5)
+		sum += all[i].Width
+	}
 	x := 0.0
 	for i := range all {
-		all[i].X, all[i].Width = tenth(x), tenth(1000*float64(all[i].Count)/total)
-		x += 1000 * float64(all[i].Count) / total
+		width := 1000 * all[i].Width / sum
+		all[i].X, all[i].Width = tenth(x), tenth(width)
+		x += width
 	}
 	return all
 }

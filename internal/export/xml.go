@@ -84,7 +84,7 @@ type (
 func writeXML(w *bufio.Writer, s *Scan) error {
 	program, version := s.program()
 	fmt.Fprintf(w, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!DOCTYPE nmaprun>\n<nmaprun%s>\n", attributes("scanner", program, "args", "secmcpd: job "+s.ID+", "+s.Tool+", "+s.Profile,
-		"start", epoch(s.Started), "startstr", clock(s.Started), "version", version, "xmloutputversion", "1.05"))
+		"start", epoch(s.Started), "startstr", clock(s.Started), "version", orUnknown(version), "xmloutputversion", "1.05"))
 	w.WriteString("<verbose level=\"0\"/>\n<debugging level=\"0\"/>\n")
 	e := xml.NewEncoder(w)
 	for _, h := range s.Hosts {
