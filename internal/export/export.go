@@ -139,6 +139,9 @@ type Coverage struct {
 	NotListed  int       `json:"hosts_not_listed"`
 	Requests   *Requests `json:"requests"`
 	Complete   bool      `json:"complete"`
+
+	SecondPass   *report.SecondPass    `json:"second_pass"`
+	Verification []report.Verification `json:"verification"`
 }
 
 // Exclusion is what was asked for and left out.
@@ -255,6 +258,7 @@ func (s *Scan) Remarks() (all []string) {
 		}
 		say(c.OverRate, "Packets beyond the allowed rate, which the kernel dropped: %d. What they asked looks like silence.")
 		say(c.Dropped, "Packets that were off scope or of a form that does not pass, which the kernel dropped: %d.")
+		all = append(all, c.followed()...)
 		if len(c.CutFrom) > 0 {
 			all = append(all, "The result was larger than is kept, and was cut: "+strings.Join(c.CutFrom, ", ")+".")
 		}
@@ -266,6 +270,23 @@ func (s *Scan) Remarks() (all []string) {
 	}
 	for _, g := range s.NotEnforced {
 		all = append(all, "A protection was missing: "+g.Layer+".")
+	}
+	return all
+}
+
+// followed says what the scans have shown that followed this one.
+func (c *Coverage) followed() (all []string) {
+	switch s := c.SecondPass; {
+	case s == nil:
+	case s.Agreed:
+		all = append(all, "A second pass found the same open ports.")
+	case s.OnlyFirst.Count+s.OnlySecond.Count > 0:
+		all = append(all, fmt.Sprintf("Open ports that one of two passes alone has found: %d. Others may have answered to none.", s.OnlyFirst.Count+s.OnlySecond.Count))
+	default:
+		all = append(all, "There was no second pass to compare with: "+s.Why+".")
+	}
+	for _, v := range c.Verification {
+		all = append(all, fmt.Sprintf("Open ports that another scanner was to verify: %d; open there, too: %d; not open: %d; of which nothing is known: %d.", v.Asked, v.Open, v.NotOpen.Count, v.Unknown))
 	}
 	return all
 }

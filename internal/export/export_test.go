@@ -36,7 +36,8 @@ const (
 		`"arguments":{"targets":["10.77.0.0/16"]},"summary":{"hosts_up":2,"open_ports":3,"complete":false},` +
 		`"coverage":{"asked":65536,"excluded":0,"exclusions":[],"up":2,"down":0,"silent":0,"timed_out":1,"not_reached":65533,"probed":3,` +
 		`"addresses":{"completed":{"count":2,"prefixes":["10.77.0.2/31"]},"timed_out":{"count":1,"prefixes":["10.77.0.9/32"]},"not_reached":{"count":65533,"prefixes":["10.77.0.0/31"],"more":true}},` +
-		`"dropped_packets":7,"over_rate_packets":12,"cut_by":"timeout","complete":false}}`
+		`"dropped_packets":7,"over_rate_packets":12,"cut_by":"timeout","second_pass":{"status":"completed","agreed":false,"only_first":{"count":1,"ports":["10.77.0.3 80/tcp"]},"only_second":{"count":0,"ports":[]}},` +
+		`"verification":[{"status":"completed","asked":3,"open":2,"not_open":{"count":1,"ports":["10.77.0.2 443/tcp closed"]},"unknown":0}],"complete":false}}`
 	refusedOne = `{` + about + `,"status":"refused","tool":"nmap_scan","profile":"quick","arguments":{"targets":["8.8.8.8"]},"ended":"2026-03-01T10:00:00Z","end":{"reason":"refused"},` +
 		`"error":{"code":"target_out_of_scope","field":"targets[0]","reason":"no engagement of yours has it","hint":"ask the operator","retryable":false}}`
 	failedOne = `{` + about + `,"status":"failed","tool":"nmap_scan","profile":"quick","started":"2026-03-01T10:00:00Z","ended":"2026-03-01T10:00:00.2Z","end":{"reason":"exited","exit_code":1,"scanner_error":"route"},` +
