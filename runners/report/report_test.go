@@ -15,7 +15,6 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
-	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -492,26 +491,6 @@ func TestErrorClass(t *testing.T) {
 			t.Errorf("%q is %s, want %s", message, got, want)
 		}
 	}
-}
-
-func FuzzSanitise(f *testing.F) {
-	for _, seed := range []string{"plain", "\x1b[31m\x1b]0;x\a\u202e\u200b\U000e0041\ufe0f\xff", strings.Repeat("é", 300), "\x1b\x1b[[mm", "\u009d\u009c"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, in string) {
-		once := Sanitise(in)
-		if Sanitise(once) != once {
-			t.Errorf("twice is not once: %q, %q", once, Sanitise(once))
-		}
-		if !utf8.ValidString(once) || utf8.RuneCountInString(once) > maxText {
-			t.Errorf("%d runes, valid %v", utf8.RuneCountInString(once), utf8.ValidString(once))
-		}
-		for _, r := range once {
-			if kept, ok := shown(r); !ok || kept != r {
-				t.Errorf("%U is kept", r)
-			}
-		}
-	})
 }
 
 // FuzzParseNmap: any output gives a bounded, clean report, and any beginning of it gives a beginning of that.

@@ -90,11 +90,19 @@ func escapeLength(text string) int {
 	case ']', 'P', 'X', '^', '_': // OSC, DCS, SOS, PM, APC: to the bell or the string terminator
 		return body + stringLength(text[body:])
 	}
-	if kind >= ' ' && kind < utf8.RuneSelf {
-		return 2 // a two-character sequence
+	for i := 1; i < len(text) && i < maxIntermediates; i++ {
+		switch c := text[i]; {
+		case c >= 0x30 && c <= 0x7e:
+			return i + 1 // a sequence of two characters, or more where intermediate ones come between
+		case c < ' ' || c > 0x2f:
+			return i
+		}
 	}
 	return 1
 }
+
+// maxIntermediates bounds a sequence without parameters: known ones have three characters.
+const maxIntermediates = 8
 
 func csiLength(text string) int {
 	for i := range len(text) {
