@@ -237,3 +237,39 @@ func TestTheTalkingHostTalks(t *testing.T) {
 		}
 	}
 }
+
+// A script that ended in an error, and scripts of a host that was given up or not reached, are no scripts that found
+// nothing.
+func TestScriptsThatDidNotRunAreSaid(t *testing.T) {
+	h := newHouse(t, lab.Options{})
+	for _, c := range []struct {
+		says                 string
+		arguments            object
+		status               string
+		failed, hosts        float64
+		timedOut, notReached float64
+		cancel               bool
+	}{
+		{"all ran", object{"targets": []string{lab.Web}, "ports": []any{80}, "scripts": []string{"http-title"}}, "completed", 0, 0, 0, 0, false},
+		{"one ended in an error", object{"targets": []string{lab.SNMP}, "ports": []any{161}, "scan_type": "udp", "scripts": []string{"snmp-sysdescr"}}, "completed", 1, 0, 0, 0, false},
+		{"a host was given up", object{"targets": []string{lab.Web, lab.Mute}, "ports": []any{80}, "scripts": []string{"http-title"}, "host_timeout": 5, "skip_discovery": true}, "partial", 0, 1, 1, 0, false},
+		{"cancelled", object{"targets": []string{lab.Web, lab.Mute}, "ports": []any{80}, "scripts": []string{"http-title", "banner"}, "skip_discovery": true}, "cancelled", 0, 2, 0, 2, true},
+	} {
+		c.arguments["profile"], c.arguments["wait_s"] = "script", 45
+		if c.cancel {
+			c.arguments["wait_s"] = 3
+		}
+		answer := h.call("nmap_scan", c.arguments)
+		if c.cancel {
+			answer = h.call("job_cancel", object{"job_id": answer["job_id"]})
+		}
+		coverage := at(answer, "coverage")
+		lacks := at(coverage, "scripts_not_run")
+		if answer["status"] != c.status || at(coverage, "timed_out") != c.timedOut || at(coverage, "not_reached") != c.notReached || at(coverage, "complete") != (c.failed+c.hosts == 0) || (lacks == nil) != (c.failed+c.hosts == 0) {
+			t.Errorf("%s: %s", c.says, show(answer))
+		}
+		if lacks != nil && (at(lacks, "failed") != c.failed || at(lacks, "hosts") != c.hosts || (at(lacks, "scripts", 0) == "snmp-sysdescr") != (c.failed > 0)) {
+			t.Errorf("%s: %s", c.says, show(lacks))
+		}
+	}
+}
