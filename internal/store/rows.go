@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 )
 
 // Row is one thing that a job found, as it is searched: a port of a host, or a path or a name. What is
@@ -416,8 +417,9 @@ type search struct {
 	listed  []Listed
 	more    bool
 	values  map[string]int64 // rows of each word
-	numbers [1 << 16]int64   // rows of each number
-	mask    []bool
+	numbers [1 << 16]uint32  // rows of each number; of all jobs there are fewer than that holds
+	all     bool             // each row of the part is marked, and mask says nothing
+	mask    []byte           // 1: marked
 	codes   []uint32
 	tally   []int64
 }
@@ -502,10 +504,7 @@ func (s *Store) part(ctx context.Context, id string, at int, names []string) (ma
 
 // match marks the rows of a part that are asked for, and counts them.
 func (q *search) match(cols map[string]*column, n int) (int, error) {
-	q.mask = slices.Grow(q.mask[:0], n)[:n]
-	for i := range q.mask {
-		q.mask[i] = true
-	}
+	q.mask, q.all = slices.Grow(q.mask[:0], n)[:n], true
 	left := n
 	for _, w := range []struct {
 		name string
@@ -563,9 +562,10 @@ func (q *search) words(c *column, is func([]byte) bool, left int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	wanted, some := make([]bool, len(words)), 0
+	wanted, some := make([]byte, len(words)), 0
 	for i, w := range words {
-		if wanted[i] = is(w); wanted[i] {
+		if is(w) {
+			wanted[i] = 1
 			some++
 		}
 	}
@@ -581,16 +581,26 @@ func (q *search) words(c *column, is func([]byte) bool, left int) (int, error) {
 	if len(q.codes) != len(q.mask) {
 		return 0, c.damaged()
 	}
+	if len(q.codes) > 0 && int(slices.Max(q.codes)) >= len(wanted) {
+		return 0, c.damaged()
+	}
+	q.begin()
 	left = 0
 	for i, code := range q.codes {
-		if int(code) >= len(wanted) {
-			return 0, c.damaged()
-		}
-		if q.mask[i] = q.mask[i] && wanted[code]; q.mask[i] {
-			left++
-		}
+		q.mask[i] &= wanted[code]
+		left += int(q.mask[i])
 	}
 	return left, nil
+}
+
+// begin marks each row where no filter has marked any yet.
+func (q *search) begin() {
+	if q.all {
+		for i := range q.mask {
+			q.mask[i] = 1
+		}
+		q.all = false
+	}
 }
 
 // number leaves marked the rows that have it.
@@ -609,11 +619,13 @@ func (q *search) number(c *column, want uint32, left int) (int, error) {
 	if len(q.codes) != len(q.mask) {
 		return 0, c.damaged()
 	}
+	q.begin()
 	left = 0
 	for i, code := range q.codes {
-		if q.mask[i] = q.mask[i] && code == want; q.mask[i] {
-			left++
+		if code != want {
+			q.mask[i] = 0
 		}
+		left += int(q.mask[i])
 	}
 	return left, nil
 }
@@ -630,11 +642,10 @@ func (q *search) count(cols map[string]*column, n int) (err error) {
 	if len(q.codes) != n {
 		return c.damaged()
 	}
+	q.begin()
 	if q.isNumber() {
 		for i, code := range q.codes {
-			if q.mask[i] {
-				q.numbers[uint16(code+c.base)]++
-			}
+			q.numbers[uint16(code+c.base)] += uint32(q.mask[i])
 		}
 		return nil
 	}
@@ -644,13 +655,11 @@ func (q *search) count(cols map[string]*column, n int) (err error) {
 	}
 	q.tally = slices.Grow(q.tally[:0], len(words))[:len(words)]
 	clear(q.tally)
+	if len(q.codes) > 0 && int(slices.Max(q.codes)) >= len(words) {
+		return c.damaged()
+	}
 	for i, code := range q.codes {
-		if int(code) >= len(words) {
-			return c.damaged()
-		}
-		if q.mask[i] {
-			q.tally[code]++
-		}
+		q.tally[code] += int64(q.mask[i])
 	}
 	for i, rows := range q.tally {
 		if rows > 0 && len(words[i]) > 0 {
@@ -665,13 +674,17 @@ func (q *search) isNumber() bool { return q.By == ColumnPort || q.By == ColumnSt
 // top are the values that most rows have, and how many there are.
 func (q *search) top() (out []Value, distinct int) {
 	if q.isNumber() {
+		var there []int
 		for n, rows := range q.numbers {
 			if n > 0 && rows > 0 {
-				out = append(out, Value{fmt.Sprint(n), rows})
+				there = append(there, n)
 			}
 		}
-		slices.SortStableFunc(out, func(a, b Value) int { return cmp.Compare(b.Rows, a.Rows) })
-		return out[:min(len(out), q.Limit)], len(out)
+		slices.SortFunc(there, func(a, b int) int { return cmp.Or(cmp.Compare(q.numbers[b], q.numbers[a]), a-b) })
+		for _, n := range there[:min(len(there), q.Limit)] {
+			out = append(out, Value{strconv.Itoa(n), int64(q.numbers[n])})
+		}
+		return out, len(there)
 	}
 	// A heap of the best would cost less than this only where there are very many.
 	floor := int64(0)
@@ -708,7 +721,7 @@ func (q *search) list(ctx context.Context, id string, at, from, n int) error {
 	}
 	var take []int
 	for i := range n {
-		if !q.mask[i] || !q.passed && from+i <= q.AfterRow {
+		if !q.all && q.mask[i] == 0 || !q.passed && from+i <= q.AfterRow {
 			continue
 		}
 		if len(q.listed)+len(take) == q.Limit {

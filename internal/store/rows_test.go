@@ -16,6 +16,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 )
 
 // keptRows is a finished job with these rows.
@@ -294,29 +295,40 @@ func TestAMillionRows(t *testing.T) {
 	if more := (after.Sys - before.Sys) >> 20; more > 96 {
 		t.Errorf("keeping took %d MiB", more)
 	}
-	var took []time.Duration
+	var took, used []time.Duration
 	for round := range 20 {
 		for _, q := range []Question{{}, {By: ColumnPort}, {By: ColumnService, State: "open"}, {By: ColumnHost}, {By: ColumnProduct, Service: "ssh"},
 			{Port: 443}, {Hosts: netip.MustParsePrefix("10.0.32.0/20"), By: ColumnVersion}} {
 			q.Limit = 20
-			began := time.Now()
+			began, before := time.Now(), processor(t)
 			f, err := s.Find(ctx, 1, q)
 			if err != nil || f.Count == 0 {
 				t.Fatalf("%+v: %d, %v", q, f.Count, err)
 			}
-			took = append(took, time.Since(began))
+			took, used = append(took, time.Since(began)), append(used, processor(t)-before)
 			if round == 0 {
 				t.Logf("%+v: %d rows, %s", q, f.Count, time.Since(began))
 			}
 		}
 	}
 	slices.Sort(took)
-	p50, p99 := took[len(took)/2], took[len(took)*99/100]
-	t.Logf("p50 %s, p99 %s", p50, p99)
-	// The figure is 50 ms. Other tests have the machine at the same time.
+	slices.Sort(used)
+	p99 := used[len(used)*99/100]
+	t.Logf("p50 %s, p99 %s; of processor time %s and %s", took[len(took)/2], took[len(took)*99/100], used[len(used)/2], p99)
+	// The figure is 50 ms of an idle machine, on which the one is the other. Other tests have this one at the same time.
 	if p99 > 4*50*time.Millisecond {
-		t.Errorf("the slowest hundredth of questions about a million rows took %s", p99)
+		t.Errorf("the slowest hundredth of questions about a million rows took %s of processor time", p99)
 	}
+}
+
+// processor is the processor time of this process.
+func processor(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // What is asked of jobs by the hundred is not read by way of their results.
