@@ -674,33 +674,21 @@ func (q *search) isNumber() bool { return q.By == ColumnPort || q.By == ColumnSt
 // top are the values that most rows have, and how many there are.
 func (q *search) top() (out []Value, distinct int) {
 	if q.isNumber() {
-		var there []int
+		var best []int
 		for n, rows := range q.numbers {
 			if n > 0 && rows > 0 {
-				there = append(there, n)
+				distinct++
+				best = offered(best, n, q.Limit, func(a, b int) int { return cmp.Or(cmp.Compare(q.numbers[b], q.numbers[a]), a-b) })
 			}
 		}
-		slices.SortFunc(there, func(a, b int) int { return cmp.Or(cmp.Compare(q.numbers[b], q.numbers[a]), a-b) })
-		for _, n := range there[:min(len(there), q.Limit)] {
+		for _, n := range best {
 			out = append(out, Value{strconv.Itoa(n), int64(q.numbers[n])})
 		}
-		return out, len(there)
+		return out, distinct
 	}
-	// A heap of the best would cost less than this only where there are very many.
-	floor := int64(0)
 	for word, rows := range q.values {
-		if rows < floor {
-			continue
-		}
-		out = append(out, Value{word, rows})
-		if len(out) == 4*max(q.Limit, 64) {
-			slices.SortFunc(out, byRows)
-			out = out[:min(len(out), q.Limit)]
-			floor = out[len(out)-1].Rows
-		}
+		out = offered(out, Value{word, rows}, q.Limit, byRows)
 	}
-	slices.SortFunc(out, byRows)
-	out = out[:min(len(out), q.Limit)]
 	if q.By == ColumnHost {
 		for i := range out {
 			a, _ := netip.AddrFromSlice([]byte(out[i].Value))
@@ -712,6 +700,16 @@ func (q *search) top() (out []Value, distinct int) {
 
 func byRows(a, b Value) int {
 	return cmp.Or(cmp.Compare(b.Rows, a.Rows), cmp.Compare(a.Value, b.Value))
+}
+
+// offered is the best so far, in their order, with one more if it is among them.
+func offered[T any](best []T, one T, limit int, order func(a, b T) int) []T {
+	if len(best) == limit && order(one, best[limit-1]) >= 0 {
+		return best
+	}
+	at, _ := slices.BinarySearchFunc(best, one, order)
+	best = slices.Insert(best, at, one)
+	return best[:min(len(best), limit)]
 }
 
 // list takes the marked rows of a part that come after the one that was listed last.
