@@ -76,6 +76,23 @@ func ParseDeclared(stdout, stderr io.Reader, form Form, on func(Progress)) (Repo
 	return r, nil
 }
 
+// unescaped is a line without what colours it or moves about on a terminal: forms are of what is to be read.
+func unescaped(line []byte) []byte {
+	if bytes.IndexByte(line, '\x1b') < 0 {
+		return line
+	}
+	var out strings.Builder
+	for text := string(line); text != ""; {
+		if n := escapeLength(text); n > 0 {
+			text = text[n:]
+			continue
+		}
+		out.WriteByte(text[0])
+		text = text[1:]
+	}
+	return []byte(out.String())
+}
+
 // declared is what was read so far.
 type declared struct {
 	form          Form
@@ -98,19 +115,23 @@ func (d *declared) signs(line []byte, end lineEnd) {
 	if end != whole {
 		return
 	}
+	line = unescaped(line)
 	d.ended = d.ended || d.form.End != nil && d.form.End.Match(line)
 	d.failed = d.failed || d.form.Failed != nil && d.form.Failed.Match(line)
 }
 
 // line takes one that is whole: of another, nobody knows what it would have said.
 func (d *declared) line(line []byte, end lineEnd) {
-	d.signs(line, end)
-	if end == long {
+	switch end {
+	case long:
 		d.leaveOut("token")
-	}
-	if end != whole {
+		return
+	case unended:
+		d.leaveOut("line")
 		return
 	}
+	d.signs(line, end)
+	line = unescaped(line)
 	values, is := d.valuesOf(line)
 	if !is {
 		return

@@ -60,6 +60,9 @@ func TestFpingByItsDeclaration(t *testing.T) {
 	// Cut at any byte, what is told is of whole lines, and of no address that they do not name.
 	for i := range text {
 		cut := parseDeclared(t, fpingForm(), text[:i], "")
+		if broken := i > 0 && text[i-1] != '\n'; slices.Contains(cut.Cut, "line") != broken {
+			t.Fatalf("%d bytes: cut %v", i, cut.Cut)
+		}
 		if whole := strings.Count(text[:i], "\n"); cut.Coverage.Up+cut.Coverage.Down != whole || len(cut.Coverage.Completed) != whole {
 			t.Fatalf("%d bytes: %+v", i, cut.Coverage)
 		}
@@ -120,8 +123,9 @@ func TestDeclaredLines(t *testing.T) {
 		{"what answered once is up", fpingForm(), "10.0.0.1 is unreachable\n10.0.0.1 is alive\n10.0.0.1 is unreachable\n", "", "10.0.0.1[]; 1 0 0 true"},
 		{"an address that was not asked is not believed", asked, "10.0.0.1 is alive\n10.9.9.9 is alive\n10.9.9.8 is unreachable\n", "", "10.0.0.1[]; 1 0 2 true"},
 		{"an address that is none", fpingForm(), "999.0.0.1 is alive\n", "", "; 0 0 1 true"},
+		{"colours are no part of a line", fpingForm(), "\r\x1b[2K\x1b[32m10.0.0.1\x1b[0m is alive\x1b[0m\n", "", "10.0.0.1[]; 1 0 0 true"},
 		{"lines of no form are passed over", fpingForm(), "hello\n\n10.0.0.1 is alive \n", "", "; 0 0 0 true"},
-		{"a line that is too long is passed over", fpingForm(), strings.Repeat("x", 5000) + "\n10.0.0.1 is alive\n", "", "10.0.0.1[]; 1 0 0 true"},
+		{"a line that is too long is passed over", fpingForm(), strings.Repeat("10.0.0.2 is alive", 5000) + "\n10.0.0.1 is alive\n", "", "10.0.0.1[]; 1 0 0 true"},
 		{"an end that was not said", ended, "10.0.0.1 is alive\n", "", "10.0.0.1[]; 1 0 0 false"},
 		{"an end that was said on the other output", ended, "10.0.0.1 is alive\n", "done\n", "10.0.0.1[]; 1 0 0 true"},
 		{"standard error", onError, "10.0.0.2 is alive\n", "10.0.0.1 is alive\n", "10.0.0.1[]; 1 0 0 true"},

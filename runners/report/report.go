@@ -29,7 +29,7 @@ type Report struct {
 	Coverage   Coverage `json:"coverage"`
 	Hosts      []Host   `json:"hosts"`              // hosts that are up, and hosts that timed out
 	Statuses   []int    `json:"statuses,omitempty"` // exit statuses of a scan that went well, where they are not 0 alone
-	Cut        []string `json:"cut,omitempty"`      // what bounds left out: hosts, ports, scripts, texts, coverage, token, total, depth
+	Cut        []string `json:"cut,omitempty"`      // what bounds left out: hosts, ports, scripts, texts, coverage, token, total, depth, line
 }
 
 // Values of ErrorClass.

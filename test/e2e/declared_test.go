@@ -217,3 +217,64 @@ func (h *house) restart(r lab.Role) {
 	}
 	h.agent = h.connect(0)
 }
+
+// words is a declared scanner that reads a wordlist, has a port in its target, and threads.
+const words = `name: paths_scan
+title: Guess paths
+description: Asks a web server for each word of a list.
+program: /usr/bin/gobuster
+version: {arguments: [version], pattern: '^([0-9]+)\.([0-9]+)'}
+targets: {ip_versions: [4, 6], at_most: 1}
+fields:
+  - {name: port, type: port, protocol: tcp, about: The port of the server., default: 80}
+  - {name: wordlist, type: wordlist, about: The words., default: few, words: [--wordlist, "{}"]}
+profiles: [{name: quick, about: each word once}]
+command: [dir, --no-color, --no-progress, --quiet, --threads, "2", "{wordlist}", --url, "http://{targets}:{port}/"]
+cost: {packets: 8, times: [wordlist], start: 5s, each: 200ms, at_once: 2}
+intrusive: it guesses what nobody told it
+output: {lists: found, lines: [{pattern: '^(?P<path>/\S+) +(?P<status>\(Status: [0-9]+\))', set: {state: open, service: http}}]}
+`
+
+func TestADeclaredScannerWithAWordlist(t *testing.T) {
+	dir := t.TempDir()
+	for at := dir; at != os.TempDir(); at = filepath.Dir(at) {
+		if err := os.Chmod(at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "few.txt"), []byte("admin\nnowhere\naway\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const engagement = "name: lab\ncallers: {users: [0]}\ntargets: [10.77.0.0/16]\ntools: {paths_scan: {profiles: [\"*\"]}}\nintrusive: "
+	options := lab.Options{Settings: "wordlists: {directories: [" + dir + "]}\n", Runners: map[string]string{"paths_scan": words}}
+	arguments := object{"targets": []string{lab.Sites}, "wait_s": 45}
+
+	options.Engagements = map[string]string{"lab": engagement + "deny\n"}
+	h := newHouse(t, options)
+	h.agent = h.connect(0)
+	if answer, err := call(h.agent, "paths_scan", arguments); err != nil || at(answer, "error", "code") != "intrusive" {
+		t.Errorf("where nothing intrusive is allowed: %v %s", err, show(answer))
+	}
+
+	if err := os.WriteFile(filepath.Join(h.daemon.Engagements(), "lab.yaml"), []byte(engagement+"allow\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	o, err := network.Observe(lab.Scope{Sources: lab.Prefixes(lab.SlotsV4), Targets: lab.Prefixes(lab.Sites)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	answer := h.call("paths_scan", arguments)
+	if answer["status"] != "completed" || at(answer, "coverage", "complete") != true || at(answer, "coverage", "up") != 1.0 {
+		t.Errorf("%s", show(answer))
+	}
+	for _, want := range []string{`"port":80`, `"service":"http"`, `"/admin"`, "(Status: 403)", `"/away"`, "(Status: 302)"} {
+		if !strings.Contains(show(answer["hosts"]), want) {
+			t.Errorf("no %s in %s", want, show(answer))
+		}
+	}
+	if sent, _ := at(answer, "usage", "sent_packets").(float64); sent == 0 || sent > 24 {
+		t.Errorf("%v packets of 3 words", sent)
+	}
+	o.Check(t, "guessing")
+}
