@@ -57,8 +57,9 @@ lint: bin/staticcheck-$(STATICCHECK)
 	go vet -tags $(TAGS) ./...
 	go vet -tags systest,$(TAGS) ./test/vm
 	go vet -tags conformance,clients,bundle,$(TAGS) ./test/conformance ./test/clients ./packaging/mcpb
+	go vet -tags dialects,$(TAGS) ./test/e2e
 	go mod tidy -diff
-	GOFLAGS=-tags=systest,conformance,clients,bundle,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
+	GOFLAGS=-tags=systest,conformance,clients,bundle,dialects,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
 	@if clang-19 --version 2>/dev/null | grep -qF ' $(CLANG) '; then $(MAKE) bpf && git diff --exit-code sandbox/scope/bpf; \
 		else echo "clang $(CLANG) is not here: that sandbox/scope/bpf/scope.o is what its sources compile to was not checked"; fi
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
@@ -82,6 +83,18 @@ bin/%/installed: test/%/package.json test/%/package-lock.json
 	rm -rf bin/$* && mkdir -p bin/$* && cp test/$*/package.json test/$*/package-lock.json bin/$*
 	cd bin/$* && $(NPM_CI)
 	touch $@
+
+# gobuster of each dialect that Debian 12 does not have, built from source, against the hosts of the lab.
+GOBUSTERS := 3.6.0 3.8.2
+dialects: $(GOBUSTERS:%=bin/gobuster/%/gobuster)
+	$(call need,$(FOR_TEST))
+	go test -tags dialects,$(TAGS) ./test/e2e -run TestDialects -count=1 -timeout 5m
+
+# In a module of its own: it is no dependency of ours.
+bin/gobuster/%/gobuster:
+	mkdir -p $(@D) && printf 'module x\n\ngo 1.24\n\nrequire github.com/OJ/gobuster/v3 v$*\n' >$(@D)/go.mod
+	printf '//go:build tools\n\npackage x\n\nimport _ "github.com/OJ/gobuster/v3"\n' >$(@D)/tools.go
+	cd $(@D) && CGO_ENABLED=0 go build -mod=mod -trimpath -o gobuster github.com/OJ/gobuster/v3
 
 demo: build
 	$(call need,$(FOR_TEST))
@@ -139,4 +152,4 @@ vmtest: packages
 clean:
 	rm -rf bin dist
 
-.PHONY: build test bpf lint vuln conformance clients demo bench packages bundle systest vmtest clean
+.PHONY: build test bpf lint vuln conformance clients dialects demo bench packages bundle systest vmtest clean

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -296,44 +297,59 @@ func FuzzReadMasscan(f *testing.F) {
 
 // Every dangerous option of masscan, tried as every argument: refused, or (a number that happens to be allowed) inert.
 func TestMasscansDangerousOptionsAreRefusedEverywhere(t *testing.T) {
-	table, err := os.ReadFile("testdata/masscan_dangerous.txt")
+	rows := tryTable(t, "testdata/masscan_dangerous.txt", masscanName, fieldNames(masscanFields()), []map[string]any{{"targets": []string{"10.0.0.5"}}},
+		func(call Call) { checkMasscan(t, call) })
+	if rows < 70 {
+		t.Errorf("the table has %d options", rows)
+	}
+}
+
+// tryTable tries each option of a table, in several spellings, as each argument of a tool beside those that it needs,
+// and as an argument itself. What is read all the same is looked at.
+func tryTable(t *testing.T, table, tool string, names []string, needed []map[string]any, look func(Call)) (rows int) {
+	t.Helper()
+	text, err := os.ReadFile(table)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := 0
-	for line := range strings.Lines(string(table)) {
+	try := func(beside map[string]any, name string, value any) (Call, []Fault, []byte) {
+		all := maps.Clone(beside)
+		all[name] = value
+		arguments, err := json.Marshal(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		call, faults := Read(tool, arguments)
+		return call, faults, arguments
+	}
+	for line := range strings.Lines(string(text)) {
 		option, _, _ := strings.Cut(line, " #")
 		if option = strings.TrimSpace(option); option == "" || strings.HasPrefix(option, "#") {
 			continue
 		}
 		rows++
 		for _, text := range []string{option, strings.ReplaceAll(option, " ", "="), strings.ReplaceAll(option, " ", ":"), strings.TrimLeft(option, "-"), strings.ToUpper(option), " " + option} {
-			for _, name := range fieldNames(masscanFields()) {
-				for _, value := range []any{text, []string{text}, []string{"10.0.0.5", text}} {
-					arguments, err := json.Marshal(map[string]any{"targets": []string{"10.0.0.5"}, name: value})
-					if err != nil {
-						t.Fatal(err)
+			for _, beside := range needed {
+				for _, name := range names {
+					for _, value := range []any{text, []string{text}, []string{"10.0.0.5", text}} {
+						call, faults, arguments := try(beside, name, value)
+						if len(faults) > 0 {
+							continue
+						}
+						if strings.HasPrefix(text, "-") || strings.ContainsAny(text, " =:") {
+							t.Errorf("%s is read", arguments)
+						}
+						look(call)
 					}
-					call, faults := Read(masscanName, arguments)
-					if len(faults) > 0 {
-						continue
-					}
-					if strings.HasPrefix(text, "-") || strings.ContainsAny(text, " =:") {
-						t.Errorf("%s is read", arguments)
-					}
-					checkMasscan(t, call)
 				}
-			}
-			arguments, err := json.Marshal(map[string]any{"targets": []string{"10.0.0.5"}, text: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, faults := Read(masscanName, arguments); len(faults) == 0 {
-				t.Errorf("%s is read as an argument", arguments)
+				if slices.Contains(names, text) {
+					continue // an argument's own name
+				}
+				if _, faults, arguments := try(beside, text, true); len(faults) == 0 {
+					t.Errorf("%s is read as an argument", arguments)
+				}
 			}
 		}
 	}
-	if rows < 70 {
-		t.Errorf("the table has %d options", rows)
-	}
+	return rows
 }

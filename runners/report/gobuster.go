@@ -297,8 +297,8 @@ func (e *gobusterErrors) line(text []byte, end lineEnd) {
 	}
 }
 
-// fatalForm is how 3.7 and later say why they end.
-var fatalForm = regexp.MustCompile(`^[0-9]{4}/[0-9]{2}/[0-9]{2} [0-9:]{8} (the server returns|the DNS Server|unable to connect|error on|timeout occurred|server closed|connection refused|failed to|offset is)`)
+// fatalForm is how 3.7 and later say why they end: now and then without a new line after what they say of their progress.
+var fatalForm = regexp.MustCompile(`^(?:(?:\x1b\[2K)?Progress: [0-9]{1,18} / [0-9]{1,18} \([0-9.]{1,8}%\))?[0-9]{4}/[0-9]{2}/[0-9]{2} [0-9:]{8} (the server returns|the DNS Server|unable to connect|error on|timeout occurred|server closed|connection refused|failed to|offset is)`)
 
 func (e *gobusterErrors) tell(made int64) {
 	e.made = min(made, e.asked.Requests)
