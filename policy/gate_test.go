@@ -391,6 +391,31 @@ func TestALargePartIsNotOvertakenForEver(t *testing.T) {
 	})
 }
 
+// Those who were there before a large part came do not overtake it when they enter.
+func TestWhoCameBeforeDoesNotOvertake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &crowd{Gate: NewGate(2, 100, 0), ctx: t.Context(), leave: map[string]func(){}}
+		c.share("a1", 50, "x", 100)
+		c.share("b1", 0, "y", 0) // now there is no slot
+		earlier := strings.Fields("c1 d1 e1 f1 g1 h1 i1 j1")
+		if len(earlier) != overtakes {
+			t.Fatalf("%d may overtake", overtakes)
+		}
+		for _, who := range earlier {
+			c.share(who, 1, "x", 100)
+		}
+		c.share("L1", 100, "x", 100)
+		c.share("k1", 1, "x", 100)
+		for _, who := range append([]string{"b1"}, earlier...) {
+			c.goes(who)
+		}
+		c.want(t, "a1 b1 c1 d1 e1 f1 g1 h1 i1 j1 k1")
+		for _, who := range []string{"a1", "k1", "L1"} {
+			c.goes(who)
+		}
+	})
+}
+
 // The turns that a uid takes under another engagement do not count against what it waits for.
 func TestOnesOwnJobsOfAnotherEngagementDoNotDelayALargePart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
