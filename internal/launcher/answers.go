@@ -87,7 +87,7 @@ func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabili
 	}
 	p := l.judged()
 	now := time.Now()
-	c := &wire.Capabilities{Slots: l.gate.Slots(), Network: l.network(), NotEnforced: l.gaps()}
+	c := &wire.Capabilities{Slots: l.gate.Slots(), Network: l.networkNow(), NotEnforced: l.gaps()}
 	for _, t := range l.cfg.Tools.Tools() {
 		said := wire.Scanner{Tool: t.Name}
 		if found, err := l.scanners.get(ctx, t.Scanner); err != nil {

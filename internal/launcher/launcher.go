@@ -294,7 +294,7 @@ func (l *Launcher) tryNet(ctx context.Context) (*scope.Net, error) {
 		return nil, err
 	}
 	net, err := scope.Open(scope.Config{V4: l.cfg.SlotsV4, V6: l.cfg.SlotsV6, Mode: l.cfg.Mode, Interface: l.cfg.Interface, NoBPF: l.cfg.NoBPF, Ready: min(l.cfg.Slots, maxReady),
-		Failed: func(err error) { l.log.Error("cannot take a slot's network away", "why", err) }})
+		Failed: func(err error) { l.log.Error("not all is well with the slots' network", "why", err) }})
 	if err != nil {
 		return nil, err
 	}

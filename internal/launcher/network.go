@@ -19,6 +19,20 @@ func (l *Launcher) network() *wire.Network {
 	return &wire.Network{Mode: string(l.cfg.Mode), Filter: filter, Cannot: l.cfg.Mode.Cannot()}
 }
 
+// networkNow is network and what is not as the configuration has it: addresses of slots that others have.
+func (l *Launcher) networkNow() *wire.Network {
+	out := l.network()
+	net, _ := l.slots.get()
+	if net == nil {
+		return out
+	}
+	if claims := net.Claims(); len(claims) > 0 {
+		c := claims[0]
+		out.Cannot = append(out.Cannot, fmt.Sprintf("%d addresses of slots are used by others on the segment, the first by %s (%s): no scan gets them", len(claims), c.By, c.Addr))
+	}
+	return out
+}
+
 // errConnections refuses a scan that leaves too little of the machine's table of connections to others.
 var errConnections = errors.New("the scan needs more of this machine's table of connections than there is for one")
 

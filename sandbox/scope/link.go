@@ -105,7 +105,7 @@ func (n *numbers) take(ctx context.Context) (int, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return 0, fmt.Errorf("every address of the slots' range was used within the last %s: %w", n.rest, ctx.Err())
+			return 0, fmt.Errorf("every address of the slots' range was used within the last %s, or others have it: %w", n.rest, ctx.Err())
 		case <-time.After(wait):
 		}
 	}
@@ -137,7 +137,7 @@ func (n *numbers) put(number int) {
 
 // newLink makes a link that is up and belongs to no slot: nothing passes it.
 func (n *Net) newLink(ctx context.Context) (_ *link, err error) {
-	number, err := n.numbers.take(ctx)
+	number, err := n.vacant(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -430,12 +430,7 @@ func datagram(hardware []byte, from, to netip.AddrPort) (frame []byte, c cookie)
 	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
 	binary.BigEndian.PutUint16(ip[2:], uint16(ipv4Header+len(udp)))
 	ip = slices.Concat(ip, from.Addr().AsSlice(), to.Addr().AsSlice())
-	var sum uint32
-	for i := 0; i < len(ip); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
-	}
-	sum = sum&0xffff + sum>>16
-	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum+sum>>16))
+	binary.BigEndian.PutUint16(ip[10:], checksum(ip))
 	return slices.Concat(hardware, []byte{8, 0}, ip, udp), c
 }
 

@@ -98,6 +98,10 @@ type Net struct {
 		sync.Mutex
 		list connections // of links that are gone, to be forgotten
 	}
+	claimed struct {
+		sync.Mutex
+		by map[netip.Addr]net.HardwareAddr // at most all of the range
+	}
 
 	mu     sync.Mutex // one change of the table at a time
 	t      *table     // nil: it was lost and could not be made anew yet
@@ -114,6 +118,7 @@ func Open(c Config) (_ *Net, err error) {
 		return nil, fmt.Errorf("there is no mode %q", c.Mode)
 	}
 	n := &Net{cfg: c, ipv6: hasIPv6(), slots: map[*Slot]bool{}, guards: map[guard]bool{}, shared: map[string]uint64{}}
+	n.claimed.by = map[netip.Addr]net.HardwareAddr{}
 	if n.held, err = hold(); err != nil {
 		return nil, err
 	}
