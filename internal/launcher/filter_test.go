@@ -5,12 +5,17 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
@@ -108,6 +113,124 @@ func TestAScanWhoseLinkSomebodyChangesIsEnded(t *testing.T) {
 		}
 	}
 	t.Error("the audit log does not say it")
+}
+
+// A filter that lets one frame of the attack arrive is not used: somebody else's rule carries to one
+// port what a slot sends to another, before the table sees it. Scans are refused with that reason until it is gone.
+func TestNoScanRunsWhereAFrameOfTheAttackArrives(t *testing.T) {
+	h := newHouse(t)
+	h.cfg.NoBPF = true // which judges before anybody else
+	nft := func(script string) {
+		t.Helper()
+		cmd := exec.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(script)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	nft(`table ip carrier { chain pre { type filter hook prerouting priority -400; iifname "secv*" udp dport 7 udp dport set 9; }; }`)
+	var once sync.Once
+	gone := func() { once.Do(func() { nft("delete table ip carrier") }) }
+	t.Cleanup(gone)
+	h.open()
+	handle, _ := h.client()
+	refused := h.start(handle, jobA, value(t, quickScan))
+	if refused == nil || refused.Code != "not_enforced" || !strings.Contains(refused.Got, sandbox.Scope) ||
+		!strings.Contains(strings.Join(refused.Allowed, "; "), "lets through what it must not: another port, IPv4") {
+		t.Fatalf("it launched all the same: %+v", refused)
+	}
+	if c := h.capabilities(handle); !slices.ContainsFunc(c.NotEnforced, func(g wire.Gap) bool { return g.Layer == sandbox.Scope }) || c.Network != nil {
+		t.Errorf("the capabilities do not say it: %+v, %+v", c.NotEnforced, c.Network)
+	}
+	gone()
+	for until := time.Now().Add(40 * time.Second); refused != nil && time.Now().Before(until); time.Sleep(time.Second) {
+		refused = h.start(handle, jobB, value(t, quickScan))
+	}
+	if refused != nil {
+		t.Fatalf("it is refused when the rule is gone: %+v", refused)
+	}
+	if end := h.endOf(jobB); end.Outcome.Reason != wire.Exited || end.Outcome.Code != 0 {
+		t.Errorf("its scan ended: %+v", end.Outcome)
+	}
+}
+
+// An address of slots' that a station has is no scan's, and the capabilities say so.
+func TestAnAddressThatAStationHasIsTold(t *testing.T) {
+	h := newHouse(t)
+	far, err := newStation("segment0", "10.77.1.66/24", "10.77.1.68/24", "10.77.1.70/24", "10.77.1.72/24", "10.77.1.74/24")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := far(); err != nil {
+			t.Error(err)
+		}
+	})
+	own, err := netlink.ParseAddr("10.77.1.1/24")
+	segment, found := netlink.LinkByName("segment0")
+	if err = errors.Join(err, found); err == nil {
+		err = errors.Join(netlink.AddrAdd(segment, own), netlink.LinkSetUp(segment))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.cfg.Mode, h.cfg.Interface = scope.L2, "segment0"
+	h.cfg.SlotsV4, h.cfg.SlotsV6 = netip.MustParsePrefix("10.77.1.64/28"), netip.Prefix{} // .66 to .78 are for links
+	h.open()
+	handle, _ := h.client()
+	h.accepted(handle, jobA, strings.ReplaceAll(quickScan, "10.77.0.", "10.77.1."))
+	if end := h.endOf(jobA); end.Outcome.Reason != wire.Exited || end.Outcome.Code != 0 {
+		t.Errorf("%+v", end.Outcome)
+	}
+	var said string
+	for until := time.Now().Add(20 * time.Second); time.Now().Before(until); time.Sleep(200 * time.Millisecond) {
+		if said = strings.Join(h.capabilities(handle).Network.Cannot, "; "); strings.Contains(said, "used by others") {
+			break
+		}
+	}
+	if !strings.Contains(said, "used by others on the segment, the first by ") {
+		t.Errorf("the capabilities say: %s", said)
+	}
+}
+
+// newStation is a host at the other end of a link that has addresses.
+func newStation(link string, addresses ...string) (remove func() error, err error) {
+	done := make(chan error)
+	var ns netns.NsHandle
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		var err error
+		ns, err = netns.New()
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		return nil, err
+	}
+	veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(int(ns))}
+	veth.Name = link
+	if err := netlink.LinkAdd(veth); err != nil {
+		return nil, errors.Join(err, ns.Close())
+	}
+	remove = func() error { return errors.Join(netlink.LinkDel(veth), ns.Close()) }
+	there, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		return nil, errors.Join(err, remove())
+	}
+	defer there.Close()
+	eth0, err := there.LinkByName("eth0")
+	if err == nil {
+		err = there.LinkSetUp(eth0)
+	}
+	for _, text := range addresses {
+		a, wrong := netlink.ParseAddr(text)
+		if err = errors.Join(err, wrong); err == nil {
+			err = there.AddrAdd(eth0, a)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, remove())
+	}
+	return remove, nil
 }
 
 // One launcher at a time has the slots. Another one serves without them, says who has them, refuses

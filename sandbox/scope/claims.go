@@ -79,7 +79,7 @@ func (n *Net) claim(of []netip.Addr, found map[netip.Addr]net.HardwareAddr) {
 	}
 }
 
-// claims asks a segment which of some addresses somebody has, as a host does before it takes one: by
+// claims asks a segment whether somebody has one of some addresses, as a host does before it takes one: by
 // ARP from no address (RFC 5227), by neighbour solicitations from none (RFC 4862).
 func (s *segment) claims(of []netip.Addr) (map[netip.Addr]net.HardwareAddr, error) {
 	found := map[netip.Addr]net.HardwareAddr{}
@@ -108,7 +108,7 @@ func (s *segment) claims(of []netip.Addr) (map[netip.Addr]net.HardwareAddr, erro
 				s.hear(int(e.Fd), of, found)
 			}
 		}
-		if len(found) == len(of) {
+		if len(found) > 0 {
 			break
 		}
 	}
