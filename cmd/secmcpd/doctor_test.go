@@ -108,3 +108,22 @@ func TestPartsOfLayers(t *testing.T) {
 		}
 	}
 }
+
+// What slots.filter says is what the launcher is told, and what doctor says.
+func TestTheFilterIsWhatTheSettingsSay(t *testing.T) {
+	for _, filter := range filters {
+		s := defaultSettings()
+		s.FrontUser, s.Resolvers = "nobody", []string{"192.0.2.53"}
+		s.Slots.Filter = filter
+		c, err := s.launcher()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.NoBPF != (filter == "nftables") {
+			t.Errorf("%s: NoBPF is %v", filter, c.NoBPF)
+		}
+		if f := lookScope(s); strings.Contains(f.Found, "as slots.filter says") != (filter == "nftables") {
+			t.Errorf("%s: %+v", filter, f)
+		}
+	}
+}

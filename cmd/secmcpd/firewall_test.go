@@ -1,10 +1,12 @@
 package main
 
 import (
+	"encoding/binary"
 	"os"
 	"os/exec"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,6 +79,8 @@ func TestAnOlderFirewallThatDropsIsTold(t *testing.T) {
 		{"a last rule for one interface", []string{"-A FORWARD -i eth0 -j DROP"}, ""},
 		{"one that accepts one direction", []string{drop, "-A FORWARD -i secv+ -j ACCEPT"}, "iptables-legacy"},
 		{"one that accepts a part", []string{drop, "-A FORWARD -i secv+ -p tcp -j ACCEPT", "-A FORWARD -o secv+ -j ACCEPT"}, "iptables-legacy"},
+		{"one that accepts what leaves by one interface", []string{drop, "-A FORWARD -i secv+ -o eth0 -j ACCEPT", "-A FORWARD -o secv+ -j ACCEPT"}, "iptables-legacy"},
+		{"a last rule for fragments", []string{"-A FORWARD -f -j DROP"}, ""},
 		{"one that accepts all but", []string{drop, "-A FORWARD ! -i secv+ -j ACCEPT", "-A FORWARD -o secv+ -j ACCEPT"}, "iptables-legacy"},
 		{"one that accepts another interface", []string{drop, "-A FORWARD -i secv -j ACCEPT", "-A FORWARD -o secv+ -j ACCEPT"}, "iptables-legacy"},
 		{"one that accepts both", []string{drop, "-A FORWARD -i secv+ -j ACCEPT", "-A FORWARD -o secv+ -j ACCEPT"}, ""},
@@ -127,9 +131,54 @@ func TestLookingForOlderFirewallsMakesNone(t *testing.T) {
 	}
 }
 
+// wellFormed is a rule that drops whatever comes, behind a match without a name.
+func (o older) wellFormed() []byte {
+	b := make([]byte, o.size+32+40)
+	binary.NativeEndian.PutUint16(b[o.target:], uint16(o.size+32))
+	binary.NativeEndian.PutUint16(b[o.target+2:], uint16(len(b)))
+	binary.NativeEndian.PutUint16(b[o.size:], 32)
+	drop := int32(-olderDrop - 1)
+	binary.NativeEndian.PutUint32(b[o.size+32+32:], uint32(drop))
+	return b
+}
+
 // Rules of a form that is not known are said to be so, and read no further.
+func TestOlderRulesOfAnotherFormAreNotRead(t *testing.T) {
+	for _, o := range olders {
+		good := o.wellFormed()
+		if r, next, err := o.rule(good); err != nil || next != len(good) || r.verdict != olderDrop || len(r.conditions) != 1 {
+			t.Fatalf("%s: %+v, %d, %v", o.command, r, next, err)
+		}
+		for says, change := range map[string]struct {
+			at int
+			to uint16
+		}{
+			"whose target is in its header": {o.target, uint16(o.size - 1)},
+			"without room for a target":     {o.target + 2, uint16(o.size + 32 + 35)},
+			"longer than there is":          {o.target + 2, uint16(len(good) + 1)},
+			"with a match that is short":    {o.size, 31},
+			"with a match that is long":     {o.size, 33},
+			"with a match that never ends":  {o.size, 0},
+		} {
+			b := slices.Clone(good)
+			binary.NativeEndian.PutUint16(b[change.at:], change.to)
+			if r, _, err := o.rule(b); err == nil {
+				t.Errorf("%s: a rule %s is %+v", o.command, says, r)
+			}
+		}
+		for i := range good {
+			if _, _, err := o.rule(good[:i]); err == nil {
+				t.Errorf("%s: %d bytes of a rule of %d are one", o.command, i, len(good))
+			}
+		}
+	}
+}
+
 func FuzzOlderRule(f *testing.F) {
 	f.Add(make([]byte, 200))
+	for _, o := range olders {
+		f.Add(o.wellFormed())
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, o := range olders {
 			if _, next, err := o.rule(b); err == nil && (next <= 0 || next > len(b)) {
