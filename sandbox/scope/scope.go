@@ -372,7 +372,7 @@ func reclaim(conn *nftables.Conn, slots []netip.Prefix) error {
 			}
 		}
 	}
-	err = errors.Join(detachWires(), removeFences(), removeTable(conn))
+	err = errors.Join(detachWires(slots), removeFences(), removeTable(conn))
 	if len(slots) > 0 {
 		err = errors.Join(err, untrack(slots))
 	}

@@ -82,7 +82,7 @@ func (s *segment) around(key string, slots netip.Prefix, all []owned) (network n
 	var have []netip.Prefix
 	for _, a := range all {
 		net := a.Masked()
-		if a.link == s.index && !a.ours && net.Addr().Is4() == slots.Addr().Is4() && !a.Addr().IsLinkLocalUnicast() {
+		if a.link == s.index && !a.ofSlots(slots) && net.Addr().Is4() == slots.Addr().Is4() && !a.Addr().IsLinkLocalUnicast() {
 			have = append(have, net)
 			if net.Bits() < slots.Bits() && net.Contains(slots.Addr()) {
 				network = net
@@ -96,7 +96,7 @@ func (s *segment) around(key string, slots netip.Prefix, all []owned) (network n
 		return network, misfit("its networks are %v", have)
 	}
 	for _, a := range all {
-		if !a.ours && slots.Contains(a.Addr()) {
+		if !a.ofSlots(slots) && slots.Contains(a.Addr()) {
 			return network, misfit("%s is this machine's own", a.Addr())
 		}
 	}
@@ -194,10 +194,12 @@ func (s *segment) bits(a netip.Addr) int {
 	return a.BitLen()
 }
 
-// ifaProtocol marks an address as ours (IFA_PROTO, since Linux 5.18).
+// ifaProtocol marks an address as ours (IFA_PROTO, since Linux 5.18). Before that the flags tell: all of
+// these have addresses that are lent, and hardly any other one. IPv4 addresses keep nothing of DAD.
 const (
 	ifaProtocol  = 11
 	ourAddresses = 0x5e
+	lentFlags    = unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_NODAD | unix.IFA_F_DEPRECATED
 )
 
 // lend makes an address of a slot the machine's own for who asks on the segment: without a network
@@ -239,7 +241,7 @@ func (s *segment) addressed(what, flags int, a netip.Addr) (*nl.NetlinkRequest, 
 	request.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice()))
 	if what == unix.RTM_NEWADDR {
 		lasts := nl.IfaCacheInfo{IfaCacheinfo: unix.IfaCacheinfo{Valid: 0xffffffff}} // deprecated from now on
-		request.AddData(nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(unix.IFA_F_NOPREFIXROUTE|unix.IFA_F_NODAD)))
+		request.AddData(nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(lentFlags&^unix.IFA_F_DEPRECATED)))
 		request.AddData(nl.NewRtAttr(unix.IFA_CACHEINFO, lasts.Serialize()))
 		request.AddData(nl.NewRtAttr(ifaProtocol, []byte{ourAddresses}))
 	}
@@ -262,7 +264,13 @@ func (s *segment) takeBack(a netip.Addr) error {
 type owned struct {
 	netip.Prefix
 	link int
-	ours bool // lent by a slot
+	ours bool // lent to a slot
+	like bool // as one that is lent where the kernel keeps no marks
+}
+
+// ofSlots says that an address is lent to a slot of these ranges.
+func (o owned) ofSlots(ranges ...netip.Prefix) bool {
+	return o.ours || o.like && slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(o.Addr()) })
 }
 
 // addressesNow are those of all links.
@@ -281,20 +289,31 @@ func addressesNow() (all []owned, err error) {
 		}
 		a := owned{link: int(binary.NativeEndian.Uint32(m[4:]))}
 		var local, remote netip.Addr // they differ where there is one station at the other end
+		var flags uint32
+		marked := false
 		for kind, value := range attributes(m, unix.SizeofIfAddrmsg) {
 			switch kind {
 			case unix.IFA_LOCAL:
 				local, _ = netip.AddrFromSlice(value)
 			case unix.IFA_ADDRESS:
 				remote, _ = netip.AddrFromSlice(value)
+			case unix.IFA_FLAGS:
+				if len(value) == 4 {
+					flags = binary.NativeEndian.Uint32(value)
+				}
 			case ifaProtocol:
-				a.ours = len(value) == 1 && value[0] == ourAddresses
+				marked, a.ours = true, len(value) == 1 && value[0] == ourAddresses
 			}
 		}
+		if m[0] == unix.AF_INET {
+			flags |= unix.IFA_F_NODAD
+		}
+		a.like = !marked && flags&lentFlags == lentFlags
 		if !local.IsValid() {
 			local = remote
 		}
 		if a.Prefix = netip.PrefixFrom(local, int(m[1])); a.Prefix.IsValid() {
+			a.like = a.like && a.IsSingleIP()
 			all = append(all, a)
 		}
 	}
@@ -330,8 +349,9 @@ func (f *filter) attachWire(s *segment) error {
 	return nil
 }
 
-// detachWires undoes attachWire on all links, whoever did it, and takes back what slots have lent.
-func detachWires() error {
+// detachWires undoes attachWire on all links, whoever did it, and takes back what is lent to slots of
+// these ranges.
+func detachWires(ranges []netip.Prefix) error {
 	links, err := consistent(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("cannot list links: %w", err)
@@ -358,7 +378,7 @@ func detachWires() error {
 		return fmt.Errorf("cannot list addresses: %w", err)
 	}
 	for _, a := range all {
-		if a.ours {
+		if a.ofSlots(ranges...) {
 			err = errors.Join(err, (&segment{name: fmt.Sprint("link ", a.link), index: a.link}).takeBack(a.Addr()))
 		}
 	}

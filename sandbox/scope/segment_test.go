@@ -3,6 +3,7 @@ package scope
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -400,4 +401,50 @@ func TestAnIPv6AddressIsThereWithItsSlot(t *testing.T) {
 	}
 	stop()
 	must(t, <-done)
+}
+
+// Where the kernel keeps no marks, what a launcher that was killed has lent is told by its flags and its
+// range. What is not so stays, and is the machine's.
+func TestAddressesWithoutAMarkAreTakenBack(t *testing.T) {
+	withMode(t, L2)
+	newLab(t)
+	uplink, err := netlink.LinkByName("uplink")
+	must(t, err)
+	give := func(a netip.Addr, bits, flags, preferred int) {
+		t.Helper()
+		must(t, netlink.AddrAdd(uplink, &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}, Flags: flags,
+			ValidLft: math.MaxUint32, PreferedLft: preferred}))
+	}
+	const flags = unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_NODAD
+	four, six := config.addresses(7).inner4, config.addresses(7).inner6
+	give(four, 32, flags, 0)
+	give(six, 128, flags, 0)
+	must(t, config.Fits()) // a slot's that runs
+	stay := []netip.Addr{addr("10.77.9.1"), addr("10.77.9.2"), plus(four, 1), plus(four, 2), plus(four, 3), plus(six, 1)}
+	give(stay[0], 32, flags, 0) // outside of the range
+	give(stay[1], 16, flags, 0)
+	give(stay[2], 32, flags, math.MaxUint32) // not deprecated
+	give(stay[3], 32, unix.IFA_F_NODAD, 0)
+	give(stay[4], 16, flags, 0) // with a network around it
+	give(stay[5], 128, unix.IFA_F_NOPREFIXROUTE, 0)
+	must(t, Reclaim(config.V4, config.V6))
+	all, err := addressesNow()
+	must(t, err)
+	has := func(a netip.Addr) bool {
+		return slices.ContainsFunc(all, func(o owned) bool { return o.Addr() == a })
+	}
+	for _, a := range []netip.Addr{four, six} {
+		if has(a) {
+			t.Errorf("%s is left", a)
+		}
+	}
+	for _, a := range stay {
+		if !has(a) {
+			t.Errorf("%s is taken", a)
+		}
+	}
+	var m *Misfit
+	if err := config.Fits(); !errors.As(err, &m) || !strings.Contains(m.Hint, "machine's own") {
+		t.Errorf("the machine has addresses of the range, and: %v", err)
+	}
 }
