@@ -40,31 +40,31 @@ func (n *Net) Claims() (list []Claim) {
 }
 
 // vacant waits for the number of a link whose addresses nobody on the segment has.
-func (n *Net) vacant(ctx context.Context) (int, error) {
+func (n *Net) vacant(ctx context.Context, on *segment) (int, error) {
 	for {
 		number, err := n.numbers.take(ctx)
-		if err != nil || n.segment == nil {
+		if err != nil || on == nil {
 			return number, err
 		}
 		of := n.inners(&link{addresses: n.cfg.addresses(number)})
-		found, err := n.segment.claims(of)
+		found, err := on.claims(of)
 		if err != nil {
 			n.numbers.put(number)
-			return 0, errors.Join(n.lookOn(n.segment, nil), err) // which says what is wrong with it, most often
+			return 0, errors.Join(n.lookOn(on, nil), err) // which says what is wrong with it, most often
 		}
-		n.claim(of, found)
+		n.claim(on, of, found)
 		if len(found) == 0 {
 			return number, nil
 		}
 		n.numbers.put(number) // it is asked for again, a while later
 		if err := ctx.Err(); err != nil {
-			return 0, fmt.Errorf("others on %s have addresses of the slots' range: %w", n.segment.name, err)
+			return 0, fmt.Errorf("others on %s have addresses of the slots' range: %w", on.name, err)
 		}
 	}
 }
 
 // claim remembers which of some addresses somebody has. What was not known is told.
-func (n *Net) claim(of []netip.Addr, found map[netip.Addr]net.HardwareAddr) {
+func (n *Net) claim(on *segment, of []netip.Addr, found map[netip.Addr]net.HardwareAddr) {
 	n.claimed.Lock()
 	defer n.claimed.Unlock()
 	for _, a := range of {
@@ -74,7 +74,7 @@ func (n *Net) claim(of []netip.Addr, found map[netip.Addr]net.HardwareAddr) {
 			delete(n.claimed.by, a)
 		case !was || !slices.Equal(known, by):
 			n.claimed.by[a] = by
-			n.failed(fmt.Errorf("the address %s of the slots' range is used by %s on %s: no scan gets it", a, by, n.segment.name))
+			n.failed(fmt.Errorf("the address %s of the slots' range is used by %s on %s: no scan gets it", a, by, on.name))
 		}
 	}
 }

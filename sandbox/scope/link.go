@@ -137,11 +137,12 @@ func (n *numbers) put(number int) {
 
 // newLink makes a link that is up and belongs to no slot: nothing passes it.
 func (n *Net) newLink(ctx context.Context) (_ *link, err error) {
-	number, err := n.vacant(ctx)
+	on := n.segment()
+	number, err := n.vacant(ctx, on)
 	if err != nil {
 		return nil, err
 	}
-	l := &link{number: number, addresses: n.cfg.addresses(number), segment: n.segment}
+	l := &link{number: number, addresses: n.cfg.addresses(number), segment: on}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("cannot make the link %s: %w", l.name(), err), n.removeLink(l))

@@ -51,6 +51,8 @@ func (n *Net) look(l *link) error {
 		return lostBy("the link " + l.name() + " has an XDP program")
 	case !slices.Equal(a.HardwareAddr, l.outer.Attrs().HardwareAddr):
 		return lostBy("the link " + l.name() + " has another hardware address")
+	case l.segment != nil && !slices.Equal(l.inner, l.segment.mac):
+		return lostBy("the link " + l.name() + " was made for another hardware address of " + l.segment.name)
 	}
 	if n.filter != nil && !n.filter.on(h, now) {
 		return lostBy("the filter is not on the link " + l.name() + ", or not alone")

@@ -588,8 +588,8 @@ func (n *Net) makeTarget(ends []targetEnds) (_ *os.File, on *segment, remove fun
 	link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(far.Fd())}
 	link.Name = targetName
 	link.HardwareAddr, link.PeerHardwareAddr = hardwareAddress(), hardwareAddress()
-	if n.segment != nil {
-		link.HardwareAddr = n.segment.mac
+	if n.segment() != nil {
+		link.HardwareAddr = n.segment().mac
 	}
 	remove = func() error {
 		err := netlink.LinkDel(link)
@@ -619,8 +619,8 @@ func (n *Net) makeTarget(ends []targetEnds) (_ *os.File, on *segment, remove fun
 		err = quiet(targetName)
 	}
 	err = errors.Join(err, there.LinkSetUp(eth0), netlink.LinkSetUp(link))
-	if n.segment != nil {
-		on = &segment{name: targetName, index: link.Attrs().Index, mac: link.HardwareAddr, mtu: n.segment.mtu, nets: n.segment.nets}
+	if n.segment() != nil {
+		on = &segment{name: targetName, index: link.Attrs().Index, mac: link.HardwareAddr, mtu: n.segment().mtu, nets: n.segment().nets}
 		err = errors.Join(err, n.filter.attachWire(on))
 	}
 	for _, e := range ends {

@@ -47,6 +47,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/nftables"
@@ -80,11 +81,11 @@ type Net struct {
 	socket  *nl.Conn          // the same one
 	port    uint32
 	list    *nftables.Conn
-	events  *events  // of nf_tables
-	links   *events  // of links, routes, and what belongs to them
-	filter  *filter  // nil: the table is the filter
-	segment *segment // nil: in other modes than L2
-	without error    // why
+	events  *events                 // of nf_tables
+	links   *events                 // of links, routes, and what belongs to them
+	filter  *filter                 // nil: the table is the filter
+	stands  atomic.Pointer[segment] // nil: in other modes than L2
+	without error                   // why
 	numbers *numbers
 
 	ready      chan *link
@@ -128,7 +129,9 @@ func Open(c Config) (_ *Net, err error) {
 		}
 	}()
 	if c.Mode == L2 {
-		n.segment, err = newSegment(c)
+		var s *segment
+		s, err = newSegment(c)
+		n.stands.Store(s)
 		n.ipv6 = n.ipv6 && c.V6.IsValid()
 	} else {
 		err = free(c)
@@ -160,15 +163,15 @@ func Open(c Config) (_ *Net, err error) {
 			return nil, fmt.Errorf("cannot make a rule of routing: %w", err)
 		}
 	}
-	if n.segment != nil && n.filter == nil {
+	if n.segment() != nil && n.filter == nil {
 		return nil, fmt.Errorf("the mode l2 needs BPF: %w", n.without)
 	}
 	if n.t, err = n.newTable(); err != nil {
 		return nil, fmt.Errorf("cannot make the filter's base: %w", err)
 	}
-	if n.segment != nil {
+	if n.segment() != nil {
 		if err = n.filter.reserve(c.V4, c.V6); err == nil {
-			err = n.filter.attachWire(n.segment)
+			err = n.filter.attachWire(n.segment())
 		}
 		if err != nil {
 			return nil, errors.Join(err, reclaim(n.nft, nil))
@@ -476,7 +479,7 @@ func (s *Slot) isLost() bool {
 // theirs; the table alone holds none to it. It waits no longer than ctx where every address of the
 // range was used a moment ago.
 func (n *Net) Slot(ctx context.Context, to []Target, rate int, together ...Budget) (*Slot, error) {
-	return n.slotOn(ctx, n.segment, to, rate, together...)
+	return n.slotOn(ctx, n.segment(), to, rate, together...)
 }
 
 // slotOn makes a slot on a segment, which is that of the configuration but for the filter's proof.
@@ -493,7 +496,10 @@ func (n *Net) slotOn(ctx context.Context, on *segment, to []Target, rate int, to
 	if ipv6 && !n.ipv6 {
 		return nil, errors.New("cannot make a slot: this kernel has no IPv6")
 	}
-	if on != nil && on == n.segment { // whoever has taken the filter off has ended the slots of that time
+	if on != nil && on == n.segment() { // whoever has changed it has ended the slots of that time
+		if on, err = n.follow(on); err != nil {
+			return nil, fmt.Errorf("cannot make a slot: %w", err)
+		}
 		if there, err := n.filter.onWire(on); err == nil && !there {
 			n.failed(n.filter.attachWire(on)) // without it no slot is made
 		}

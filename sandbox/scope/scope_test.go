@@ -95,7 +95,8 @@ var (
 // lab is the far side of the uplink: it has every address of the tests and counts what arrives.
 type lab struct {
 	ns      *os.File
-	witness int // a packet socket on the lab's side
+	uplink  netlink.Link // this machine's side
+	witness int          // a packet socket on the lab's side
 }
 
 func newLab(t *testing.T) *lab {
@@ -104,14 +105,35 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatalf("this test needs root: %v", err)
 	}
-	link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(ns.Fd())}
+	l := &lab{ns: ns}
+	l.join(t)
+	l.in(t, func() {
+		l.witness, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(swap(unix.ETH_P_ALL)))
+		must(t, err)
+		for _, a := range []string{"10.77.0.10:80", "10.99.0.5:80", "[fd77::10]:80", "[fd99::5]:80"} {
+			listen(t, a)
+		}
+	})
+	t.Cleanup(func() {
+		unix.Close(l.witness)
+		ns.Close()
+		must(t, netlink.LinkDel(l.uplink))
+	})
+	return l
+}
+
+// join makes the uplink, and gives both ends what the tests expect of them.
+func (l *lab) join(t *testing.T) {
+	t.Helper()
+	link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(l.ns.Fd())}
 	link.Name = "uplink"
 	must(t, netlink.LinkAdd(link))
-	inside, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()))
+	inside, err := netlink.NewHandleAt(netns.NsHandle(l.ns.Fd()))
 	must(t, err)
 	defer inside.Close()
 	outer, err := netlink.LinkByName("uplink")
 	must(t, err)
+	l.uplink = outer
 	inner, err := inside.LinkByName("eth0")
 	must(t, err)
 	lo, err := inside.LinkByName("lo")
@@ -138,20 +160,6 @@ func newLab(t *testing.T) *lab {
 		_, dst, _ := net.ParseCIDR(back.to)
 		must(t, inside.RouteAdd(&netlink.Route{LinkIndex: inner.Attrs().Index, Dst: dst, Gw: net.ParseIP(back.by)}))
 	}
-	l := &lab{ns: ns}
-	l.in(t, func() {
-		l.witness, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(swap(unix.ETH_P_ALL)))
-		must(t, err)
-		for _, a := range []string{"10.77.0.10:80", "10.99.0.5:80", "[fd77::10]:80", "[fd99::5]:80"} {
-			listen(t, a)
-		}
-	})
-	t.Cleanup(func() {
-		unix.Close(l.witness)
-		ns.Close()
-		must(t, netlink.LinkDel(outer))
-	})
-	return l
 }
 
 func listen(t *testing.T, addr string) {

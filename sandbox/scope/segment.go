@@ -34,6 +34,30 @@ func (m *Misfit) Error() string {
 	return fmt.Sprintf("%s is %s, allowed is %s: %s", m.Key, m.Got, m.Allowed, m.Hint)
 }
 
+// segment is the one that slots stand on; nil: in other modes than L2.
+func (n *Net) segment() *segment { return n.stands.Load() }
+
+// follow is the segment as it is now: its interface may have been made anew, or have another hardware
+// address. Slots of what it was before are lost, links that were made for it are not used.
+func (n *Net) follow(was *segment) (*segment, error) {
+	l, err := netlink.LinkByName(n.cfg.Interface)
+	if gone(err) {
+		return was, nil // which says so
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the interface %s: %w", n.cfg.Interface, err)
+	}
+	if l.Attrs().Index == was.index && slices.Equal(l.Attrs().HardwareAddr, was.mac) {
+		return was, nil
+	}
+	now, err := newSegment(n.cfg)
+	if err != nil {
+		return nil, err
+	}
+	n.stands.CompareAndSwap(was, now) // somebody else may have been first, and has the same
+	return n.segment(), nil
+}
+
 // Fits says whether slots can stand on the segment that a configuration names. An error is a
 // *Misfit, or this machine cannot be asked.
 func (c Config) Fits() error {
@@ -138,12 +162,13 @@ var ErrOffSegment = errors.New("not on the segment that scans stand on")
 // OnSegment says whether slots can reach all of some prefixes. The error is an ErrOffSegment that
 // names the first that they cannot, which in other modes than L2 there is none of.
 func (n *Net) OnSegment(targets []netip.Prefix) error {
-	if n.segment == nil {
+	on := n.segment()
+	if on == nil {
 		return nil
 	}
 	for _, t := range targets {
-		if !slices.ContainsFunc(n.segment.nets, func(p netip.Prefix) bool { return p.Overlaps(t) && p.Bits() <= t.Bits() }) {
-			return fmt.Errorf("%w: %s; in the mode l2 targets lie within %v, the network of %s: other modes reach others (slots.mode)", ErrOffSegment, t, n.segment.nets, n.segment.name)
+		if !slices.ContainsFunc(on.nets, func(p netip.Prefix) bool { return p.Overlaps(t) && p.Bits() <= t.Bits() }) {
+			return fmt.Errorf("%w: %s; in the mode l2 targets lie within %v, the network of %s: other modes reach others (slots.mode)", ErrOffSegment, t, on.nets, on.name)
 		}
 	}
 	return nil
@@ -456,7 +481,7 @@ func (n *Net) lookOn(s *segment, slots []netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("cannot list the addresses of %s: %w", s.name, err)
 	}
-	if s == n.segment { // what stands in for it in a proof has none
+	if s == n.segment() { // what stands in for it in a proof has none
 		for _, network := range s.nets {
 			if !slices.ContainsFunc(all, func(o owned) bool { return o.link == s.index && !o.ours && o.Masked() == network }) {
 				return lostBy("the interface " + s.name + " is no longer in the network " + network.String())

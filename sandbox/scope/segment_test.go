@@ -196,8 +196,9 @@ func TestWhoChangesTheSegmentEndsSlots(t *testing.T) {
 			if err == nil {
 				must(t, next.Close())
 			}
-			// A filter is put back; what else is missing is the operator's.
-			if refused := errors.Is(err, ErrLost); refused != (c.all && !strings.Contains(c.what, "filter")) {
+			// A filter is put back, an address is followed; what else is missing is the operator's.
+			follows := strings.Contains(c.what, "filter") || strings.Contains(c.what, "hardware")
+			if refused := errors.Is(err, ErrLost); refused != (c.all && !follows) {
 				t.Errorf("the next one: %v", err)
 			}
 		})
@@ -215,6 +216,38 @@ func TestTheFilterIsPutBackOnASegment(t *testing.T) {
 	must(t, err)
 	defer next.Close()
 	must(t, errors.Join(reaches(next.netns, allowed), next.Check()))
+}
+
+// Slots stand on the interface as it is now, made anew or under another hardware address.
+func TestSlotsFollowTheirSegment(t *testing.T) {
+	l, n, s := onSegment(t)
+	shell(t, "ip", "link", "set", "uplink", "address", "02:00:00:00:00:98")
+	next, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
+	must(t, err)
+	defer next.Close()
+	must(t, errors.Join(reaches(next.netns, allowed), reaches(next.netns, allowed6), next.Check()))
+
+	shell(t, "ip", "link", "del", "uplink")
+	for _, lost := range []*Slot{s, next} {
+		if err := lost.Check(); !errors.Is(err, ErrLost) {
+			t.Errorf("a slot without an interface says: %v", err)
+		}
+	}
+	if _, err := n.Slot(context.Background(), All(host(allowed)), 0); !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), "uplink is gone") {
+		t.Errorf("without an interface: %v", err)
+	}
+	l.join(t)
+	last, err := n.Slot(context.Background(), All(host(allowed), host(allowed6)), 0)
+	must(t, err)
+	defer last.Close()
+	must(t, errors.Join(reaches(last.netns, allowed), reaches(last.netns, allowed6), last.Check()))
+
+	shell(t, "ip", "addr", "flush", "dev", "uplink", "scope", "global")
+	shell(t, "ip", "link", "set", "uplink", "address", "02:00:00:00:00:97")
+	var m *Misfit
+	if _, err := n.Slot(context.Background(), All(host(allowed)), 0); !errors.As(err, &m) || m.Key != "slots.ipv4" {
+		t.Errorf("on an interface without addresses: %v", err)
+	}
 }
 
 // An address that somebody has given the machine meanwhile is not taken from it with the slot that

@@ -62,7 +62,7 @@ func (n *Net) newTable() (*table, error) {
 		// They never get here, but for the words by which neighbours are found.
 		answers = drop()
 		for _, kind := range []byte{135, 136} {
-			t.rule(t.pre, "base", is6(), exactly(expr.MetaKeyIIFNAME, n.segment.name), equal(netNext6, []byte{unix.IPPROTO_ICMPV6}), icmp(kind), pass())
+			t.rule(t.pre, "base", is6(), exactly(expr.MetaKeyIIFNAME, n.segment().name), equal(netNext6, []byte{unix.IPPROTO_ICMPV6}), icmp(kind), pass())
 		}
 	}
 	t.rule(t.pre, "base", is4(), within(netDst4, n.cfg.V4), answers)
