@@ -24,11 +24,11 @@ func TestPoliteScansEndInTime(t *testing.T) {
 			3 * time.Second, 15 * time.Second, 0},
 		{"UDP to a host that answers", object{"targets": []string{lab.DNS}, "ports": []any{"50-54"}, "scan_type": "udp"},
 			1500 * time.Millisecond, 20 * time.Second, 0},
-		{"connect to silent hosts", object{"targets": []string{silent}, "top_ports": 100, "skip_discovery": true, "host_timeout": 6},
+		{"connect to silent hosts", object{"targets": []string{silent}, "top_ports": 14, "skip_discovery": true, "host_timeout": 6},
 			6 * time.Second, 12 * time.Second, 8},
-		{"SYN to silent hosts", object{"targets": []string{silent}, "top_ports": 100, "skip_discovery": true, "host_timeout": 6, "scan_type": "syn"},
+		{"SYN to silent hosts", object{"targets": []string{silent}, "top_ports": 14, "skip_discovery": true, "host_timeout": 6, "scan_type": "syn"},
 			6 * time.Second, 12 * time.Second, 8},
-		{"UDP to silent hosts", object{"targets": []string{silent}, "top_ports": 100, "skip_discovery": true, "host_timeout": 6, "scan_type": "udp"},
+		{"UDP to silent hosts", object{"targets": []string{silent}, "top_ports": 14, "skip_discovery": true, "host_timeout": 6, "scan_type": "udp"},
 			6 * time.Second, 12 * time.Second, 8},
 	} {
 		c.arguments["timing"] = "polite"
