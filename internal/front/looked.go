@@ -1,8 +1,10 @@
 package front
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"iter"
 	"net/netip"
 	"slices"
@@ -41,15 +43,43 @@ var reasons = []string{notSent, overRate, notAsked, leftOut, notReachedYet, gave
 // looked is what a job looked at, as it is kept beside its rows: enough to say whether something that it does not list
 // was not there or was not looked for.
 type looked struct {
-	TCP     [][2]uint16 `json:"tcp,omitempty"`
-	UDP     [][2]uint16 `json:"udp,omitempty"`
-	SCTP    [][2]uint16 `json:"sctp,omitempty"`
-	Unknown bool        `json:"unknown,omitempty"` // which ports is not on record
+	TCP     portRanges `json:"tcp,omitempty"`
+	UDP     portRanges `json:"udp,omitempty"`
+	SCTP    portRanges `json:"sctp,omitempty"`
+	Unknown bool       `json:"unknown,omitempty"` // which ports is not on record
 	// Through are the addresses that it looked at to the end; More says that not all are listed.
 	Through []netip.Prefix `json:"through,omitempty"`
 	More    bool           `json:"more,omitempty"`
 	Words   string         `json:"words,omitempty"` // of a scan by words: what it asked
 	Silence string         `json:"silence,omitempty"`
+}
+
+// portRanges are ports, each range with both ends. They are kept as text, "22,80-90": many questions read many of them.
+type portRanges [][2]uint16
+
+func (p portRanges) MarshalText() (out []byte, _ error) {
+	for i, r := range p {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = strconv.AppendUint(out, uint64(r[0]), 10)
+		if r[1] != r[0] {
+			out = strconv.AppendUint(append(out, '-'), uint64(r[1]), 10)
+		}
+	}
+	return out, nil
+}
+
+func (p *portRanges) UnmarshalText(text []byte) error {
+	*p = make(portRanges, 0, bytes.Count(text, []byte(","))+1)
+	for list := range strings.SplitSeq(string(text), ",") {
+		_, ports, is := cutPorts(list)
+		if !is {
+			return errors.New("no ports")
+		}
+		*p = append(*p, ports)
+	}
+	return nil
 }
 
 // lookedOf says what a job looked at.
@@ -155,7 +185,7 @@ func wordsAsked(g *runners.Gobuster, record wire.Job) string {
 	return string(encode([]any{g.Mode, g.URL, g.Host, g.Domain, g.Extensions, g.StatusCodes, g.ExcludeStatus, list}))
 }
 
-func (l *looked) of(proto string) *[][2]uint16 {
+func (l *looked) of(proto string) *portRanges {
 	switch proto {
 	case "udp":
 		return &l.UDP
@@ -168,7 +198,7 @@ func (l *looked) of(proto string) *[][2]uint16 {
 // port says why the job says nothing of a port of an address that it went through; "": it looked at it. Of
 // no protocol: any.
 func (l *looked) port(proto string, port int) string {
-	has := func(ranges [][2]uint16) bool {
+	has := func(ranges portRanges) bool {
 		return slices.ContainsFunc(ranges, func(r [2]uint16) bool { return int(r[0]) <= port && port <= int(r[1]) })
 	}
 	switch {

@@ -242,6 +242,7 @@ func rowAnswer(at store.Listed, several bool) foundRow {
 // overOf says what the jobs are that were searched.
 func overOf(q store.Question, jobs []store.Searched) over {
 	o := over{States: map[string]int{}, NotLooked: map[string]int{}}
+	read := map[string]*looked{} // jobs that did the same have the same
 	for _, j := range jobs {
 		if j.Passed || j.Kept < 0 {
 			o.NotSearched++
@@ -249,7 +250,7 @@ func overOf(q store.Question, jobs []store.Searched) over {
 		}
 		o.Jobs++
 		o.States[string(j.State)]++
-		if why := unlooked(q, j); why != "" {
+		if why := unlooked(q, j, read); why != "" {
 			o.NotLooked[why]++
 		} else {
 			o.Looked++
@@ -270,13 +271,17 @@ func overOf(q store.Question, jobs []store.Searched) over {
 }
 
 // unlooked is why a job says nothing about what a question is about; "": it looked there, or found something.
-func unlooked(q store.Question, j store.Searched) string {
+func unlooked(q store.Question, j store.Searched, read map[string]*looked) string {
 	if j.Matches > 0 {
 		return ""
 	}
-	var l looked
-	if len(j.Looked) == 0 || json.Unmarshal(j.Looked, &l) != nil {
-		return notSent
+	l := read[string(j.Looked)]
+	if l == nil {
+		l = &looked{}
+		if len(j.Looked) == 0 || json.Unmarshal(j.Looked, l) != nil {
+			l.Silence = notSent
+		}
+		read[string(j.Looked)] = l
 	}
 	words := q.Status > 0 || q.Name != "" || q.By == store.ColumnStatus || q.By == store.ColumnName
 	ports := q.State != "" || q.Service != "" || q.Proto != ""

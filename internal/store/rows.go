@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Row is one thing that a job found, as it is searched: a port of a host, or a path or a name. What is
@@ -376,7 +377,11 @@ func (s *Store) Find(ctx context.Context, uid uint32, q Question) (Findings, err
 			find.passed = find.passed || j.ID == q.AfterJob
 			continue
 		}
-		if err := find.job(ctx, j); err != nil {
+		err := find.readAhead(ctx, jobs[i:])
+		if err == nil {
+			err = find.job(ctx, j)
+		}
+		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, ErrNotFound) {
 				return f, err
 			}
@@ -413,7 +418,8 @@ func (s *Store) toSearch(ctx context.Context, uid uint32, id string) (jobs []Sea
 type search struct {
 	Question
 	store   *Store
-	passed  bool // the row that was listed last
+	passed  bool                          // the row that was listed last
+	ahead   map[string]map[string]*column // the columns of small jobs that come next
 	listed  []Listed
 	more    bool
 	values  map[string]int64 // rows of each word
@@ -427,9 +433,15 @@ type search struct {
 // job searches one. The parts that were searched before an error stay counted.
 func (q *search) job(ctx context.Context, j *Searched) error {
 	for at, from := 0, 0; int64(from) < j.Kept; at++ {
-		cols, err := q.store.part(ctx, j.ID, at, q.needs())
-		if err != nil {
-			return err
+		cols := q.ahead[j.ID]
+		if at > 0 || cols == nil {
+			all, err := q.store.parts(ctx, []string{j.ID}, at, q.needs())
+			if err != nil {
+				return err
+			}
+			if cols = all[j.ID]; cols == nil {
+				return ErrNotFound
+			}
 		}
 		n := min(int(j.Kept)-from, partRows)
 		matches, err := q.match(cols, n)
@@ -451,6 +463,30 @@ func (q *search) job(ctx context.Context, j *Searched) error {
 	return nil
 }
 
+// readAhead reads the columns of the first of jobs and of those after it, if they are small: a statement costs more than
+// their rows.
+func (q *search) readAhead(ctx context.Context, jobs []Searched) (err error) {
+	if q.ahead[jobs[0].ID] != nil {
+		return nil
+	}
+	var ids []string
+	rows := int64(0)
+	for _, j := range jobs {
+		if rows += max(j.Kept, 0); rows > partRows || len(ids) == maxAhead {
+			break
+		}
+		if j.Kept > 0 {
+			ids = append(ids, j.ID)
+		}
+	}
+	if q.ahead = nil; len(ids) > 1 {
+		q.ahead, err = q.store.parts(ctx, ids, 0, q.needs())
+	}
+	return err
+}
+
+const maxAhead = 64
+
 // needs are the columns that the question is about.
 func (q *search) needs() []string {
 	var names []string
@@ -466,40 +502,43 @@ func (q *search) needs() []string {
 	return names
 }
 
-// part reads columns of a part. The statement is one, so that they are of one time; a part that is
-// gone has none, and that a part is there is seen by its hosts.
-func (s *Store) part(ctx context.Context, id string, at int, names []string) (map[string]*column, error) {
-	args := []any{id, at, ColumnHost}
+// parts reads columns of a part of some jobs. The statement is one, so that they are of one time; a part that is gone has
+// none, and that it is there is seen by its hosts.
+func (s *Store) parts(ctx context.Context, ids []string, at int, names []string) (map[string]map[string]*column, error) {
+	var args []any
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	args = append(args, at, ColumnHost)
 	marks := "?"
 	for _, name := range names {
 		if name != ColumnHost {
 			args, marks = append(args, name), marks+", ?"
 		}
 	}
-	wanted := "codes"
+	wanted := "words, codes"
 	if !slices.Contains(names, ColumnHost) {
-		wanted = "CASE name WHEN 'host' THEN x'' ELSE codes END"
+		wanted = "CASE name WHEN 'host' THEN x'' ELSE words END, CASE name WHEN 'host' THEN x'' ELSE codes END"
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT name, rows, base, words, "+wanted+" FROM columns WHERE job = ? AND part = ? AND name IN ("+marks+")", args...)
+	rows, err := s.db.QueryContext(ctx, "SELECT job, name, rows, base, "+wanted+" FROM columns WHERE job IN (?"+strings.Repeat(", ?", len(ids)-1)+
+		") AND part = ? AND name IN ("+marks+")", args...)
 	if err != nil {
 		return nil, named("read rows", err)
 	}
 	defer rows.Close()
-	out := map[string]*column{}
+	out := map[string]map[string]*column{}
 	for rows.Next() {
 		var c column
-		if err := rows.Scan(&c.name, &c.rows, &c.base, &c.words, &c.codes); err != nil {
+		var id string
+		if err := rows.Scan(&id, &c.name, &c.rows, &c.base, &c.words, &c.codes); err != nil {
 			return nil, named("read rows", err)
 		}
-		out[c.name] = &c
+		if out[id] == nil {
+			out[id] = map[string]*column{}
+		}
+		out[id][c.name] = &c
 	}
-	if err := rows.Err(); err != nil {
-		return nil, named("read rows", err)
-	}
-	if len(out) == 0 {
-		return nil, ErrNotFound
-	}
-	return out, nil
+	return out, named("read rows", rows.Err())
 }
 
 // match marks the rows of a part that are asked for, and counts them.
@@ -747,9 +786,13 @@ func (s *Store) rowsAt(ctx context.Context, id string, at int, take []int) ([]Ro
 	for _, c := range numberColumns {
 		names = append(names, c.name)
 	}
-	cols, err := s.part(ctx, id, at, names)
+	all, err := s.parts(ctx, []string{id}, at, names)
 	if err != nil {
 		return nil, err
+	}
+	cols := all[id]
+	if cols == nil {
+		return nil, ErrNotFound
 	}
 	rows := make([]Row, len(take))
 	var codes []uint32

@@ -134,7 +134,7 @@ func fillStore(s *store.Store) error {
 			if err := s.Create(context.Background(), j); err != nil {
 				return err
 			}
-			j.State, j.Ended, j.Result, j.Summary, j.Looked = store.Completed, time.Now(), text, []byte(`{"complete":true}`), []byte(`{"tcp":[[1,65535]],"through":["10.0.0.0/22"]}`)
+			j.State, j.Ended, j.Result, j.Summary, j.Looked = store.Completed, time.Now(), text, []byte(`{"complete":true}`), []byte(`{"tcp":"1-65535","through":["10.0.0.0/22"]}`)
 			if rows {
 				j.Rows = rowsOf(r)
 			}
