@@ -227,7 +227,7 @@ var (
 )
 
 // What each declared tool takes beside its own fields.
-var declaredArguments = []string{"targets", "profile", "rate", "limit", "engagement", "ip_version"}
+var declaredArguments = []string{"targets", "profile", "exclude", "rate", "limit", "engagement", "ip_version"}
 
 // What a value of the output can be beside text of a scanned host.
 var outputValues = []string{"host", "port", "protocol", "state", "service"}

@@ -16,6 +16,7 @@ type Declared struct {
 	// Revision is of the declaration that it was read by: to another one its values may mean something else.
 	Revision   string            `json:"revision"`
 	Targets    []string          `json:"targets"`
+	Exclude    []string          `json:"exclude,omitempty"` // of the targets
 	Profile    string            `json:"profile"`
 	IPVersion  int               `json:"ip_version"`
 	Values     map[string]string `json:"values"` // of each field of the declaration, in its one spelling
@@ -116,7 +117,7 @@ func (d *Declaration) arguments() []field {
 	if len(d.families) > 1 {
 		fields = append(fields, field{"ip_version", schema{Type: "integer", Enum: []any{4, 6}}})
 	}
-	return append(fields, field{"rate", numbers("Most packets per second.", 1, maxRate)}, field{"limit", numbers("Seconds for the whole job.", minLimit, maxLimit)},
+	return append(fields, excludeField(""), field{"rate", numbers("Most packets per second.", 1, maxRate)}, field{"limit", numbers("Seconds for the whole job.", minLimit, maxLimit)},
 		field{"engagement", schema{Type: "string", Pattern: engagementRE}})
 }
 
@@ -222,6 +223,7 @@ func (d *Declaration) read(members map[string]json.RawMessage) (Declared, []Faul
 	}
 	r.fill(initial)
 	r.Targets, _ = canonicalTargets(r.Targets)
+	r.Exclude = canonicalExclude(r.Exclude)
 	if !r.given["ip_version"] {
 		r.IPVersion = d.families[0]
 		for _, t := range readTargets(r.Targets) {
@@ -248,6 +250,9 @@ func (r *declaredDraft) take(name string, raw json.RawMessage) bool {
 	switch name {
 	case "targets":
 		r.Targets = r.texts(name, raw, MaxTargets)
+		return true
+	case "exclude":
+		r.Exclude = r.texts(name, raw, maxExclude)
 		return true
 	case "profile":
 		r.Profile = r.text(name, raw)
@@ -291,7 +296,7 @@ func (s *declaredScan) validate() []Fault {
 	if s.Revision != s.d.Revision {
 		return []Fault{{Code: "declaration_changed", Field: "tool", Got: excerpt(s.Revision), Allowed: []string{s.d.Revision}, Hint: "the operator has changed the declaration of this scanner, and restarts both units for it"}}
 	}
-	faults := targetFaults(s.Targets, s.IPVersion)
+	faults := append(targetFaults(s.Targets, s.IPVersion), excludeFaults(s.Exclude, s.IPVersion)...)
 	faults = append(faults, oneOf("profile", s.Profile, s.d.profileNames())...)
 	var families []string
 	for _, v := range s.d.families {
@@ -352,6 +357,9 @@ func (s *declaredScan) MarshalJSON() ([]byte, error) {
 			out[name] = text
 		}
 	}
+	if len(s.Exclude) > 0 {
+		out["exclude"] = s.Exclude
+	}
 	if len(s.d.families) > 1 {
 		out["ip_version"] = s.IPVersion
 	}
@@ -405,7 +413,7 @@ func (f *declaredField) portsOf(text string) ([]Ports, *Fault) {
 }
 
 func (s *declaredScan) plan() Plan {
-	p := Plan{Targets: readTargets(s.Targets), Profile: s.Profile, IPv6: s.IPVersion == 6, Raw: s.d.raw, Intrusive: s.intrusive(), Rate: s.Rate,
+	p := Plan{Targets: readTargets(s.Targets), Exclude: readExclude(s.Exclude), Profile: s.Profile, IPv6: s.IPVersion == 6, Raw: s.d.raw, Intrusive: s.intrusive(), Rate: s.Rate,
 		Limit: time.Duration(s.Limit) * time.Second, Engagement: s.Engagement, PortsField: "tool"}
 	if f := s.d.portField(); f != nil {
 		p.PortsField = f.name
@@ -519,9 +527,10 @@ func (s *declaredScan) command(_ Version, addresses, excluded []netip.Prefix, re
 	if s.d.raw {
 		c.Box = "declared-raw"
 	}
-	if c.Packets, c.Time, err = s.cost(countAddresses(addresses), rate); err != nil {
-		return wrong(err)
+	if u := s.unfit(countAddresses(addresses), rate); u != nil {
+		return wrong(u)
 	}
+	c.Packets, c.Time = s.cost(countAddresses(addresses), rate)
 	return c, nil
 }
 
@@ -636,40 +645,41 @@ func (f *declaredField) expand(text string) (out []string) {
 	return out
 }
 
-// cost is the packets and the time that the declaration says that so many addresses take. A scan that cannot end within
-// its limit is an error, with the number that would fit.
-func (s *declaredScan) cost(addresses int64, rate int) (packets int64, took time.Duration, err error) {
+// probes is how many each address has: one for each port, or one, times what the declaration says.
+func (s *declaredScan) probes() int64 {
 	tcp, udp := s.sends()
 	each := max(portTotal(tcp)+portTotal(udp), 1)
 	for _, name := range s.d.cost.times {
 		n := s.lines
 		if f := s.d.field(name); f.kind == kindInteger {
-			n, _ = strconv.ParseInt(s.Values[name], 10, 64)
+			n, _ = strconv.ParseInt(s.Values[name], 10, 64) // validated
 		}
 		each = saturated(each, max(n, 1))
 	}
-	perAddress := func(n int64) (int64, time.Duration) {
-		probes := saturated(n, each)
-		packets := saturated(probes, s.d.cost.packets)
-		sending := time.Duration(min(packets/int64(rate)+1, 1<<31)) * time.Second
-		waiting := time.Duration(saturated((probes+s.d.cost.atOnce-1)/s.d.cost.atOnce, int64(s.d.cost.each)))
-		return packets, s.d.cost.start + max(sending, waiting)
+	return each
+}
+
+// cost is the packets and the time that so many addresses take at most, as the declaration has it.
+func (s *declaredScan) cost(addresses int64, rate int) (packets int64, took time.Duration) {
+	probes := saturated(addresses, s.probes())
+	packets = saturated(probes, s.d.cost.packets)
+	sending := time.Duration(min(upBy(packets, int64(rate)), 1<<31)) * time.Second
+	waiting := time.Duration(saturated(upBy(probes, s.d.cost.atOnce), int64(s.d.cost.each)))
+	return packets, s.d.cost.start + max(sending, waiting)
+}
+
+// unfit is why a scan cannot end in time: each probe is one packet at least.
+func (s *declaredScan) unfit(addresses int64, rate int) *Unfit {
+	probes, limit := saturated(addresses, s.probes()), int64(s.Limit)
+	needs := time.Duration(min(upBy(probes, int64(rate)), 1<<31)) * time.Second
+	if limit == 0 || needs <= time.Duration(limit)*time.Second {
+		return nil
 	}
-	packets, took = perAddress(addresses)
-	limit := time.Duration(s.Limit) * time.Second
-	if limit == 0 || took <= limit {
-		return packets, took, nil
-	}
-	fits := int64(0)
-	for low, high := int64(1), addresses; low <= high; {
-		middle := (low + high) / 2
-		if _, t := perAddress(middle); t <= limit {
-			fits, low = middle, middle+1
-		} else {
-			high = middle - 1
-		}
-	}
-	return 0, 0, fmt.Errorf("%d packets at %d a second and what is waited for take %d seconds, more than the limit of %d: at most %d addresses fit", packets, rate, int64((took+time.Second-1)/time.Second), s.Limit, fits)
+	u := &Unfit{Field: "limit", Needs: needs, Limit: time.Duration(limit) * time.Second}
+	u.atLeast("limit", up(needs), maxLimit)
+	u.atLeast("rate", upBy(probes, limit), maxRate)
+	u.atMost("addresses", limit*int64(rate)/s.probes())
+	return u
 }
 
 // saturated is a product that is no more than 2^50.

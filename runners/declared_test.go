@@ -2,6 +2,8 @@ package runners
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -80,7 +82,7 @@ func TestDeclaredCommands(t *testing.T) {
 			"all --pace 1 --rate=1000 -c 3 --deep --deeper --loud --words=/in/words -p 22-23,443 to=10.0.0.5"},
 		{"what the caller says goes before the profile", "all_scan", `{"targets":["10.0.0.5"],"profile":"much","count":0,"deep":false,"way":"plain","ports":[8080,"81-82",80],"list":"big","rate":300}`, prefixes("10.0.0.5/32"), nil,
 			"all --pace 4 --rate=300 -c 0 --words=/in/words -p 80-82,8080 to=10.0.0.5"},
-		{"each address is a word", "all_scan", `{"targets":["10.0.0.4/30"]}`, prefixes("10.0.0.4/31", "10.0.0.7/32"), nil,
+		{"each address is a word", "all_scan", `{"targets":["10.0.0.4/30"],"exclude":["10.0.0.6"]}`, prefixes("10.0.0.4/31", "10.0.0.7/32"), nil,
 			"all --pace 1 --rate=1000 -c 2 --words=/in/words -p 80 to=10.0.0.4 to=10.0.0.5 to=10.0.0.7"},
 		{"ports that may not be sent to are left out", "all_scan", `{"targets":["10.0.0.5"],"ports":["80-90"]}`, prefixes("10.0.0.5/32"), &Reach{TCP: [][2]uint16{{85, 100}}, UDP: [][2]uint16{{53, 53}}, ICMP: true},
 			"all --pace 1 --rate=1000 -c 2 --words=/in/words -p 85-90 to=10.0.0.5"},
@@ -149,6 +151,7 @@ func TestDeclaredFaults(t *testing.T) {
 		{"port zero", "sslscan_scan", `{"targets":["10.0.0.5"],"port":0}`, "out_of_range", "port"},
 		{"an argument that is none", "all_scan", `{"targets":["10.0.0.5"],"argv":["-x"]}`, "unknown_argument", "argv"},
 		{"a profile that is none", "all_scan", `{"targets":["10.0.0.5"],"profile":"all"}`, "not_one_of", "profile"},
+		{"a name that is left out", "all_scan", `{"targets":["10.0.0.0/29"],"exclude":["a.lab"]}`, "target_address", "exclude[0]"},
 		{"both versions of IP", "all_scan", `{"targets":["10.0.0.5","fd00::5"]}`, "mixed_families", "targets[1]"},
 		{"a tool that is none", "ping_scan", `{"targets":["10.0.0.5"]}`, "unknown_tool", "tool"},
 	} {
@@ -234,14 +237,16 @@ func TestDeclaredCost(t *testing.T) {
 	}
 	call = call.WithWords(10)
 	c, err := call.Command(Version{1, 5}, prefixes("10.0.0.0/29"), nil, nil)
-	if err != nil || c.Packets != 8*2*20*2 || c.Time.Seconds() != 2+65 || !c.Words || c.Box != "declared-raw" || !c.Raw || c.Rate != 10 {
+	if err != nil || c.Packets != 8*2*20*2 || c.Time.Seconds() != 2+64 || !c.Words || c.Box != "declared-raw" || !c.Raw || c.Rate != 10 {
 		t.Errorf("%v %+v", err, c)
 	}
-	if c, err := call.Bounded(5, 0).Command(Version{1, 5}, prefixes("10.0.0.0/29"), nil, nil); err != nil || c.Rate != 5 || c.Time.Seconds() != 2+129 {
+	if c, err := call.Bounded(5, 0).Command(Version{1, 5}, prefixes("10.0.0.0/29"), nil, nil); err != nil || c.Rate != 5 || c.Time.Seconds() != 2+128 {
 		t.Errorf("%v %+v", err, c)
 	}
-	short, _ := table.Read("all_scan", []byte(`{"targets":["10.0.0.0/29"],"rate":10,"limit":30}`))
-	if _, err := short.WithWords(10).Command(Version{1, 5}, prefixes("10.0.0.0/29"), nil, nil); err == nil || !strings.Contains(err.Error(), "at most 3 addresses fit") {
+	short, _ := table.Read("all_scan", []byte(`{"targets":["10.0.0.0/29"],"rate":10,"limit":15}`))
+	_, err = short.WithWords(10).Command(Version{1, 5}, prefixes("10.0.0.0/29"), nil, nil)
+	var u *Unfit
+	if !errors.As(err, &u) || fmt.Sprint(u.Would) != "[limit: at least 32 rate: at least 22 addresses: at most 3]" {
 		t.Errorf("%v", err)
 	}
 	if _, err := short.WithWords(10).Command(Version{1, 5}, prefixes("10.0.0.0/31", "10.0.0.2/32"), nil, nil); err != nil {

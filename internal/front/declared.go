@@ -15,20 +15,36 @@ import (
 // job's own: the operator may change or remove it while the scan runs.
 const declarationFile = "runner.yaml"
 
-// formOf is how the output of a job of a declared tool is read.
-func (f *front) formOf(row store.Job, record wire.Job) (report.Form, error) {
+// toolsOf is the scanners as a job knows them: one of a declared tool has its own declaration.
+func (f *front) toolsOf(row store.Job) runners.Table {
+	if builtIn := runners.BuiltIn(); builtIn.ScannerOf(row.Tool) == "" {
+		if d, err := f.declarationOf(row); err == nil {
+			return builtIn.With(d)
+		}
+	}
+	return f.cfg.Tools
+}
+
+// declarationOf is the declaration that a job was asked for by.
+func (f *front) declarationOf(row store.Job) (runners.Declaration, error) {
 	file, err := f.store.Artefact(row.ID, declarationFile)
 	if err != nil {
-		return report.Form{}, err
+		return runners.Declaration{}, err
 	}
 	defer file.Close()
 	text, err := io.ReadAll(io.LimitReader(file, maxArtefact))
 	if err != nil {
-		return report.Form{}, err
+		return runners.Declaration{}, err
 	}
 	d, faults := runners.ParseDeclaration(row.Tool+".yaml", text)
-	if len(faults) > 0 {
-		return report.Form{}, faults
+	return d, faults.Err()
+}
+
+// formOf is how the output of a job of a declared tool is read.
+func (f *front) formOf(row store.Job, record wire.Job) (report.Form, error) {
+	d, err := f.declarationOf(row)
+	if err != nil {
+		return report.Form{}, err
 	}
 	o := d.Output
 	form := report.Form{Scanner: row.Tool, Stderr: o.Stderr, JSON: o.JSON, States: o.States, Whole: o.Lists == "found", End: o.End, Failed: o.Failed, Statuses: o.Statuses}

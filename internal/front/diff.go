@@ -537,7 +537,7 @@ func (f *front) side(ctx context.Context, s *session, arg argument, v values) (*
 	if err != nil {
 		return nil, err
 	}
-	return sideOf(f.cfg.Tools, row)
+	return sideOf(f.toolsOf(row), row)
 }
 
 // pinnedAs is what job_pin answers.

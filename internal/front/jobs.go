@@ -509,7 +509,7 @@ func (f *front) commit(j *job, r report.Report) error {
 	row.Record = encode(record)
 	row.Summary = encode(summarise(record, r))
 	row.Result = encode(r)
-	row.Rows, row.Looked = rowsOf(row, record, r), lookedOf(f.cfg.Tools, row, record, r).kept()
+	row.Rows, row.Looked = rowsOf(row, record, r), lookedOf(f.toolsOf(row), row, record, r).kept()
 	err := f.store.Update(context.WithoutCancel(f.ctx), row)
 	for errors.Is(err, store.ErrTooLarge) && shorten(&r) {
 		f.log.Warn("a result is too large and is cut", "job", j.row.ID, "hosts_left", len(r.Hosts))

@@ -300,7 +300,7 @@ func (f *front) indexOne(job store.Job) error {
 	if err != nil {
 		r = report.Report{} // what it says of itself stays; there is nothing to search
 	}
-	return f.store.Index(f.ctx, row.ID, rowsOf(row, record, r), lookedOf(f.cfg.Tools, row, record, r).kept())
+	return f.store.Index(f.ctx, row.ID, rowsOf(row, record, r), lookedOf(f.toolsOf(row), row, record, r).kept())
 }
 
 // unpack reads back what was kept of a job.
