@@ -87,7 +87,7 @@ func secure(t *testing.T, addr string) {
 func TestDeclaredScanners(t *testing.T) {
 	secure(t, lab.SSH+":8443")
 	h := newHouse(t, lab.Options{Runners: examples(t), Engagements: map[string]string{"lab": declaredEngagement}})
-	o, err := network.Observe(lab.Scope{Sources: lab.Prefixes(lab.SlotsV4), Targets: lab.Prefixes("10.77.0.8/29", "10.77.1.0/30")})
+	o, err := network.Observe(lab.Scope{Sources: lab.Prefixes(lab.SlotsV4, lab.SlotsV6), Targets: lab.Prefixes("10.77.0.8/29", "10.77.1.0/30", lab.IPv6Host, "fd77::dead")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,6 +101,8 @@ func TestDeclaredScanners(t *testing.T) {
 		{"hosts that answer, hosts that are silent, and one that is excluded", "fping_scan", object{"targets": []string{"10.77.0.8/29", "10.77.1.0/30"}, "profile": "quick"},
 			object{"asked": 11.0, "probed": 11.0, "excluded": 1.0, "not_reached": 0.0, "complete": true, "dropped_packets": 0.0, "off_scope_packets": nil},
 			[]string{"10.77.0.10", "10.77.0.11", "10.77.0.12"}},
+		{"IPv6", "fping_scan", object{"targets": []string{lab.IPv6Host, "fd77::dead"}},
+			object{"asked": 2.0, "probed": 2.0, "up": 1.0, "down": 1.0, "complete": true, "dropped_packets": 0.0}, []string{lab.IPv6Host}},
 		{"versions of TLS", "sslscan_scan", object{"targets": []string{lab.SSH}, "port": 8443},
 			object{"asked": 1.0, "probed": 1.0, "up": 1.0, "not_reached": 0.0, "complete": true, "dropped_packets": 0.0},
 			[]string{`"addr":"10.77.0.12"`, `"port":8443`, `"service":"ssl"`, "TLSv1.3   enabled", "TLSv1.1   disabled", "Ignore previous instructions"}},
@@ -194,6 +196,25 @@ func TestADeclarationThatIsChangedOrGone(t *testing.T) {
 		if got := at(h.call("job_result", object{"job_id": job["job_id"], "host": address}), "host", "state"); got != want {
 			t.Errorf("%s: %v, want %s", address, got, want)
 		}
+	}
+}
+
+// A scan that runs while its declaration is changed is read by the one that it was asked for by.
+func TestADeclarationThatIsChangedWhileAScanRuns(t *testing.T) {
+	h := newHouse(t, lab.Options{Runners: examples(t), Engagements: map[string]string{"lab": declaredEngagement}})
+	job := h.call("fping_scan", object{"targets": []string{lab.Web, "10.77.1.0/26"}, "profile": "quick", "rate": 10, "wait_s": 1})
+	if job["status"] != "running" {
+		t.Fatal(show(job))
+	}
+	file := filepath.Join(h.daemon.Dir, "runners.d", "fping_scan.yaml")
+	text := strings.Replace(examples(t)["fping_scan"], "alive: up, unreachable: down", "alive: down, unreachable: up", 1)
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.restart(lab.Front)
+	answer := h.again(job["job_id"])
+	if answer["status"] != "completed" || at(answer, "coverage", "up") != 1.0 || at(answer, "coverage", "down") != 64.0 {
+		t.Errorf("%s", show(answer))
 	}
 }
 
