@@ -99,7 +99,7 @@ func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) 
 		return nil, err
 	}
 	f.speaker = mcpsession.New(server, mcpsession.Limits{}, f.log)
-	f.speaker.Ready = f.ready
+	f.speaker.Ready, f.speaker.Info = f.ready, encode(f.implementation())
 	return f, f.remember(ctx)
 }
 

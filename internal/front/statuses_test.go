@@ -193,3 +193,46 @@ func TestTheStatusOfARunningJobIsReady(t *testing.T) {
 		t.Errorf("when it is over, ready is %s", got)
 	}
 }
+
+// So it is without a session, for a scan that is over and one that runs.
+func TestAKeptStatusWithoutASessionIsWhatTheSDKSays(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	const meta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"}}`
+	out, run := h.begin(h.agent(1000, nil), quick)
+	job := `"name":"job_status","arguments":{"job_id":"` + run.record.ID + `"},` + meta
+	conn, _ := h.client(1000)
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(conn)
+	ask := func(said string) string {
+		t.Helper()
+		if _, err := fmt.Fprintf(conn, `{"jsonrpc":"2.0","id":1,%s}`+"\n", said); err != nil {
+			t.Fatal(err)
+		}
+		line, err := in.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		return line
+	}
+	ask(`"method":"tools/list","params":{` + meta + `}`)
+	same := func(status string) {
+		t.Helper()
+		ours, theirs := ask(`"method":"tools/call","params":{`+job+`}`), ask(`"method":"tools/call","params":{`+job+`,"requestState":""}`)
+		if ours != theirs || !strings.Contains(ours, `"status":"`+status+`"`) || !strings.Contains(ours, `"resultType":"complete"`) {
+			t.Errorf("%s: is answered %sby the SDK %s", status, ours, theirs)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); h.kept(run.record.ID).State != store.Running && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	same("running")
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	<-out
+	run.acknowledged()
+	same("completed")
+	same("completed") // it is kept by now
+}

@@ -55,7 +55,7 @@ func (r refused) Error() string { return r.Code }
 // newServer makes the one MCP server that all sessions share. The list of tools is the same
 // for everybody and never changes.
 func newServer(f *front) (*mcp.Server, error) {
-	s := mcp.NewServer(&mcp.Implementation{Name: "secmcpd", Title: "secmcpd", Version: f.cfg.Version}, &mcp.ServerOptions{
+	s := mcp.NewServer(f.implementation(), &mcp.ServerOptions{
 		Instructions: instructions,
 		Logger:       nil, // the SDK's log lines quote what clients send
 		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}, Resources: &mcp.ResourceCapabilities{}, Prompts: &mcp.PromptCapabilities{},
@@ -79,6 +79,10 @@ func newServer(f *front) (*mcp.Server, error) {
 	f.addResources(s)
 	f.addPrompts(s)
 	return s, mcpsession.AddTasks(s, f.tasks())
+}
+
+func (f *front) implementation() *mcp.Implementation {
+	return &mcp.Implementation{Name: "secmcpd", Title: "secmcpd", Version: f.cfg.Version}
 }
 
 // problem is why something is refused, whoever refused it: one shape for all tools.

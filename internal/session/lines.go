@@ -59,7 +59,7 @@ type lines struct {
 	counted int                  // of them, those that count against the limits
 	asked   []jsonrpc.ID         // what the server has asked of the client, the newest of it
 	waiting []*call              // with progress that has not been written
-	plain   bool                 // it has begun in an era that one session is of; see atOnce
+	begun   [3]bool              // in which eras the SDK has answered well; see atOnce
 	quiet   chan struct{}        // one token whenever the last answer is about to be written
 
 	writing sync.Mutex // one message at a time
@@ -69,7 +69,7 @@ type lines struct {
 type call struct {
 	method    string
 	token     jsonrpc.ID // of its progress; not valid: none is wanted
-	plain     bool       // an initialize that asks for an era that one session is of
+	begins    era        // what its answer shows to have begun; 0: nothing
 	cancelled bool
 	progress  []byte // the newest that has not been written
 }
@@ -265,7 +265,7 @@ func (l *lines) take(line []byte) (jsonrpc.Message, error) {
 	if !m.id.IsValid() {
 		return l.notified(m.method, m.params)
 	}
-	if f := l.begin(m.id, &call{method: m.method, token: m.token, plain: m.method == initialize && plainEra(m.params)}); f != nil {
+	if f := l.begin(m.id, &call{method: m.method, token: m.token, begins: m.begins()}); f != nil {
 		return nil, *f
 	}
 	if m.method == initialize {
@@ -379,10 +379,10 @@ func (l *lines) begin(id jsonrpc.ID, c *call) *fault {
 	return nil
 }
 
-func (l *lines) isPlain() bool {
+func (l *lines) hasBegun(of era) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.plain
+	return l.begun[of]
 }
 
 func (l *lines) listens() bool {
@@ -482,7 +482,7 @@ func (l *lines) finish(id jsonrpc.ID, well bool) (wanted bool) {
 	}
 	delete(l.open, id)
 	l.forget(c)
-	l.plain = l.plain || well && c.plain
+	l.begun[c.begins] = l.begun[c.begins] || well
 	if c.counts() {
 		l.counted--
 		l.speaker.leave(l.uid)

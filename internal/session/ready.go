@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -16,16 +17,19 @@ import (
 // is answered here that the SDK would take without a word, and what is sent is what it would send.
 func (l *lines) atOnce(ctx context.Context, m jsonrpc.Message) (done bool, err error) {
 	r, is := m.(*jsonrpc.Request)
-	if !is || l.speaker.Ready == nil || r.Method != callTool || !r.IsCall() || !l.isPlain() {
+	if !is || l.speaker.Ready == nil || r.Method != callTool || !r.IsCall() {
 		return false, nil
 	}
-	tool, arguments, plain := plainCall(r.Params)
-	if !plain {
+	tool, arguments, of := plainCall(r.Params)
+	if of == 0 || !l.hasBegun(of) {
 		return false, nil
 	}
 	result := l.speaker.findReady(ctx, tool, arguments)
 	if result == nil {
 		return false, nil
+	}
+	if of == withoutSessions {
+		result = slices.Concat([]byte(`{"_meta":{"`+mcp.MetaKeyServerInfo+`":`), l.speaker.Info, []byte("},"), result[1:len(result)-1], []byte(`,"resultType":"complete"}`))
 	}
 	return true, l.send(answer(r.ID, result, nil), func() bool { return l.finish(r.ID, true) })
 }
@@ -39,6 +43,18 @@ func (s *Speaker) findReady(ctx context.Context, tool string, arguments json.Raw
 		}
 	}()
 	return s.Ready(ctx, tool, arguments)
+}
+
+// begins is the era that has begun on a connection when this call has been answered well. Once it has,
+// calls of it have nothing left to change in the SDK's session.
+func (m *envelope) begins() era {
+	switch {
+	case m.version == stateless:
+		return withoutSessions
+	case m.method == initialize && plainEra(m.params):
+		return ofSessions
+	}
+	return 0
 }
 
 // plainEra says whether an initialize asks for an era of sessions. One that asks for a later one gets
@@ -55,12 +71,14 @@ func plainEra(params json.RawMessage) (plain bool) {
 }
 
 // plainCall takes the parameters of a call apart, if they have nothing that the SDK might refuse or
-// act on: an era of their own, answers to what was asked before, a number that it cannot hold.
-func plainCall(params json.RawMessage) (tool string, arguments json.RawMessage, plain bool) {
+// act on: a strange era, answers to what was asked before, a number that it cannot hold. of is the era
+// that they are of; 0: they are not so plain.
+func plainCall(params json.RawMessage) (tool string, arguments json.RawMessage, of era) {
 	if params == nil {
-		return "", nil, false
+		return "", nil, 0
 	}
-	plain = true
+	of = ofSessions
+	plain := true
 	members(params, func(name string, value json.RawMessage) {
 		switch name {
 		case "name":
@@ -68,18 +86,41 @@ func plainCall(params json.RawMessage) (tool string, arguments json.RawMessage, 
 		case "arguments":
 			arguments = value
 		case "_meta":
-			plain = plain && value[0] == '{' && plainMeta(value)
+			if value[0] != '{' {
+				plain = false
+				return
+			}
+			of = plainMeta(value)
 		default:
 			plain = false
 		}
 	})
-	return tool, arguments, plain
+	if !plain {
+		of = 0
+	}
+	return tool, arguments, of
 }
 
-func plainMeta(meta json.RawMessage) bool {
-	plain := true
+func plainMeta(meta json.RawMessage) (of era) {
+	of = ofSessions
+	plain, able := true, false
 	members(meta, func(name string, value json.RawMessage) {
-		plain = plain && name != mcp.MetaKeyProtocolVersion && (value[0] == '"' || name == "progressToken")
+		switch name {
+		case "progressToken":
+		case mcp.MetaKeyProtocolVersion:
+			of = withoutSessions
+			plain = plain && string(value) == `"`+stateless+`"`
+		case mcp.MetaKeyClientCapabilities:
+			able = true
+			plain = plain && value[0] == '{' && json.Unmarshal(value, &mcp.ClientCapabilities{}) == nil
+		case mcp.MetaKeyClientInfo:
+			plain = plain && value[0] == '{' && json.Unmarshal(value, &mcp.Implementation{}) == nil
+		default:
+			plain = plain && value[0] == '"'
+		}
 	})
-	return plain
+	if !plain || able != (of == withoutSessions) {
+		return 0
+	}
+	return of
 }

@@ -78,6 +78,7 @@ type Speaker struct {
 	// handler were called. nil: it is called. ctx has the values of Serve's, tool and arguments are
 	// the client's, and not judged yet. It must not wait, and is set before the first Serve, or left out.
 	Ready func(ctx context.Context, tool string, arguments json.RawMessage) json.RawMessage
+	Info  json.RawMessage // the server's mcp.Implementation, which such a result has in the era without sessions
 
 	server *mcp.Server
 	limits Limits

@@ -116,6 +116,7 @@ func (staged) Stage() string { return "cannot read job: disk I/O error" }
 // prepared is a place where the results of "large" are ready, and of "echo" but for some arguments.
 func prepared(l Limits) *place {
 	p := newPlace(l)
+	p.Info = json.RawMessage(`{"name":"test","version":"1"}`)
 	p.Ready = func(_ context.Context, tool string, arguments json.RawMessage) json.RawMessage {
 		if tool == "panic" {
 			panic("found nothing")
@@ -375,6 +376,47 @@ func TestAResultThatIsReady(t *testing.T) {
 		t.Errorf("beyond the limit: %s", a.line)
 	}
 	close(p.release)
+}
+
+// The same without sessions: the first call is the SDK's, which learns from it who is there.
+func TestAReadyResultWithoutASession(t *testing.T) {
+	const version = `"io.modelcontextprotocol/protocolVersion":"2026-07-28"`
+	const able = version + `,"io.modelcontextprotocol/clientCapabilities":{"elicitation":{"form":{}},"extensions":{"x/y":{}}}`
+	for _, x := range []struct {
+		first, meta string
+		ready       int32
+	}{
+		{able, able, 1},
+		{able, able + `,"io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"},"progressToken":7,"claudecode/toolUseId":"x"`, 1},
+		{"", able, 0}, // it is the first
+		{able, version, 0},
+		{able, version + `,"io.modelcontextprotocol/clientCapabilities":7`, 0},
+		{able, version + `,"io.modelcontextprotocol/clientCapabilities":{"roots":7}`, 0},
+		{able, able + `,"io.modelcontextprotocol/clientInfo":7`, 0},
+		{able, able + `,"io.modelcontextprotocol/clientInfo":{"name":[]}`, 0},
+		{able, able + `,"other":7`, 0},
+		{able, `"io.modelcontextprotocol/protocolVersion":"2025-11-25","io.modelcontextprotocol/clientCapabilities":{}`, 0},
+		{able, `"progressToken":7`, 0}, // of a session that has not begun
+	} {
+		var answers []string
+		ready := prepared(Limits{})
+		for _, p := range []*place{newPlace(Limits{}), ready} {
+			c := p.client(t, 1000)
+			if x.first != "" {
+				c.say(`{"jsonrpc":"2.0","id":0,"method":"tools/list","params":{"_meta":{%s}}}`, x.first)
+				c.hear()
+			}
+			c.say(`{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"echo","arguments":{"a":"<&>"},"_meta":{%s}}}`, x.meta)
+			answers = append(answers, c.hearLine())
+			p.nothingUnderWay(t)
+		}
+		if answers[0] != answers[1] {
+			t.Errorf("%s\nis answered %s\nand where it is ready %s", x.meta, answers[0], answers[1])
+		}
+		if n := ready.ready.Load(); n != x.ready {
+			t.Errorf("%s\nwas answered %d times by what was ready", x.meta, n)
+		}
+	}
 }
 
 func TestWhatIsNoMessageIsAnsweredAndTheSessionLives(t *testing.T) {

@@ -211,10 +211,16 @@ func (b *bench) protocol() (err error) {
 		return err
 	}
 	defer running.conn.Close()
+	const meta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"roots":{},"elicitation":{}},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}}`
+	stateless, err := dial(d.Socket(), "job_status", `{"job_id":"`+job.ID+`"},`+meta)
+	if err != nil {
+		return err
+	}
+	defer stateless.conn.Close()
 	for _, window := range []int{1, 16} {
-		var rates, took [4][]float64
+		var rates, took [5][]float64
 		for round := range turns + 1 {
-			for i, s := range []*speaker{ours, plain, made, running} {
+			for i, s := range []*speaker{ours, plain, made, running, stateless} {
 				rate, each, err := s.keep(window, time.Second)
 				if err != nil {
 					return err
@@ -228,6 +234,7 @@ func (b *bench) protocol() (err error) {
 		report(fmt.Sprintf("mcp_plain_echo_%d", window), rates[1], "calls/s", "an echo by the SDK's own server and transport, likewise")
 		ratio(fmt.Sprintf("mcp_over_plain_%d", window), rates[0], rates[1], "the first against the second")
 		ratio(fmt.Sprintf("mcp_running_over_plain_%d", window), rates[3], rates[1], "a job_status of a scan that runs, against the second")
+		ratio(fmt.Sprintf("mcp_stateless_over_plain_%d", window), rates[4], rates[1], "a job_status in the era without sessions, against the second, which is of the one before")
 		ratio(fmt.Sprintf("mcp_made_over_plain_%d", window), rates[2], rates[1], "a job_list, of which no answer is kept, against the second")
 		fmt.Printf("BENCH mcp_p99_%d %.2f ms of job_status, slowest hundredth (plain: %.2f)\n", window, quantile(took[0], 0.99), quantile(took[1], 0.99))
 	}
