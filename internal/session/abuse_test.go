@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -222,31 +221,29 @@ func TestAFloodOfNotificationsAndAnswersLeavesNothing(t *testing.T) {
 	}
 }
 
+// stalled is a client that asks for twice what the kernel takes for one that reads nothing.
+func (p *place) stalled(t *testing.T, uid uint32) *client {
+	t.Helper()
+	ours, theirs := pair(t)
+	c := p.serve(t, ours, theirs, uid)
+	io.WriteString(ours, hello)
+	for n := range 8 {
+		io.WriteString(ours, calling(n, "large"))
+	}
+	return c
+}
+
+// Of two hundred clients half do not read, and are let be: the others do not wait for them.
 func TestAHundredStalledClientsDoNotDisturbAHundredOthers(t *testing.T) {
 	before := runtime.NumGoroutine()
-	p := newPlace(Limits{InFlight: 8, InFlightAll: 1 << 20})
+	p := newPlace(Limits{InFlight: 8, InFlightAll: 1 << 20, Write: time.Hour})
 	began := time.Now()
-	var good, stalled sync.WaitGroup
-	var cut atomic.Int32
-	for i := range 200 {
+	var good sync.WaitGroup
+	var stalled []*client
+	for i := range uint32(100) {
+		stalled = append(stalled, p.stalled(t, 1000+i))
 		ours, theirs := pair(t)
-		c := p.serve(t, ours, theirs, uint32(1000+i))
-		if i%2 == 0 {
-			// Twice what the kernel takes for a client that reads nothing.
-			io.WriteString(ours, hello)
-			for n := range 8 {
-				io.WriteString(ours, calling(n, "large"))
-			}
-			stalled.Go(func() {
-				err := c.ended()
-				cut.Add(1)
-				if err == nil || err.Error() != "the client stopped reading" {
-					t.Errorf("a stalled one ended with %v", err)
-				}
-				ours.Close()
-			})
-			continue
-		}
+		c := p.serve(t, ours, theirs, 2000+i)
 		good.Go(func() {
 			defer c.conn.Close()
 			fmt.Fprint(c.conn, hello)
@@ -261,12 +258,35 @@ func TestAHundredStalledClientsDoNotDisturbAHundredOthers(t *testing.T) {
 	}
 	good.Wait()
 	t.Logf("the others were done after %v", time.Since(began))
-	if n := cut.Load(); n > 0 {
-		t.Errorf("the others have waited for the stalled, of which %d have been cut off by then", n)
+	for _, c := range stalled {
+		select {
+		case err := <-c.end:
+			t.Errorf("a stalled one has ended with %v", err)
+		default:
+		}
+		c.conn.Close()
+		c.ended()
 	}
-	stalled.Wait()
-	t.Logf("the stalled were cut off after %v", time.Since(began))
-	if took := time.Since(began); took > 20*time.Second {
+	settled(t, before)
+	p.nothingUnderWay(t)
+}
+
+func TestAHundredStalledClientsAreCutOff(t *testing.T) {
+	before := runtime.NumGoroutine()
+	p := newPlace(Limits{InFlight: 8, InFlightAll: 1 << 20})
+	began := time.Now()
+	var all []*client
+	for i := range uint32(100) {
+		all = append(all, p.stalled(t, 1000+i))
+	}
+	for _, c := range all {
+		if err := c.ended(); err == nil || err.Error() != "the client stopped reading" {
+			t.Errorf("a stalled one ended with %v", err)
+		}
+		c.conn.Close()
+	}
+	took := time.Since(began)
+	if t.Logf("the stalled were cut off after %v", took); took < 4*time.Second || took > 30*time.Second {
 		t.Errorf("the stalled were cut off after %v", took)
 	}
 	settled(t, before)
