@@ -27,7 +27,7 @@ func attacks(t *testing.T) *Attacks {
 // awaitForbidden looks until something is there: a busy machine delivers late.
 func awaitForbidden(t *testing.T, o *Observer) []Frame {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		frames, err := o.Forbidden()
 		must(t, err)
 		if len(frames) > 0 || time.Now().After(deadline) {

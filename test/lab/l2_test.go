@@ -262,7 +262,7 @@ func TestTheMachinesOwnConnectionsLiveOn(t *testing.T) {
 	lines := bufio.NewReader(c)
 	echo := func(says string) {
 		t.Helper()
-		must(t, c.SetDeadline(time.Now().Add(2*time.Second)))
+		must(t, c.SetDeadline(time.Now().Add(patience)))
 		_, err := fmt.Fprintln(c, says)
 		must(t, err)
 		if got, err := lines.ReadString('\n'); err != nil || got != says+"\n" {

@@ -230,7 +230,8 @@ func theLastJobsHostsDoNotReachTheNext(t *testing.T, noBPF bool) {
 	}
 	o, err := Watch(s.NS, Scope{Sources: Prefixes(Hostile, Hostile6), Targets: s.Scope().Sources})
 	must(t, err)
-	time.Sleep(100 * time.Millisecond)
+	for until := time.Now().Add(patience); o.Permitted() == 0 && time.Now().Before(until); {
+	}
 	if o.Permitted() == 0 {
 		t.Error("the hostile host is not heard by the job that asked for it")
 	}
@@ -271,7 +272,7 @@ func noTranslationOfASlot(t *testing.T, noBPF, arrives bool) {
 		defer func() { must(t, undo()) }()
 	}
 	for to, reached := range map[string]bool{s.Four.Allowed.String() + ":80": arrives, s.Four.Gateway.String() + ":80": false, Uplink + ":80": false} {
-		c, err := dial(s.NS, "tcp", to)
+		c, err := dialWithin(s.NS, map[bool]time.Duration{true: patience, false: briefly}[reached], "tcp", to)
 		if (err == nil) != reached {
 			t.Errorf("%s was reached is %v, want %v (%v)", to, err == nil, reached, err)
 		}
