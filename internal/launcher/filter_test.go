@@ -120,6 +120,23 @@ func TestAScanWhoseLinkSomebodyChangesIsEnded(t *testing.T) {
 func TestNoScanRunsWhereAFrameOfTheAttackArrives(t *testing.T) {
 	h := newHouse(t)
 	h.cfg.NoBPF = true // which judges before anybody else
+	var mu sync.Mutex
+	var status string
+	h.cfg.Notify = func(state string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if says, is := strings.CutPrefix(state, "STATUS="); is {
+			status = says
+		}
+	}
+	says := func(what string) {
+		t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
+		if !strings.Contains(status, what) || strings.Contains(status, "\n") {
+			t.Errorf("the service's status is %q, want %q", status, what)
+		}
+	}
 	nft := func(script string) {
 		t.Helper()
 		cmd := exec.Command("nft", "-f", "-")
@@ -142,6 +159,7 @@ func TestNoScanRunsWhereAFrameOfTheAttackArrives(t *testing.T) {
 	if c := h.capabilities(handle); !slices.ContainsFunc(c.NotEnforced, func(g wire.Gap) bool { return g.Layer == sandbox.Scope }) || c.Network != nil {
 		t.Errorf("the capabilities do not say it: %+v, %+v", c.NotEnforced, c.Network)
 	}
+	says("not in force: the filter lets through what it must not")
 	gone()
 	for until := time.Now().Add(40 * time.Second); refused != nil && time.Now().Before(until); time.Sleep(time.Second) {
 		refused = h.start(handle, jobB, value(t, quickScan))
@@ -149,6 +167,7 @@ func TestNoScanRunsWhereAFrameOfTheAttackArrives(t *testing.T) {
 	if refused != nil {
 		t.Fatalf("it is refused when the rule is gone: %+v", refused)
 	}
+	says("by nftables")
 	if end := h.endOf(jobB); end.Outcome.Reason != wire.Exited || end.Outcome.Code != 0 {
 		t.Errorf("its scan ended: %+v", end.Outcome)
 	}

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -276,9 +277,12 @@ func (l *Launcher) openNet(ctx context.Context) {
 	net, err := l.tryNet(ctx)
 	if err == nil {
 		l.slots.set(net, nil)
+		kind, _ := net.Filter()
+		l.cfg.Notify("STATUS=the kernel keeps scans within their scopes, by " + kind)
 		return
 	}
 	why := clip(err.Error())
+	l.cfg.Notify("STATUS=the kernel's scope filter is not in force: " + strings.ReplaceAll(why, "\n", "; "))
 	if _, gap := l.slots.get(); gap == nil || gap.Why != why {
 		l.log.Error("the kernel's scope filter is not in force; it is tried again until it is", "why", err)
 	}
