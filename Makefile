@@ -42,7 +42,7 @@ build:
 
 test:
 	$(call need,$(FOR_TEST))
-	go test -tags $(TAGS) -timeout 10m ./...
+	go test -tags $(TAGS) -timeout 20m ./...
 
 # The filter's object is committed: nobody needs clang but who changes it.
 bpf:
