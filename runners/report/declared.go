@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ var (
 // passed over. That the scan is whole is said as if it ended well: whether it did, its exit status tells. The error is
 // only about reading.
 func ParseDeclared(stdout, stderr io.Reader, form Form, on func(Progress)) (Report, error) {
-	d := &declared{form: form, on: on, at: map[netip.Addr]int{}, ports: map[openPort]int{}, silent: map[netip.Addr]bool{}}
+	d := &declared{form: form, on: on, at: map[netip.Addr]int{}, ports: map[declaredPort]int32{}, silent: map[netip.Addr]bool{}}
 	beside := &declared{form: form}
 	out, others := stdout, stderr
 	if form.Stderr {
@@ -93,12 +94,19 @@ func unescaped(line []byte) []byte {
 	return []byte(out.String())
 }
 
+// declaredPort is a port of a host that is kept, by their places.
+type declaredPort struct {
+	host     int32
+	protocol int8
+	port     uint16
+}
+
 // declared is what was read so far.
 type declared struct {
 	form          Form
 	on            func(Progress)
-	at            map[netip.Addr]int // hosts that are up, to their place; -1: not kept
-	ports         map[openPort]int   // to their place among those of their host
+	at            map[netip.Addr]int     // hosts that are up, to their place; -1: not kept
+	ports         map[declaredPort]int32 // to their place among those of their host
 	silent        map[netip.Addr]bool
 	hosts         []Host
 	kept          int // ports
@@ -237,12 +245,10 @@ func (d *declared) take(values map[string]string) bool {
 		return false
 	}
 	if h := d.host(addr); h != nil {
-		texts := d.textsOf(values)
-		if len(texts) > 0 && h.Untrusted == nil {
-			h.Untrusted = &HostText{Scripts: []Script{}}
-		}
-		if h.Untrusted != nil {
+		if texts := d.textsOf(values); h.Untrusted != nil {
 			h.Untrusted.Scripts = d.with(h.Untrusted.Scripts, texts)
+		} else if texts = d.with(nil, texts); len(texts) > 0 {
+			h.Untrusted = &HostText{Scripts: texts}
 		}
 	}
 	return true
@@ -273,18 +279,18 @@ func (d *declared) takePort(addr netip.Addr, state string, values map[string]str
 		return false
 	}
 	h := d.host(addr)
-	key := openPort{addr, protocol == "udp", number}
-	i, known := d.ports[key]
 	if h == nil {
 		return true
 	}
+	key := declaredPort{int32(d.at[addr]), int8(slices.Index(protocols, protocol)), number}
+	i, known := d.ports[key]
 	if !known {
 		if d.kept == maxAll || len(h.Ports) == maxPorts {
 			d.leaveOut("ports")
 			return true
 		}
 		d.kept++
-		i = len(h.Ports)
+		i = int32(len(h.Ports))
 		d.ports[key] = i
 		h.Ports = append(h.Ports, Port{Port: int(number), Proto: protocol, State: state})
 		if state == "open" {
@@ -295,11 +301,10 @@ func (d *declared) takePort(addr netip.Addr, state string, values map[string]str
 	if s := values[valueService]; isWord([]byte(s)) && s != "" {
 		p.Service = s
 	}
-	if texts := d.textsOf(values); len(texts) > 0 {
-		if p.Untrusted == nil {
-			p.Untrusted = &PortText{}
-		}
+	if texts := d.textsOf(values); p.Untrusted != nil {
 		p.Untrusted.Scripts = d.with(p.Untrusted.Scripts, texts)
+	} else if texts = d.with(nil, texts); len(texts) > 0 {
+		p.Untrusted = &PortText{Scripts: texts}
 	}
 	return true
 }
@@ -367,7 +372,7 @@ func (d *declared) report(ended, failed bool) Report {
 	slices.SortFunc(hosts, func(a, b Host) int { return a.Addr.Compare(b.Addr) })
 	for _, h := range hosts {
 		slices.SortFunc(h.Ports, func(a, b Port) int {
-			return strings.Compare(fmt.Sprintf("%s %05d", a.Proto, a.Port), fmt.Sprintf("%s %05d", b.Proto, b.Port))
+			return cmp.Or(strings.Compare(a.Proto, b.Proto), a.Port-b.Port)
 		})
 	}
 	r := Report{Scanner: d.form.Scanner, Finished: ended && !failed, Hosts: hosts, Cut: d.cut, Statuses: d.form.Statuses}

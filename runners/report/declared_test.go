@@ -214,3 +214,17 @@ func FuzzParseDeclared(f *testing.F) {
 		}
 	})
 }
+
+// A number is a port of each protocol, and a port of which no text is kept has none.
+func TestDeclaredPortsOfEachProtocol(t *testing.T) {
+	form := Form{Scanner: "other", Lines: []Line{{Pattern: regexp.MustCompile(`^(?P<host>\S+) (?P<port>\d+)/(?P<protocol>\w+)(?: (?P<banner>.*))?$`)}}}
+	r, err := ParseDeclared(strings.NewReader("10.0.0.1 80/tcp\n10.0.0.1 80/sctp \u200b\n10.0.0.1 80/udp hello\n10.0.0.1 80/tcp\n"), strings.NewReader(""), form, nil)
+	if err != nil || len(r.Hosts) != 1 || len(r.Hosts[0].Ports) != 3 || r.Coverage.OpenPorts != 3 {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	for _, p := range r.Hosts[0].Ports {
+		if (p.Untrusted != nil) != (p.Proto == "udp") {
+			t.Errorf("%s: %+v", p.Proto, p.Untrusted)
+		}
+	}
+}

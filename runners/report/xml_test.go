@@ -356,6 +356,14 @@ var floods = map[string]func() (Report, int64, error){
 		r, err := ParseMasscan(c, strings.NewReader(masscanHead+fmt.Sprintf(masscanEnd, 1000000)), nil)
 		return r, c.n, err
 	},
+	"declared of a million lines": func() (Report, int64, error) {
+		c := &counting{Reader: &many{lines: 1000000, line: func(i int) string {
+			return fmt.Sprintf("10.%d.%d.%d %d open banner of host %d\n", i>>20, i>>12&255, i>>4&255, 1+i%16, i)
+		}}}
+		form := Form{Scanner: "other", Lines: []Line{{Pattern: regexp.MustCompile(`^(?P<host>\S+) (?P<port>\d+) (?P<state>\w+) (?P<banner>.*)$`)}}}
+		r, err := ParseDeclared(c, strings.NewReader(strings.Repeat("x\n", 1000000)), form, nil)
+		return r, c.n, err
+	},
 	"gobuster of a million lines": func() (Report, int64, error) {
 		c := &counting{Reader: &many{lines: 1000000, line: func(i int) string {
 			return fmt.Sprintf("\r\x1b[2K/path%d               (Status: 301) [Size: %d] [--> /elsewhere/%d]\n", i, i, i)
@@ -400,6 +408,7 @@ func TestFloodsTakeBoundedMemory(t *testing.T) {
 		"nmap of 65536 hosts":         "true 73 65536 131072 0 scripts,hosts,texts",
 		"nmap of 1 GB":                "true 1029 65536 2621440 0 scripts,texts,ports,hosts",
 		"masscan of a million lines":  "true 71 16384 262144 0 hosts,ports",
+		"declared of a million lines": "true 39 62500 65536 0 texts,hosts",
 		"gobuster of a million lines": "true 79 1 1 16384 found,texts",
 	} {
 		c := exec.Command("/proc/self/exe")
