@@ -69,7 +69,8 @@ type Record struct {
 	Words       int           `json:"words,omitempty"`     // how many there are
 	Scanner     string        `json:"scanner,omitempty"`
 	Version     string        `json:"version,omitempty"`
-	SHA256      string        `json:"sha256,omitempty"` // of the scanner's executable
+	SHA256      string        `json:"sha256,omitempty"`      // of the scanner's executable
+	Declaration string        `json:"declaration,omitempty"` // of a scanner that the operator declared: its revision
 	Limits      *Limits       `json:"limits,omitempty"`
 	Network     string        `json:"network,omitempty"`      // the mode in which a launched scan leaves the machine
 	Filter      string        `json:"filter,omitempty"`       // what holds it to its scope: bpf, nftables

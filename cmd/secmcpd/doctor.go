@@ -493,7 +493,11 @@ func lookScanners(s settings) finding {
 			continue
 		}
 		if err != nil {
-			return fault(err.Error(), t.Name+" is refused", "apt-get install "+t.Scanner+", or set scanners."+t.Scanner)
+			mend := "apt-get install " + t.Scanner + ", or set scanners." + t.Scanner
+			if tools.Declaration(t.Name) != nil {
+				mend = "install " + path + ", or mend " + filepath.Join(s.RunnersDir, t.Name+".yaml")
+			}
+			return fault(err.Error(), t.Name+" is refused", mend)
 		}
 		found = append(found, fmt.Sprintf("%s %s (%s)", t.Scanner, version, path))
 	}
@@ -517,6 +521,7 @@ func scannerVersion(tools runners.Table, name, path string) (string, error) {
 	var errs []error
 	for _, words := range tools.VersionArguments(name) {
 		cmd := exec.CommandContext(ctx, path, words...)
+		cmd.Args[0] = name // as the launcher calls it: some say their own name first
 		cmd.Env, cmd.Dir, cmd.WaitDelay = []string{}, "/", time.Second
 		if os.Geteuid() == 0 {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

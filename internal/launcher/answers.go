@@ -224,6 +224,9 @@ func (j *job) entry(event observability.Event) observability.Record {
 		return e
 	}
 	e.Argv, e.Words = j.argv, len(j.argv)
+	if j.call.Declared != nil {
+		e.Declaration = j.call.Declared.Revision
+	}
 	e.Scanner, e.Version, e.SHA256 = r.Scanner.Path, r.Scanner.Version, r.Scanner.SHA256
 	e.Limits = j.limits
 	if w := r.Wordlist; w != nil {

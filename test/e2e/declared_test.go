@@ -142,7 +142,7 @@ func TestDeclaredScanners(t *testing.T) {
 		o.Check(t, c.says)
 	}
 	log := h.auditLog()
-	for _, want := range []string{`"tool":"fping_scan"`, `"tool":"sslscan_scan"`, `"/usr/bin/fping"`, `"10.77.0.12:8443"`} {
+	for _, want := range []string{`"tool":"fping_scan"`, `"tool":"sslscan_scan"`, `"declaration":"`, `"/usr/bin/fping"`, `"10.77.0.12:8443"`} {
 		if !strings.Contains(log, want) {
 			t.Errorf("the audit log has no %s", want)
 		}
