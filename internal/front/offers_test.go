@@ -183,7 +183,7 @@ func TestCompletionOffersTheCallersOwn(t *testing.T) {
 		"the newest first":  {ask(mine, job, "job_id", ""), two + " " + one},
 		"what begins so":    {ask(mine, artefact, "id", one[:20]), one},
 		"nobody else's":     {ask(other, job, "job_id", ""), ""},
-		"names":             {ask(mine, artefact, "name", "r"), "result raw"},
+		"names":             {ask(mine, artefact, "name", "r"), "result raw report.html result.jsonl result.csv result.sarif"},
 		"no such argument":  {ask(mine, job, "target", ""), "refused"},
 		"no such reference": {ask(mine, &mcp.CompleteReference{Type: "ref/prompt", Name: "x"}, "job_id", ""), "refused"},
 	} {

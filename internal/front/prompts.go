@@ -10,6 +10,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/secmcpd/secmcpd/internal/export"
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
 )
@@ -132,6 +133,9 @@ func (f *front) complete(ctx context.Context, r *mcp.CompleteRequest) (*mcp.Comp
 			all = append(all, k.name)
 		}
 		all = slices.Compact(all) // of raw there is one for each form
+		for _, form := range export.Of(nmapTool) {
+			all = append(all, form.Name)
+		}
 	case ref.Type == "ref/prompt" && ref.Name == "recon_host" && name == "engagement":
 		all, err = f.offered(ctx, func(c *wire.Capabilities) (names []string) {
 			for _, e := range c.Engagements {

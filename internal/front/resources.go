@@ -143,8 +143,11 @@ func (f *front) artefact(ctx context.Context, r *mcp.ReadResourceRequest) (*mcp.
 	kind := slices.IndexFunc(artefactKinds, func(k struct{ name, file, mime, about string }) bool {
 		return k.name == m[2] && (k.name != "raw" || k.file == rawFile(row.Tool))
 	})
-	if kind < 0 || err != nil {
+	if kind < 0 || errors.Is(err, store.ErrNotFound) {
 		return nil, mcp.ResourceNotFoundError(r.Params.URI)
+	}
+	if err != nil {
+		return nil, unreadableArtefact
 	}
 	k := artefactKinds[kind]
 	var text string

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
@@ -106,6 +107,9 @@ func TestAFailureOfTheStoreIsLoggedByItsStage(t *testing.T) {
 	}
 	if a := <-start(context.Background(), s, "job_list", nil); a.err == nil || !strings.Contains(a.err.Error(), "internal error") {
 		t.Errorf("%+v", a)
+	}
+	if _, err := s.ReadResource(context.Background(), &mcp.ReadResourceParams{URI: "secmcpd://jobs/" + someJob + "/result"}); err == nil || !strings.Contains(err.Error(), "cannot be read") {
+		t.Errorf("a resource that may be there: %v", err)
 	}
 	if log := h.log.String(); !strings.Contains(log, `why="cannot list jobs: `) {
 		t.Errorf("the log: %s", log)
