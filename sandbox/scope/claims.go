@@ -49,7 +49,7 @@ func (n *Net) vacant(ctx context.Context, on *segment) (int, error) {
 		of := n.inners(&link{addresses: n.cfg.addresses(number)})
 		found, err := on.claims(of)
 		if err != nil {
-			n.numbers.put(number)
+			n.numbers.putUnused(number)
 			return 0, errors.Join(n.lookOn(on, nil), err) // which says what is wrong with it, most often
 		}
 		n.claim(on, of, found)

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -133,6 +134,13 @@ func (n *numbers) put(number int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.resting = append(n.resting, resting{number, time.Now().Add(n.rest)})
+}
+
+// putUnused gives a number back that nothing was sent under: it need not rest.
+func (n *numbers) putUnused(number int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.resting = slices.Insert(n.resting, 0, resting{number, time.Now()})
 }
 
 // newLink makes a link that is up and belongs to no slot: nothing passes it.

@@ -750,6 +750,12 @@ func TestAddressesRest(t *testing.T) {
 	if _, err := n.take(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v; nobody waits longer than he wants to", err)
 	}
+	n.rest = time.Hour
+	n.put(a)
+	n.putUnused(b)
+	if got := taken(); got != b {
+		t.Errorf("got %d, want %d, which nobody has used", got, b)
+	}
 }
 
 func TestTwoSlotsNeverHaveTheSameAddress(t *testing.T) {
