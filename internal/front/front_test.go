@@ -919,6 +919,16 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 	check("job_cancel", r.call(s, "job_cancel", map[string]any{"job_id": id}))
 	check("job_list", r.call(s, "job_list", map[string]any{"state": "completed"}))
 	check("job_result", r.call(s, "job_result", map[string]any{"job_id": id, "host": "10.77.0.10"}))
+	for _, by := range []any{"port", "product", nil} {
+		arguments := map[string]any{}
+		if by != nil {
+			arguments["by"] = by
+		}
+		check("result_query", r.call(s, "result_query", arguments))
+	}
+	check("job_pin", r.call(s, "job_pin", map[string]any{"name": "base", "job_id": id}))
+	check("scan_diff", r.call(s, "scan_diff", map[string]any{"before": "base", "after": id}))
+	check("job_pin", r.call(s, "job_pin", map[string]any{"name": "base"}))
 	fits("error", r.call(s, "nmap_scan", map[string]any{"targets": []string{"-A"}}))
 	fits("error", r.call(s, "job_status", map[string]any{"job_id": someJob}))
 	for _, tool := range []string{"scan_preview", "capabilities"} {

@@ -319,7 +319,7 @@ func (a *queried) next(q store.Question) string {
 	case a.Count == 0 && o.Looked == 0:
 		say = append(say, "No job that was searched looked there, so that nothing is known: this is not a finding of none.")
 	case a.Count == 0:
-		say = append(say, fmt.Sprintf("Of %d jobs %d looked there, and list none.", o.Jobs, o.Looked))
+		say = append(say, fmt.Sprintf("Jobs that looked there: %d of %d. They list none.", o.Looked, o.Jobs))
 	}
 	if left := o.Jobs - o.Complete; left > 0 {
 		say = append(say, fmt.Sprintf("%d of %d jobs were not complete: what they did not come to is not counted, and may be there. coverage of job_result tells what that is.", left, o.Jobs))

@@ -70,7 +70,7 @@ func TestQuestionsAboutResults(t *testing.T) {
 		{"a port that nobody asked for is not closed", `{"port":443}`, map[string]any{"count": 0.0, "over.looked": 1.0, "over.did_not_look.port_not_asked": 2.0}, ""},
 		{"a failed scan has found nothing, which is no finding", `{"job_id":"` + failed + `"}`, map[string]any{"count": 0.0, "over.looked": 0.0, "over.states": map[string]any{"failed": 1.0}}, "this is not a finding of none"},
 		{"nor has a cut one of what it did not come to", `{"job_id":"` + cut + `","host":"10.0.0.6"}`, map[string]any{"count": 0.0, "over.did_not_look.not_reached": 1.0, "over.incomplete.0.cut_by": "timeout", "over.incomplete.0.not_reached": 7.0}, "this is not a finding of none"},
-		{"none, and somebody looked", `{"job_id":"` + first + `","host":"10.0.0.3"}`, map[string]any{"count": 0.0, "over.looked": 1.0}, "Of 1 jobs 1 looked there, and list none."},
+		{"none, and somebody looked", `{"job_id":"` + first + `","host":"10.0.0.3"}`, map[string]any{"count": 0.0, "over.looked": 1.0}, "Jobs that looked there: 1 of 1. They list none."},
 		{"one job of another user's is none", `{"job_id":"` + someJob + `"}`, map[string]any{"error.code": "no_such_job"}, ""},
 		{"all faults at once", `{"port":0,"host":"x","by":"nothing","stat":1}`, map[string]any{"faults_total": 4.0}, ""},
 		{"a cursor belongs to rows", `{"by":"port","cursor":"` + someJob + `.1"}`, map[string]any{"error.field": "cursor", "error.code": "conflict"}, ""},
