@@ -210,7 +210,7 @@ func (s *Speaker) leave(uid uint32) {
 }
 
 func busy(format string, limit int) *jsonrpc.Error {
-	return &jsonrpc.Error{Code: codeBusy, Message: fmt.Sprintf(format, limit)}
+	return &jsonrpc.Error{Code: codeBusy, Message: fmt.Sprintf(format, limit), Data: json.RawMessage(`{"error":{"code":"busy","retryable":true}}`)}
 }
 
 // Cancelled says whether a call ended because its client cancelled it, and not because the client

@@ -667,7 +667,7 @@ func TestLimitsOfConnectionUserAndAll(t *testing.T) {
 			<-p.begun
 		}
 		c.say("%s", calling("beyond", "wait"))
-		if a := c.hear(); a.code() != -32000 || !strings.Contains(a.Error.Message, why) {
+		if a := c.hear(); a.code() != -32000 || !strings.Contains(a.Error.Message, why) || !strings.Contains(a.line, `"data":{"error":{"code":"busy","retryable":true}}`) {
 			t.Errorf("%s", a.line)
 		}
 		c.say(`{"jsonrpc":"2.0","id":"p","method":"ping"}`) // always
