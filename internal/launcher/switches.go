@@ -134,17 +134,21 @@ func (l *Launcher) switched() ([]string, error) {
 // off refuses a tool that the operator has switched off, in the configuration or while the launcher
 // runs. A scan that runs already goes on.
 func (l *Launcher) off(tool string) *wire.Refusal {
-	r := &wire.Refusal{Code: "tool_disabled", Field: "tool", Got: tool, Hint: "capabilities says which tools there are; the operator enables this one"}
 	disabled, err := l.switched()
 	switch {
 	case err != nil:
-		r.Reason, r.Hint, r.Retryable = "which tools the operator has disabled cannot be read, so that none is used", "the operator finds the cause in the log", true
+		r := switchedOff(tool, "", "which tools the operator has disabled cannot be read, so that none is used", true)
+		r.Hint = "the operator finds the cause in the log"
+		return r
 	case l.cfg.Tools.Off(tool):
-		r.Reason, r.Rule = "the operator has left this tool out of the configuration", "tools.include, tools.exclude"
+		return switchedOff(tool, "tools.include, tools.exclude", "the operator has left this tool out of the configuration", false)
 	case slices.Contains(disabled, tool):
-		r.Reason, r.Rule, r.Retryable = "the operator has disabled this tool", "secmcpd tools disable "+tool, true
-	default:
-		return nil
+		return switchedOff(tool, "secmcpd tools disable "+tool, "the operator has disabled this tool", true)
 	}
-	return r
+	return nil
+}
+
+func switchedOff(tool, rule, reason string, retryable bool) *wire.Refusal {
+	return &wire.Refusal{Code: "tool_disabled", Field: "tool", Got: tool, Rule: rule, Reason: reason, Retryable: retryable,
+		Hint: "capabilities says which tools there are; the operator enables this one"}
 }
