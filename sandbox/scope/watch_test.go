@@ -316,7 +316,9 @@ func TestASlotIsNeverMadeOfAFilterThatIsGone(t *testing.T) {
 			if _, err := s.Counters(); err != nil && !errors.Is(err, ErrLost) {
 				t.Errorf("counters: %v", err)
 			}
-			must(t, s.Close())
+			if err := s.Close(); err != nil && !errors.Is(err, unix.ENOENT) { // the table went in that moment; the link is down
+				t.Error(err)
+			}
 		}
 		var s *Slot
 		for until := time.Now().Add(10 * time.Second); ; { // a busy machine tells the last change late
