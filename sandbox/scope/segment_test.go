@@ -182,7 +182,7 @@ func TestWhoChangesTheSegmentEndsSlots(t *testing.T) {
 			c.change(t, s)
 			select {
 			case <-s.Lost():
-			case <-time.After(5 * stopsWithin):
+			case <-time.After(8 * stopsWithin):
 				t.Fatal("the slot does not say that it is lost")
 			}
 			if err := s.Check(); !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), c.what) {
@@ -383,7 +383,7 @@ func TestNoBroadcastLeavesASegment(t *testing.T) {
 	select {
 	case err := <-told:
 		must(t, err)
-	case <-time.After(5 * stopsWithin):
+	case <-time.After(8 * stopsWithin):
 		t.Fatal("nobody is told of a new broadcast address")
 	}
 	if err := s.Check(); !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), "10.77.6.255") {
