@@ -451,6 +451,18 @@ func TestAPanicEndsOneCallOverHTTP(t *testing.T) {
 	})
 }
 
+func TestAnErrorThatCannotBeWrittenDoesNotEndASession(t *testing.T) {
+	eras(t, func(t *testing.T, version string) {
+		b := newHTTPPlace(Limits{}).of(t, version, 1000, "a")
+		if _, _, m := b.send(b.call(version, 1, "unsayable")); m.code() != -32602 || !strings.Contains(m.line, "Resource not found") {
+			t.Errorf("%s", m.line)
+		}
+		if _, _, m := b.send(b.call(version, 2, "whose")); m.Result == nil {
+			t.Errorf("the next: %s", m.line)
+		}
+	})
+}
+
 func TestCallsCountAgainstTheSameLimitsInBothFramings(t *testing.T) {
 	eras(t, func(t *testing.T, version string) {
 		p := newHTTPPlace(Limits{InFlightUID: 2})

@@ -647,7 +647,7 @@ const maxData = 64 << 10
 // decode is about its own types, and repeats all of them.
 func told(err error) *jsonrpc.Error {
 	said := inWords(err)
-	if len(said.Data) > maxData {
+	if len(said.Data) > maxData || !sayable(&said) {
 		said.Data = nil
 	}
 	if len(said.Message) > maxTold {

@@ -232,7 +232,10 @@ func (s *Speaker) guard(next mcp.MethodHandler) mcp.MethodHandler {
 		}()
 		result, err = next(ctx, method, r)
 		var told *jsonrpc.Error
-		if err == nil || errors.As(err, &told) || ctx.Err() != nil {
+		if errors.As(err, &told) && !sayable(told) {
+			return nil, &jsonrpc.Error{Code: told.Code, Message: told.Message}
+		}
+		if err == nil || told != nil || ctx.Err() != nil {
 			return result, err
 		}
 		if method == initialize {
@@ -242,6 +245,11 @@ func (s *Speaker) guard(next mcp.MethodHandler) mcp.MethodHandler {
 		return nil, errInternal
 	}
 }
+
+// sayable says whether an error can be written at all. What the SDK has with a resource that is missing
+// is its URI in quotes of Go's, which are none of JSON's where it has a control character: there would be
+// no answer, and over HTTP the session would end.
+func sayable(e *jsonrpc.Error) bool { return len(e.Data) == 0 || json.Valid(e.Data) }
 
 // stageOf is what is logged of an error of ours: its text may quote the client, or a scanned host,
 // and so it says what it is about by a method. Of any other it is the kinds.

@@ -96,6 +96,9 @@ func newPlace(l Limits) *place {
 	tool("unreadable", func(context.Context, *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		return nil, fmt.Errorf("secret: %w", staged{})
 	})
+	tool("unsayable", func(context.Context, *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		return nil, mcp.ResourceNotFoundError("a\x00b\a")
+	})
 	tool("ask", func(ctx context.Context, r *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		answer, err := r.Session.Elicit(ctx, &mcp.ElicitParams{Message: "sure?", RequestedSchema: map[string]any{"type": "object", "properties": map[string]any{}}})
 		if err != nil {
@@ -569,6 +572,18 @@ func TestAPanicAndAFailureEndOneCall(t *testing.T) {
 	}
 	if strings.Count(log, "level=ERROR") != 3 || strings.Contains(log, "mistake") || strings.Contains(log, "secret") || strings.Contains(log, "argument:") {
 		t.Errorf("the log: %s", log)
+	}
+}
+
+// What the SDK says of a resource that is missing is no JSON where the client's URI has a control character.
+func TestAnErrorThatCannotBeWrittenIsToldWithoutWhatCannot(t *testing.T) {
+	c := newPlace(Limits{}).greeted(t, 1000)
+	c.say("%s", calling(1, "unsayable"))
+	if a := c.hear(); a.code() != -32602 || a.Error.Message != "Resource not found" {
+		t.Errorf("%s", a.line)
+	}
+	if b := answer(jsonrpc.ID{}, nil, mcp.ResourceNotFoundError("\x7f")); !json.Valid(b) || !strings.Contains(string(b), `"code":-32602`) {
+		t.Errorf("%s", b)
 	}
 }
 

@@ -135,7 +135,7 @@ func giveTasks(next mcp.MethodHandler) mcp.MethodHandler {
 			return result, err
 		}
 		result, err := next(ctx, method, r)
-		if begun, is := result.(*mcp.InitializeResult); is && begun.Capabilities != nil {
+		if begun, is := result.(*mcp.InitializeResult); err == nil && is && begun.Capabilities != nil {
 			c := *begun.Capabilities // sessions have no such extension
 			c.Extensions = maps.Clone(c.Extensions)
 			delete(c.Extensions, TasksExtension)

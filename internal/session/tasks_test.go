@@ -130,6 +130,10 @@ func TestTasksAreNotOfSessions(t *testing.T) {
 		t.Errorf("a session begins with %s", line)
 	}
 	c.say(`{"jsonrpc":"2.0","method":"notifications/initialized"}`)
+	c.say(`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}`)
+	if a := c.hear(); a.code() != jsonrpc.CodeInvalidRequest {
+		t.Errorf("a second beginning is answered %s", a.line)
+	}
 	for _, params := range []string{`"name":"begin","arguments":{}`,
 		`"name":"begin","arguments":{},"_meta":{"io.modelcontextprotocol/clientCapabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}}`,
 		`"name":"begin","arguments":{},"task":{"ttl":1}`} {
