@@ -63,7 +63,10 @@ func (f *front) secondPass(j *job, r *report.Report, call runners.Call, why stri
 	if err != nil {
 		return pass, err
 	}
-	if c.ran {
+	j.mu.Lock()
+	first := j.record.Verdict
+	j.mu.Unlock()
+	if c = c.of(first); c.ran {
 		if pass = r.Again(c.report); !c.ended() {
 			pass.OnlyFirst = none // it may not have come to them
 		}
@@ -83,6 +86,8 @@ func (f *front) verify(j *job, r *report.Report, call runners.Call, engagement, 
 	wanted, left, err := call.Verifications(engagement, open)
 	if err != nil {
 		f.log.Error("cannot make the call of a verification", "job", j.row.ID, "why", err)
+		r.Coverage.Verification = append(r.Coverage.Verification, report.Verification{Status: "none", Asked: len(open), Unknown: len(open),
+			Why: "its call cannot be made", NotOpen: report.OnePass{Ports: []string{}}})
 		return nil
 	}
 	for _, w := range wanted {
@@ -117,11 +122,23 @@ type follower struct {
 	id, status string
 	ran        bool // its scanner was started
 	why        string
+	verdict    wire.Verdict
 	report     report.Report
 }
 
 // ended says that the scanner came to its own end.
 func (c follower) ended() bool { return c.ran && c.report.ExitOK }
+
+// of is a job that followed one of that verdict: one that looked at other addresses or ports, since a name or the engagement
+// has changed meanwhile, says nothing of what that one found.
+func (c follower) of(first wire.Verdict) follower {
+	same := c.verdict.AddressCount == first.AddressCount && slices.Equal(c.verdict.Addresses, first.Addresses) &&
+		c.verdict.PortsCount == first.PortsCount && slices.Equal(c.verdict.Ports, first.Ports)
+	if c.ran && !same {
+		c.ran, c.why = false, "it looked at other addresses or ports than the first: a name or the engagement has changed meanwhile"
+	}
+	return c
+}
 
 // followed starts a job after j, or takes up the one that was started, and waits for its end.
 func (f *front) followed(j *job, call runners.Call) (follower, error) {
@@ -156,6 +173,7 @@ func outcomeOf(row store.Job) follower {
 	if len(row.Record) > 0 && json.Unmarshal(row.Record, &record) != nil || len(row.Result) > 0 && json.Unmarshal(row.Result, &c.report) != nil {
 		return follower{id: row.ID, status: string(row.State), why: "its result cannot be read"}
 	}
+	c.verdict = record.Verdict
 	switch o := record.Outcome; {
 	case row.State == store.Completed:
 	case o != nil && o.Refused != nil:

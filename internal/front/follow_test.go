@@ -2,12 +2,16 @@ package front
 
 import (
 	"encoding/json"
+	"log/slog"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/runners/report"
 )
 
@@ -76,5 +80,43 @@ func TestWhatBecameOfAFollower(t *testing.T) {
 	}
 	if got := outcomeOf(store.Job{ID: "x", Result: json.RawMessage(`{"hosts":1}`)}); got.why == "" || got.ran {
 		t.Errorf("a result that cannot be read: %+v", got)
+	}
+}
+
+// A second pass is compared with the first where it looked at the same.
+func TestASecondPassOfSomethingElse(t *testing.T) {
+	first := wire.Verdict{Addresses: []string{"10.0.0.0/30", "10.0.0.8/32"}, AddressCount: 5, Ports: []string{"22", "udp/53"}, PortsCount: 2}
+	for says, change := range map[string]func(v *wire.Verdict){
+		"the same":                       func(*wire.Verdict) {},
+		"under a newer engagement":       func(v *wire.Verdict) { v.Revision = "2" },
+		"an address that is excluded":    func(v *wire.Verdict) { v.Addresses, v.AddressCount = v.Addresses[:1], 4 },
+		"a name with another address":    func(v *wire.Verdict) { v.Addresses = []string{"10.0.0.0/30", "10.0.0.9/32"} },
+		"more addresses than are listed": func(v *wire.Verdict) { v.AddressCount = 6 },
+		"a port that is excluded":        func(v *wire.Verdict) { v.Ports, v.PortsCount = v.Ports[:1], 1 },
+	} {
+		second := first
+		change(&second)
+		second.Addresses = slices.Clone(second.Addresses)
+		c := outcomeOf(store.Job{ID: "x", State: store.Completed, Started: time.Now(), Result: json.RawMessage(`{}`),
+			Record: encode(wire.Job{Verdict: second, Outcome: &wire.Outcome{Reason: wire.Exited}})}).of(first)
+		if same := says == "the same" || says == "under a newer engagement"; c.ran != same || (c.why == "") != same {
+			t.Errorf("%s: %+v", says, c)
+		}
+	}
+	if c := (follower{why: "refused"}).of(first); c.why != "refused" {
+		t.Errorf("one that never ran: %+v", c)
+	}
+}
+
+// A verification that could not even be asked for is no scan without one.
+func TestAVerificationThatCannotBeAskedFor(t *testing.T) {
+	f := &front{log: slog.New(slog.DiscardHandler)}
+	r := report.Report{Hosts: []report.Host{{Addr: netip.MustParseAddr("10.0.0.1"), Ports: []report.Port{{Port: 80, Proto: "tcp", State: "open"}}}}}
+	call := runners.Call{Tool: "masscan_scan", Masscan: &runners.Masscan{Verify: "ports", Limit: 1}}
+	if err := f.verify(&job{}, &r, call, "lab", ""); err != nil {
+		t.Fatal(err)
+	}
+	if v := r.Coverage.Verification; len(v) != 1 || v[0].Why == "" || v[0].Unknown != 1 || r.Coverage.Confirmed() {
+		t.Errorf("%+v", v)
 	}
 }
