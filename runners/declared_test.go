@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -130,6 +131,47 @@ func checkDeclaredStable(t *testing.T, table Table, call Call) {
 	}
 	if checked.Plan().Profile != call.Plan().Profile {
 		t.Errorf("%s: its plan is lost on the wire", text)
+	}
+}
+
+// Every dangerous option of every scanner, tried as every argument of declared ones: refused, or (a word that happens to be
+// allowed) inert: the command line has the words of the declaration, and in their places what this package writes.
+func TestDangerousOptionsAreRefusedByDeclaredScanners(t *testing.T) {
+	table := declaredTable(t)
+	for _, tool := range []string{"all_scan", "fping_scan", "sslscan_scan"} {
+		d := table.Declaration(tool)
+		words := slices.Clone(d.command)
+		for _, f := range d.fields {
+			words = append(words, f.words...)
+			for _, v := range f.values {
+				words = append(words, v.words...)
+			}
+		}
+		var known []string
+		for _, w := range words {
+			known = append(known, strings.ReplaceAll(regexp.QuoteMeta(slot.ReplaceAllString(w, "\x00")), "\x00", `([0-9.,:-]+|/in/words)`))
+		}
+		form := regexp.MustCompile("^(" + strings.Join(known, "|") + ")$")
+		for _, options := range []string{"nmap", "masscan", "gobuster"} {
+			tryTable(t, table, "testdata/"+options+"_dangerous.txt", tool, fieldNames(d.arguments()), []map[string]any{{"targets": []string{"10.0.0.5"}}}, func(call Call) {
+				var to []netip.Prefix
+				for _, target := range call.Plan().Targets {
+					if target.Name != "" {
+						target.Prefix = netip.MustParsePrefix("10.9.8.7/32")
+					}
+					to = append(to, target.Prefix)
+				}
+				c, err := call.WithWords(100).Command(Version{1, 5}, to, nil, nil)
+				if err != nil && !strings.Contains(err.Error(), "are more than") {
+					t.Errorf("no command for %+v: %v", call.Declared, err)
+				}
+				for _, word := range c.Argv[min(1, len(c.Argv)):] {
+					if !form.MatchString(word) {
+						t.Errorf("%s: %q is no word of the declaration in %q", tool, word, c.Argv)
+					}
+				}
+			})
+		}
 	}
 }
 

@@ -96,7 +96,7 @@ func TestGobusterCommands(t *testing.T) {
 
 // Every dangerous option of gobuster, tried as every argument: refused, or (a word that happens to be allowed) inert.
 func TestGobustersDangerousOptionsAreRefusedEverywhere(t *testing.T) {
-	rows := tryTable(t, "testdata/gobuster_dangerous.txt", gobusterName, fieldNames(gobusterFields()),
+	rows := tryTable(t, BuiltIn(), "testdata/gobuster_dangerous.txt", gobusterName, fieldNames(gobusterFields()),
 		[]map[string]any{{"url": "http://10.0.0.5"}, {"mode": "dns", "domain": "lab.internal"}, {"mode": "vhost", "url": "http://10.0.0.5", "domain": "lab.internal"}},
 		func(call Call) {
 			reach := (*Reach)(nil)

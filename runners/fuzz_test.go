@@ -1,10 +1,7 @@
 package runners
 
 import (
-	"bufio"
-	"encoding/json"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -126,53 +123,9 @@ func knownWord(argv []string, i int) bool {
 
 // Every dangerous option of nmap, tried as every argument: refused, or (a number that happens to be allowed) inert.
 func TestDangerousOptionsAreRefusedEverywhere(t *testing.T) {
-	file, err := os.Open("testdata/nmap_dangerous.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	rows := 0
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		option, _, _ := strings.Cut(lines.Text(), "#")
-		if option = strings.TrimSpace(option); option == "" {
-			continue
-		}
-		rows++
-		for _, spelling := range []string{option, strings.ReplaceAll(option, " ", "="), strings.Replace(option, "--", "-", 1), strings.TrimLeft(option, "-"), " " + option} {
-			tryEverywhere(t, spelling)
-		}
-	}
+	rows := tryTable(t, BuiltIn(), "testdata/nmap_dangerous.txt", nmapName, fieldNames(nmapFields()), []map[string]any{{"targets": []string{"10.0.0.5"}}},
+		func(call Call) { checkCommand(t, call) })
 	if rows < 60 {
 		t.Errorf("the table has %d options", rows)
-	}
-}
-
-func tryEverywhere(t *testing.T, text string) {
-	t.Helper()
-	for _, name := range fieldNames(nmapFields()) {
-		for _, value := range []any{text, []string{text}, []string{"10.0.0.5", text}} {
-			members := map[string]any{"targets": []string{"10.0.0.5"}}
-			members[name] = value
-			arguments, err := json.Marshal(members)
-			if err != nil {
-				t.Fatal(err)
-			}
-			call, faults := Read(nmapName, arguments)
-			if len(faults) > 0 {
-				continue
-			}
-			if strings.HasPrefix(text, "-") || strings.ContainsAny(text, " =") {
-				t.Errorf("%s is read", arguments)
-			}
-			checkCommand(t, call)
-		}
-	}
-	key, err := json.Marshal(map[string]any{"targets": []string{"10.0.0.5"}, text: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, faults := Read(nmapName, key); len(faults) == 0 {
-		t.Errorf("%s is read as an argument", key)
 	}
 }

@@ -271,7 +271,9 @@ func (g *Gobuster) listFaults() (faults []Fault) {
 		}
 	}
 	dir := g.Mode == "dir"
-	const ofDir = "only mode dir has it: leave it out"
+	const ofDir, noDNS = "only mode dir has it: leave it out", "mode dns has no use for it: leave it out"
+	clash(g.Mode == "dns" && !g.TLSVerify, "tls_verify", "mode", noDNS)
+	clash(g.Mode == "dns" && g.IPVersion != 4, "ip_version", "mode", noDNS)
 	clash(!dir && len(g.Extensions) > 0, "extensions", "mode", ofDir)
 	clash(!dir && len(g.StatusCodes) > 0, "status_codes", "mode", ofDir)
 	clash(!dir && len(g.ExcludeStatus) > 0, "exclude_status", "mode", ofDir)

@@ -71,6 +71,8 @@ func TestGobusterIsRefused(t *testing.T) {
 		{`{"url":"http://10.0.0.5","threads":51}`, "out_of_range", "threads"},
 		{`{"url":"http://10.0.0.5","delay_ms":10001}`, "out_of_range", "delay_ms"},
 		{`{"url":"http://10.0.0.5","timeout_s":61}`, "out_of_range", "timeout_s"},
+		{`{"profile":"dns","domain":"lab.internal","ip_version":6}`, "contradiction", "ip_version"},
+		{`{"profile":"dns","domain":"lab.internal","tls_verify":false}`, "contradiction", "tls_verify"},
 		{`{"url":"http://10.0.0.5","ip_version":6}`, "mixed_families", "ip_version"},
 		{`{"url":"http://10.0.0.5","mode":"s3"}`, "not_one_of", "mode"},
 		{`{"url":"http://10.0.0.5","mode":"fuzz"}`, "not_one_of", "mode"},

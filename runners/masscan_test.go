@@ -297,7 +297,7 @@ func FuzzReadMasscan(f *testing.F) {
 
 // Every dangerous option of masscan, tried as every argument: refused, or (a number that happens to be allowed) inert.
 func TestMasscansDangerousOptionsAreRefusedEverywhere(t *testing.T) {
-	rows := tryTable(t, "testdata/masscan_dangerous.txt", masscanName, fieldNames(masscanFields()), []map[string]any{{"targets": []string{"10.0.0.5"}}},
+	rows := tryTable(t, BuiltIn(), "testdata/masscan_dangerous.txt", masscanName, fieldNames(masscanFields()), []map[string]any{{"targets": []string{"10.0.0.5"}}},
 		func(call Call) { checkMasscan(t, call) })
 	if rows < 70 {
 		t.Errorf("the table has %d options", rows)
@@ -306,7 +306,7 @@ func TestMasscansDangerousOptionsAreRefusedEverywhere(t *testing.T) {
 
 // tryTable tries each option of a table, in several spellings, as each argument of a tool beside those that it needs,
 // and as an argument itself. What is read all the same is looked at.
-func tryTable(t *testing.T, table, tool string, names []string, needed []map[string]any, look func(Call)) (rows int) {
+func tryTable(t *testing.T, tools Table, table, tool string, names []string, needed []map[string]any, look func(Call)) (rows int) {
 	t.Helper()
 	text, err := os.ReadFile(table)
 	if err != nil {
@@ -319,7 +319,7 @@ func tryTable(t *testing.T, table, tool string, names []string, needed []map[str
 		if err != nil {
 			t.Fatal(err)
 		}
-		call, faults := Read(tool, arguments)
+		call, faults := tools.Read(tool, arguments)
 		return call, faults, arguments
 	}
 	for line := range strings.Lines(string(text)) {
@@ -328,7 +328,7 @@ func tryTable(t *testing.T, table, tool string, names []string, needed []map[str
 			continue
 		}
 		rows++
-		for _, text := range []string{option, strings.ReplaceAll(option, " ", "="), strings.ReplaceAll(option, " ", ":"), strings.TrimLeft(option, "-"), strings.ToUpper(option), " " + option} {
+		for _, text := range []string{option, strings.ReplaceAll(option, " ", "="), strings.ReplaceAll(option, " ", ":"), strings.TrimLeft(option, "-"), strings.Replace(option, "--", "-", 1), strings.ToUpper(option), " " + option} {
 			for _, beside := range needed {
 				for _, name := range names {
 					for _, value := range []any{text, []string{text}, []string{"10.0.0.5", text}} {

@@ -22,6 +22,9 @@ type Fit struct {
 	Number int64
 }
 
+// BothTimes is a change of the whole time and of that of each host, to the same number.
+const BothTimes = "limit and host_timeout"
+
 func (f Fit) String() string {
 	if f.Most {
 		return fmt.Sprintf("%s: at most %d", f.What, f.Number)
@@ -109,6 +112,15 @@ func (n *Nmap) turns(addresses int64) int64 {
 
 // unfit is why a scan of nmap cannot end in time, or any one host of it.
 func (n *Nmap) unfit(addresses int64) *Unfit {
+	u := n.lacking(addresses)
+	if u != nil {
+		n.fit(u, addresses)
+	}
+	return u
+}
+
+// lacking is unfit without what would do.
+func (n *Nmap) lacking(addresses int64) *Unfit {
 	alone := *n
 	alone.SkipDiscovery = true
 	for _, c := range []struct {
@@ -120,9 +132,7 @@ func (n *Nmap) unfit(addresses int64) *Unfit {
 		probes, pauses := c.scan.least(c.of)
 		needs := max(time.Duration(upBy(probes, int64(n.rate())))*time.Second, pauses)
 		if have := time.Duration(c.have) * time.Second; c.have > 0 && needs > have {
-			u := &Unfit{Field: c.field, Needs: needs, Limit: have}
-			n.fit(u, addresses)
-			return u
+			return &Unfit{Field: c.field, Needs: needs, Limit: have}
 		}
 	}
 	return nil
@@ -130,11 +140,17 @@ func (n *Nmap) unfit(addresses int64) *Unfit {
 
 // fit says what would do, for all hosts and for each.
 func (n *Nmap) fit(u *Unfit, addresses int64) {
-	longest := int64(maxLimit)
-	if u.Field == "host_timeout" {
+	longest, longer := int64(maxLimit), *n
+	if longer.Limit = int(min(up(u.Needs), maxLimit)); u.Field == "host_timeout" {
 		longest = min(maxHostTime, cmp.Or(int64(n.Limit), maxHostTime))
+		longer.Limit, longer.HostTimeout = n.Limit, int(min(up(u.Needs), maxHostTime))
 	}
-	u.atLeast(u.Field, up(u.Needs), longest)
+	switch {
+	case longer.lacking(addresses) == nil:
+		u.atLeast(u.Field, up(u.Needs), longest)
+	case u.Field == "limit": // one host takes longer than it has, too
+		u.atLeast(BothTimes, up(u.Needs), maxHostTime)
+	}
 	rate, each := int64(n.rate()), int64(n.HostTimeout)
 	all := cmp.Or(int64(n.Limit), maxLimit)
 	if n.Timing == "polite" {

@@ -25,13 +25,15 @@ func TestWhatCannotEndInTime(t *testing.T) {
 			"limit 1024s of 600s: limit: at least 1024, rate: at least 1707, addresses times ports: at most 600000"},
 		{"with discovery it may, as hosts may be down", nmapName, `{"targets":["10.0.0.0/22"],"ports":["1-1000"],"limit":600}`, "10.0.0.0/22", ""},
 		{"and may not, if one that is up takes longer", nmapName, `{"targets":["10.0.0.0/24"],"ports":["1-65535"],"limit":60,"host_timeout":60}`, "10.0.0.0/24",
-			"limit 66s of 60s: limit: at least 66, rate: at least 1097, ports for each address: at most 59744"},
+			"limit 66s of 60s: limit and host_timeout: at least 66, rate: at least 1097, ports for each address: at most 59744"},
 		{"who is up", nmapName, `{"targets":["10.0.0.0/16"],"profile":"discovery","rate":100,"limit":600}`, "10.0.0.0/16",
 			"limit 656s of 600s: limit: at least 656, rate: at least 110, addresses: at most 60000"},
 		{"politely", nmapName, `{"targets":["10.0.0.1"],"profile":"thorough","timing":"polite"}`, "10.0.0.1/32",
 			"host_timeout 26214s of 3600s: ports for each address, with timing polite: at most 9000"},
 		{"politely, of many hosts", nmapName, `{"targets":["10.0.0.0/26"],"top_ports":500,"timing":"polite","skip_discovery":true,"limit":600}`, "10.0.0.0/26",
 			"limit 800s of 600s: limit: at least 800, ports for each address, with timing polite: at most 375"},
+		{"politely, and longer than one host may take", nmapName, `{"targets":["10.0.0.0/30"],"ports":["1-20000"],"timing":"polite","skip_discovery":true,"limit":4000}`, "10.0.0.0/30",
+			"limit 8000s of 4000s: limit and host_timeout: at least 8000, ports for each address, with timing polite: at most 750"},
 		{"gobuster's requests", gobusterName, `{"url":"http://10.0.0.5","rate":10,"limit":60,"extensions":["php"]}`, "10.0.0.5/32",
 			"limit 200s of 60s: limit: at least 200, rate: at least 34, words of the wordlist: at most 300"},
 		{"gobuster's pauses", gobusterName, `{"url":"http://10.0.0.5","delay_ms":1000,"threads":5,"limit":60}`, "10.0.0.5/32",
@@ -102,7 +104,8 @@ func fitted(call Call, f Fit, number, addresses int64) *Unfit {
 		switch f.What {
 		case "limit":
 			n.Limit = int(number)
-			n.HostTimeout = max(n.HostTimeout, min(n.Limit, maxHostTime)) // it follows where it is not given
+		case BothTimes:
+			n.Limit, n.HostTimeout = int(number), int(number)
 		case "host_timeout":
 			n.HostTimeout = int(number)
 		case "rate":

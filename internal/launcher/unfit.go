@@ -37,7 +37,7 @@ func (l *Launcher) tooLong(err error, v policy.Verdict) *wire.Refusal {
 		Hint:   "change any one of those; or split the scan"}
 	most := l.grants(v.Engagement)
 	for _, f := range u.Would {
-		beyond := f.What == "rate" && f.Number > int64(most.Rate) || f.What == "limit" && f.Number > int64(most.Duration/time.Second)
+		beyond := f.What == "rate" && f.Number > int64(most.Rate) || (f.What == "limit" || f.What == runners.BothTimes) && f.Number > int64(most.Duration/time.Second)
 		if f.Most || !beyond {
 			r.Allowed = append(r.Allowed, f.String())
 		}
