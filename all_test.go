@@ -140,6 +140,30 @@ func TestLinksInTheDocumentationLeadSomewhere(t *testing.T) {
 	})
 }
 
+// Who installs the package has every document, beside the one that links to it.
+func TestThePackageHasTheDocumentation(t *testing.T) {
+	nfpm, err := os.ReadFile("nfpm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents, err := filepath.Glob("docs/*.md")
+	if err != nil || len(documents) < 5 {
+		t.Fatalf("%v, %v", documents, err)
+	}
+	for _, path := range append(documents, "README.md") {
+		if !strings.Contains(string(nfpm), "{src: "+path+", dst: /usr/share/doc/secmcpd/"+path+",") {
+			t.Errorf("nfpm.yaml has no %s", path)
+		}
+	}
+	walk(t, ".yaml", func(path string, text []byte) {
+		for _, named := range regexp.MustCompile(`/usr/share/doc/secmcpd/[a-z/_]+\.md`).FindAll(text, -1) {
+			if !strings.Contains(string(nfpm), "dst: "+string(named)+",") {
+				t.Errorf("%s names %s, which is not installed", path, named)
+			}
+		}
+	})
+}
+
 // Goroutines are started where they are awaited.
 func TestNoInitFunctionAndNoSkippedTest(t *testing.T) {
 	initFunction := regexp.MustCompile(`(?m)^func init\(\)`)

@@ -410,6 +410,9 @@ func (p *declarationParser) fields() {
 			if field.initial == "" {
 				field.initial = "false"
 			}
+			if f.Intrusive != "" {
+				p.phrase(at+".intrusive", f.Intrusive, maxAbout)
+			}
 			if len(f.Words) == 0 {
 				p.wrong(at+".words", "", "the words that stand in the command where it is true", "")
 			}

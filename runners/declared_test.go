@@ -379,6 +379,7 @@ func TestDeclarationFaults(t *testing.T) {
 		{"a default that does not fit", "default: 2", "default: 9", "fields[0].default"},
 		{"words without the value", `words: [-c, "{}"]`, `words: [-c]`, "fields[0].words"},
 		{"a boolean without words", "words: [--deep, --deeper], ", "", "fields[1].words"},
+		{"a reason with an escape", "intrusive: it goes deep", `intrusive: "\e[31m"`, "fields[1].intrusive"},
 		{"a bound of a boolean", "about: more of it,", "about: more of it, max: 1,", "fields[1].max"},
 		{"free text", "type: enum", "type: text", "fields[2].type"},
 		{"a value with a space", "{name: plain}", `{name: "pl ain"}`, "fields[2].values[0].name"},

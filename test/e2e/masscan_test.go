@@ -189,7 +189,7 @@ limits: {packets_per_second: 100, duration: 1m}
 func TestMasscanTwiceAndVerified(t *testing.T) {
 	h := newHouse(t, lab.Options{Engagements: map[string]string{"both": `name: both
 callers: {users: [0]}
-targets: [10.77.0.0/24]
+targets: [10.77.0.0/24, {name: .lab.internal, within: [10.77.0.0/24]}]
 tools: {masscan_scan: {profiles: ["*"]}, nmap_scan: {profiles: [quick, version]}}
 `, "alone": `name: alone
 callers: {users: [0]}
@@ -237,6 +237,12 @@ tools: {masscan_scan: {profiles: ["*"]}}
 	if why := fmt.Sprint(at(alone, "coverage", "verification", 0, "why")); alone["status"] != "completed" || !strings.HasPrefix(why, "tool_not_allowed") || at(alone, "coverage", "complete") != false ||
 		at(alone, "coverage", "verification", 0, "unknown") != 4.0 || !strings.Contains(fmt.Sprint(alone["next"]), "Not verified: 4 of 4") {
 		t.Errorf("%s", show(alone))
+	}
+	// A name has another answer by the time of the second pass, which is judged by itself.
+	rebound := h.call("masscan_scan", object{"targets": []string{"masscan.rebind.lab.internal"}, "ports": []any{80}, "wait": 1, "second_pass": true, "engagement": "both", "wait_s": 45})
+	if why := fmt.Sprint(at(rebound, "coverage", "second_pass", "why")); rebound["status"] != "completed" || open(rebound) != lab.Web+" 80/tcp" || !strings.HasPrefix(why, "name_outside_scope") ||
+		at(rebound, "coverage", "second_pass", "agreed") != false || at(rebound, "coverage", "complete") != false {
+		t.Errorf("%s", show(rebound))
 	}
 	nothing := h.call("masscan_scan", object{"targets": []string{lab.SSH}, "ports": []any{81}, "wait": 1, "verify": "ports", "engagement": "alone", "wait_s": 45})
 	if nothing["status"] != "completed" || at(nothing, "coverage", "complete") != true || at(nothing, "coverage", "verification") != nil {

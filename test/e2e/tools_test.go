@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -56,7 +57,10 @@ func TestToolsAreSwitchedOffAndOn(t *testing.T) {
 	if status := h.call("job_status", object{"job_id": running}); status["status"] != "running" {
 		t.Errorf("what ran has not gone on: %s", show(status))
 	}
-	if answer := h.call("masscan_scan", object{"targets": []string{lab.Web}, "ports": []any{80}, "wait": 1, "retries": 0, "wait_s": 45}); answer["status"] != "completed" {
+	// Nor does it follow another tool's scan.
+	answer := h.call("masscan_scan", object{"targets": []string{lab.Web}, "ports": []any{80}, "wait": 1, "retries": 0, "verify": "ports", "wait_s": 45})
+	if why := fmt.Sprint(at(answer, "coverage", "verification", 0, "why")); answer["status"] != "completed" || !strings.HasPrefix(why, "tool_disabled") ||
+		at(answer, "coverage", "complete") != false {
 		t.Errorf("another tool: %s", show(answer))
 	}
 	h.restart(lab.Launcher)
