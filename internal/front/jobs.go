@@ -538,6 +538,8 @@ func stateOf(record wire.Job, r report.Report) store.State {
 		switch {
 		case !endedWell(o.Code, r) || !r.Finished:
 			return store.Failed
+		case !r.ExitOK:
+			return store.Partial // it came to its end, and what it says is not all that it found
 		case r.Coverage.TimedOut > 0:
 			return store.Partial // of hosts that were given up nothing is known
 		case o.Usage.OverRate > 0:

@@ -54,4 +54,8 @@ func TestCoverageOfAScanInNoOrder(t *testing.T) {
 	if record.Outcome.Reason = wire.Exited; err != nil || cover(record, r).Complete || cover(record, r).NotReached == 0 {
 		t.Errorf("%v: %s", err, encode(cover(record, r)))
 	}
+	a := answer{Status: stateOf(record, r), Coverage: cover(record, r), End: &end{ScannerError: r.ErrorClass}, Page: &page{}}
+	if next := a.next(); a.Status != store.Partial || !strings.Contains(next, "more open ports than it printed") {
+		t.Errorf("%s: %s", a.Status, next)
+	}
 }

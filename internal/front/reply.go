@@ -330,6 +330,8 @@ func (a *answer) next() string {
 			"scan_preview shows what would be run; the operator finds the cause in the log and with `secmcpd doctor`.")
 	case c.CutBy != "":
 		say = append(say, "The scan did not come to its end: what coverage lists as not_reached is unknown, not closed. "+afterCut(c.CutBy))
+	case a.End != nil && a.End.ScannerError == report.ErrorLost:
+		say = append(say, "The scanner counted more open ports than it printed: what is not listed is unknown, not closed. Scan again.")
 	case c.NotReached > 0:
 		say = append(say, "The scanner ended without a word about the addresses that coverage lists as not_reached: they are unknown, not closed.")
 	case c.Requests != nil && c.Requests.Unanswered > 0:

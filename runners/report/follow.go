@@ -118,7 +118,7 @@ func (r *Report) Again(second Report) SecondPass {
 	if len(r.Cut)+len(second.Cut) > 0 {
 		s.Why = "a report was larger than is kept: the rest of it was not compared"
 	}
-	s.Agreed = s.Why == "" && second.Finished && s.OnlyFirst.Count+s.OnlySecond.Count == 0
+	s.Agreed = s.Why == "" && second.ExitOK && s.OnlyFirst.Count+s.OnlySecond.Count == 0
 	return s
 }
 

@@ -72,9 +72,14 @@ func TestTwoPasses(t *testing.T) {
 		t.Errorf("of a report that was cut: %+v", s)
 	}
 	unfinished := reported("10.0.0.1 22/tcp")
-	unfinished.Finished = false
+	unfinished.Finished, unfinished.ExitOK = false, false
 	if s := whole.Again(unfinished); s.Agreed {
 		t.Errorf("with a pass that did not come to its end: %+v", s)
+	}
+	lost := reported("10.0.0.1 22/tcp")
+	lost.ExitOK, lost.ErrorClass = false, ErrorLost
+	if s := whole.Again(lost); s.Agreed {
+		t.Errorf("with a pass that found more than it printed: %+v", s)
 	}
 }
 
