@@ -105,10 +105,11 @@ func (s *Store) Prune(ctx context.Context, l Limits, now time.Time) (removed int
 			return removed, named("prune jobs", err)
 		}
 		for _, id := range ids {
-			if err := s.remove(ctx, id); err != nil {
+			gone, err := s.remove(ctx, id)
+			if err != nil {
 				return removed, err
 			}
-			removed++
+			removed += gone
 		}
 	}
 	for {
@@ -119,10 +120,11 @@ func (s *Store) Prune(ctx context.Context, l Limits, now time.Time) (removed int
 		if err != nil {
 			return removed, named("prune jobs", err)
 		}
-		if err := s.remove(ctx, id); err != nil {
+		gone, err := s.remove(ctx, id)
+		if err != nil {
 			return removed, err
 		}
-		removed++
+		removed += gone
 	}
 }
 
@@ -174,29 +176,38 @@ func (s *Store) heaviest(ctx context.Context, most int64) (id string, err error)
 	return "", err
 }
 
-// remove forgets a finished job. The row goes first: a directory without a row is swept up at the
-// next start, a row without its artefacts would be a lie.
-func (s *Store) remove(ctx context.Context, id string) error {
+// remove forgets a finished job, unless it has been pinned since it was chosen, and says how many that are: 1 or 0. The row
+// goes first: a directory without a row is swept up at the next start, a row without its artefacts would be a lie.
+func (s *Store) remove(ctx context.Context, id string) (int, error) {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
-		return named("prune jobs", err)
+		return 0, named("prune jobs", err)
 	}
-	if err = tally(ctx, tx, id, -1); err == nil {
+	defer tx.Rollback()
+	var pinned bool
+	err = tx.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_pinned WHERE pinned <> '' AND id = ?)", id).Scan(&pinned)
+	if pinned {
+		return 0, nil
+	}
+	if err == nil {
+		err = tally(ctx, tx, id, -1)
+	}
+	if err == nil {
 		_, err = tx.ExecContext(ctx, "DELETE FROM jobs WHERE id = ?", id)
 	}
 	if err == nil {
 		_, err = tx.ExecContext(ctx, "DELETE FROM users WHERE kept = 0 AND refused = 0")
 	}
-	if err != nil {
-		return errors.Join(named("prune jobs", err), tx.Rollback())
+	if err == nil {
+		err = tx.Commit()
 	}
-	if err := tx.Commit(); err != nil {
-		return named("prune jobs", err)
+	if err != nil {
+		return 0, named("prune jobs", err)
 	}
 	if err := os.RemoveAll(s.path(id)); err != nil {
-		return fmt.Errorf("cannot prune jobs: %w", err)
+		return 1, fmt.Errorf("cannot prune jobs: %w", err)
 	}
-	return nil
+	return 1, nil
 }
 
 func (s *Store) ids(ctx context.Context, query string, args ...any) (ids []string, err error) {

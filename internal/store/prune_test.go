@@ -164,6 +164,28 @@ func TestWhatIsPinnedIsNotPruned(t *testing.T) {
 	}
 }
 
+// A job that is pinned after it was chosen to go, and before it has gone, stays.
+func TestWhatIsPinnedWhilePruningStays(t *testing.T) {
+	s := open(t, t.TempDir())
+	ended(t, s, "a", 1, Completed, 10, 100)
+	if err := s.Pin(ctx, 1, "a", "base"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.remove(ctx, "a"); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	if j, err := s.Baseline(ctx, 1, "base"); err != nil || j.ID != "a" || len(s.Artefacts("a")) != 1 {
+		t.Errorf("%+v, %v, %v", j, err, s.Artefacts("a"))
+	}
+	counted(t, s)
+	if err := s.Unpin(ctx, 1, "base"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.remove(ctx, "a"); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+}
+
 // What is pinned is bounded in bytes, too, for each user by itself.
 func TestPinsAreNotLarger(t *testing.T) {
 	s := open(t, t.TempDir())

@@ -386,6 +386,7 @@ func (s *Store) Find(ctx context.Context, uid uint32, q Question) (Findings, err
 				return f, err
 			}
 			j.Passed = true
+			find.passed = find.passed || j.ID == q.AfterJob && ctx.Err() == nil // it went meanwhile: what follows it is listed
 		}
 	}
 	f.Jobs, f.Rows, f.More = jobs, find.listed, find.more
@@ -538,7 +539,10 @@ func (s *Store) parts(ctx context.Context, ids []string, at int, names []string)
 		}
 		out[id][c.name] = &c
 	}
-	return out, named("read rows", rows.Err())
+	if err := rows.Err(); err != nil {
+		return nil, named("read rows", err) // a column that was not read is not one of which every row has none
+	}
+	return out, nil
 }
 
 // match marks the rows of a part that are asked for, and counts them.
