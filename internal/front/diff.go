@@ -31,7 +31,7 @@ const (
 var diffKinds = []string{appeared, vanished, changed, notComparable}
 
 var (
-	diffCursor = regexp.MustCompile(`^([a-z2-7]{8})\.([a-z2-7]{8})\.([0-9]{1,7})$`)
+	diffCursor = regexp.MustCompile(`^([a-z2-7]{8})\.([a-z2-7]{8})\.([0-9]{1,7})(\.[avcn])?$`)
 	scanForm   = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,31}$`) // a job's id is one, too
 )
 
@@ -46,7 +46,7 @@ var (
 	argAfter   = scanNamed("after", "likewise")
 	argKind    = argument{name: "kind", kind: "string", about: "only these", words: diffKinds, hint: "leave it out to have all"}
 	argChange  = argument{name: "cursor", kind: "string", about: "page.next_cursor of the last page", form: diffCursor,
-		allowed: "page.next_cursor of an answer of scan_diff about these jobs", hint: "leave cursor out to begin with the first change"}
+		allowed: "page.next_cursor of an answer of scan_diff about these jobs and this kind", hint: "leave cursor out to begin with the first change"}
 	argPin = argument{name: "name", kind: "string", about: "yours, for scan_diff", form: scanForm, fits: func(s string) bool { return !wire.ValidJobID(s) }, required: true,
 		allowed: "1 to 32 of a-z 0-9 . _ -, and no job_id", hint: "a name of your own", example: "baseline"}
 	argPinned = argument{name: "job_id", kind: "string", about: "left out: unpin", form: argJob.form, allowed: argJob.allowed, hint: argJob.hint}
@@ -170,8 +170,9 @@ type side struct {
 
 // hostState is what is said of the ports of a host that are not listed.
 type hostState struct {
-	others string // the state of all of them; "": they have several, or none is said
-	silent bool
+	others    string // the state of all of them; "": they have several, or none is said
+	undecided bool   // some are open|filtered: nothing answered, which an open port may do as well
+	silent    bool
 }
 
 // sideOf is a job's. It keeps nothing of the report but what is compared.
@@ -212,6 +213,7 @@ func sideOf(of runners.Table, row store.Job) (*side, error) {
 
 func (d *side) take(h report.Host) {
 	state := hostState{silent: h.Silent}
+	state.undecided = slices.ContainsFunc(h.Others, func(o report.Others) bool { return o.State == "open|filtered" })
 	if len(h.Others) == 1 {
 		state.others = h.Others[0].State
 	}
@@ -242,11 +244,14 @@ func (d *side) why(at spot, words string) string {
 		return d.Silence
 	}
 	if at.name != "" {
+		_, there := d.hosts[at.addr]
 		switch {
 		case d.Words == "":
 			return noWords
 		case d.Words != words:
 			return otherWords
+		case !there:
+			return notAsked // the name led elsewhere
 		case d.lostPorts:
 			return notKept
 		}
@@ -383,7 +388,20 @@ func missing(at spot, x sight, first, other *side) judged {
 		return j
 	}
 	j.after = other.rest(at)
+	if other.undecided(at) {
+		j.kind, j.reason = notComparable, undecided
+	}
 	return j
+}
+
+// undecided says that a scan which looked at a port that it does not list may have found it open: where datagrams are sent,
+// no answer is no sign.
+func (d *side) undecided(at spot) bool {
+	if at.name != "" {
+		return false
+	}
+	h := d.hosts[at.addr]
+	return h.others == "open|filtered" || at.proto != "tcp" && (h.undecided || d.Tool == masscanTool)
 }
 
 // between is about what both found.
@@ -453,10 +471,18 @@ func diffAnswer(a, b *side, kind string, from, limit int) diffed {
 	}
 	d.Page.Returned = len(d.Changes)
 	if at < len(wanted) {
-		d.Page.Next = fmt.Sprintf("%.8s.%.8s.%d", a.JobID, b.JobID, at)
+		d.Page.Next = fmt.Sprintf("%.8s.%.8s.%d%s", a.JobID, b.JobID, at, ofKind(kind))
 	}
 	d.Next = d.next()
 	return d
+}
+
+// ofKind is how a cursor says which kind of change its pages have: another has other pages.
+func ofKind(kind string) string {
+	if kind == "" {
+		return ""
+	}
+	return "." + kind[:1]
 }
 
 func (j judged) change() change {
@@ -508,7 +534,7 @@ func (f *front) scanDiff(ctx context.Context, s *session, r *mcp.CallToolRequest
 	}
 	from := 0
 	if m := diffCursor.FindStringSubmatch(v.text(argChange)); m != nil {
-		if m[1] != a.JobID[:8] || m[2] != b.JobID[:8] {
+		if m[1] != a.JobID[:8] || m[2] != b.JobID[:8] || m[4] != ofKind(v.text(argKind)) {
 			return nil, faults{argChange.fault("bad_value", clip(v.text(argChange)))}
 		}
 		from, _ = strconv.Atoi(m[3]) // digits, says the form

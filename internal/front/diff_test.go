@@ -155,6 +155,13 @@ func TestWhatTwoScansSayOfEachOther(t *testing.T) {
 		}
 		return scanOfTest{tool: "masscan_scan", arguments: `{"targets":["10.0.0.0/29"],"ports":["20-30","udp/53"]}`, report: &r, outcome: o}
 	}
+	datagrams := func(hosts string) scanOfTest {
+		return scanOfTest{arguments: `{"targets":["10.0.0.0/29"],"scan_type":"udp","ports":[161,162]}`, hosts: strings.ReplaceAll(hosts, `protocol="tcp"`, `protocol="udp"`)}
+	}
+	masscanned := masscan(true)
+	masscanned.arguments = `{"targets":["10.0.0.0/29"],"ports":["udp/161"]}`
+	moved := words("a", "ab", true)
+	moved.report.Hosts[0].Addr, moved.verdict = netip.MustParseAddr("10.0.0.2"), allowed(2, "10.0.0.1/32", "10.0.0.2/32")
 	for _, c := range []struct {
 		says          string
 		before, after scanOfTest
@@ -197,6 +204,12 @@ func TestWhatTwoScansSayOfEachOther(t *testing.T) {
 			scanOfTest{scans: "22", hosts: up("10.0.0.1", "filtered"), outcome: wire.Outcome{Reason: wire.Exited}}, "not_comparable 10.0.0.1:22/tcp open - after nothing_sent"},
 		{"a port of which nothing is known is not gone", scanOfTest{scans: "22", hosts: up("10.0.0.1", "", "22 open ssh")}, scanOfTest{scans: "22", hosts: up("10.0.0.1", "", "22 open|filtered ssh")},
 			"not_comparable 10.0.0.1:22/tcp open open|filtered after undecided"},
+		{"nor is one among many of which nothing is known", datagrams(up("10.0.0.1", "", "161 open snmp")), datagrams(up("10.0.0.1", "open|filtered")),
+			"not_comparable 10.0.0.1:161/udp open open|filtered after undecided"},
+		{"whatever the state of others of them is", datagrams(up("10.0.0.1", "", "161 open snmp")), datagrams(strings.Replace(up("10.0.0.1", "open|filtered"), "<extraports", `<extraports state="closed" count="3"/><extraports`, 1)),
+			"not_comparable 10.0.0.1:161/udp open - after undecided"},
+		{"but one that is closed", datagrams(up("10.0.0.1", "", "161 open snmp")), datagrams(up("10.0.0.1", "closed")), "vanished 10.0.0.1:161/udp open closed"},
+		{"masscan has no sign of closed datagram ports", datagrams(up("10.0.0.1", "", "161 open snmp")), masscanned, "not_comparable 10.0.0.1:161/udp open - after undecided"},
 		{"ports that are closed in both are no findings", scanOfTest{scans: "22", hosts: up("10.0.0.1", "", "22 closed ssh")}, scanOfTest{scans: "22", hosts: up("10.0.0.1", "", "22 filtered ssh")}, ""},
 		{"another version of the service", scanOfTest{arguments: detects, scans: "22,80", hosts: up("10.0.0.1", "", "80 open http nginx 1.18")}, scanOfTest{arguments: detects, scans: "22,80", hosts: up("10.0.0.1", "", "80 open http nginx 1.20")},
 			"changed 10.0.0.1:80/tcp open/http/nginx/1.18/ open/http/nginx/1.20/"},
@@ -210,6 +223,8 @@ func TestWhatTwoScansSayOfEachOther(t *testing.T) {
 		{"paths, of other words", words("a", "ab", true), words("b", "same", true),
 			"not_comparable 10.0.0.1/ab 200 - after other_words\nchanged 10.0.0.1/same 200 400"},
 		{"paths, and not all words had an answer", words("a", "ab", true), words("a", "same", false), "not_comparable 10.0.0.1/ab 200 - after not_complete\nchanged 10.0.0.1/same 200 400"},
+		{"paths, and the name leads elsewhere", words("a", "ab", true), moved,
+			"not_comparable 10.0.0.1/ab 200 - after not_asked\nnot_comparable 10.0.0.1/same 200 - after not_asked\nnot_comparable 10.0.0.2/ab - 200 before not_asked\nnot_comparable 10.0.0.2/same - 200 before not_asked"},
 		{"paths and ports", words("a", "ab", true), scanOfTest{scans: "22", hosts: up("10.0.0.1", "", "22 open ssh")},
 			"not_comparable 10.0.0.1/ab 200 - after no_words\nnot_comparable 10.0.0.1/same 200 - after no_words\nnot_comparable 10.0.0.1:22/tcp - open before no_ports"},
 	} {
@@ -239,7 +254,7 @@ func randomScan(t *testing.T, random *rand.Rand) *side {
 					ports = append(ports, port+" "+pick("open", "open", "closed", "filtered", "open|filtered")+" "+pick("http", "ssh")+pick("", " nginx 1.18", " nginx 1.20"))
 				}
 			}
-			c.hosts += up(addr, pick("", "closed", "filtered"), ports...)
+			c.hosts += up(addr, pick("", "closed", "filtered", "open|filtered"), ports...)
 		}
 	}
 	if random.IntN(6) == 0 {
@@ -317,6 +332,9 @@ func TestDifferencesComePageByPage(t *testing.T) {
 		m := diffCursor.FindStringSubmatch(d.Page.Next)
 		if m == nil {
 			break
+		}
+		if m[4] != ".v" {
+			t.Error(d.Page.Next)
 		}
 		if _, err := fmt.Sscan(m[3], &from); err != nil || from != seen {
 			t.Fatal(d.Page.Next, seen)

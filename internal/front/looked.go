@@ -47,11 +47,15 @@ type looked struct {
 	UDP     portRanges `json:"udp,omitempty"`
 	SCTP    portRanges `json:"sctp,omitempty"`
 	Unknown bool       `json:"unknown,omitempty"` // which ports is not on record
-	// Through are the addresses that it looked at to the end; More says that not all are listed.
+	// Through are the addresses of which it looked at the ports, or the words, to the end; More says that not all are listed.
+	// Down are those where discovery found nobody.
 	Through []netip.Prefix `json:"through,omitempty"`
 	More    bool           `json:"more,omitempty"`
-	Words   string         `json:"words,omitempty"` // of a scan by words: what it asked
-	Silence string         `json:"silence,omitempty"`
+	Down    []netip.Prefix `json:"down,omitempty"`
+	// Undetected says that it did not ask which products there are.
+	Undetected bool   `json:"undetected,omitempty"`
+	Words      string `json:"words,omitempty"` // of a scan by words: what it asked
+	Silence    string `json:"silence,omitempty"`
 }
 
 // portRanges are ports, each range with both ends. They are kept as text, "22,80-90": many questions read many of them.
@@ -115,13 +119,38 @@ func lookedOf(of runners.Table, row store.Job, record wire.Job, r report.Report)
 		}
 	}
 	l.take(record.Verdict)
+	l.Undetected = call.Masscan != nil || call.Nmap != nil && !call.Nmap.ServiceDetection
 	l.Through = r.Coverage.Completed
 	if r.Coverage.Whole || call.Gobuster != nil {
 		var all bool
 		l.Through, all = prefixesOf(record.Verdict.Addresses, record.Verdict.AddressCount)
 		l.More = !all
 	}
+	l.Down = r.Coverage.DownAt
+	l.Through = withoutAll(l.Through, l.Down)
 	return l
+}
+
+// withoutAll is what is left of prefixes without holes, which do not overlap.
+func withoutAll(prefixes, holes []netip.Prefix) (out []netip.Prefix) {
+	sorted := setOf(holes)
+	for _, p := range prefixes {
+		from, _ := slices.BinarySearchFunc(sorted, p.Addr(), func(h netip.Prefix, a netip.Addr) int { return h.Addr().Compare(a) })
+		if from > 0 && sorted[from-1].Overlaps(p) {
+			continue // it begins before p, so that it holds all of it
+		}
+		to := from
+		for to < len(sorted) && sorted[to].Overlaps(p) {
+			to++
+		}
+		out = append(out, without(p, sorted[from:to])...)
+	}
+	return out
+}
+
+// noPortsAsked says that it looked at no port and asked no words: it was about addresses alone.
+func (l *looked) noPortsAsked() bool {
+	return len(l.TCP)+len(l.UDP)+len(l.SCTP) == 0 && !l.Unknown && l.Words == ""
 }
 
 // take takes away the ports that the verdict left out.
@@ -216,6 +245,10 @@ func (l *looked) port(proto string, port int) string {
 func (l looked) kept() json.RawMessage {
 	const most = 60 << 10
 	b := encode(l)
+	if len(b) > most {
+		l.Down = nil
+		b = encode(l)
+	}
 	if len(b) > most {
 		l.Through, l.More = nil, true
 		b = encode(l)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
@@ -86,5 +87,26 @@ func TestAnAddressIsFoundAmongPrefixes(t *testing.T) {
 	}
 	if setOf(nil).has(netip.MustParseAddr("10.0.0.1")) {
 		t.Error("nothing is in no prefix")
+	}
+}
+
+func TestPrefixesWithoutOthers(t *testing.T) {
+	parse := func(list string) (out []netip.Prefix) {
+		for _, text := range strings.Fields(list) {
+			out = append(out, netip.MustParsePrefix(text))
+		}
+		return out
+	}
+	for _, c := range []struct{ says, all, holes, want string }{
+		{"none", "10.0.0.0/30", "", "[10.0.0.0/30]"},
+		{"one", "10.0.0.0/30", "10.0.0.1/32", "[10.0.0.0/32 10.0.0.2/31]"},
+		{"the first", "10.0.0.0/31", "10.0.0.0/32", "[10.0.0.1/32]"},
+		{"several, in no order", "10.0.0.0/30 10.0.1.0/32 2001:db8::/127", "2001:db8::1/128 10.0.1.0/32 10.0.0.3/32", "[10.0.0.0/31 10.0.0.2/32 2001:db8::/128]"},
+		{"all", "10.0.0.0/31 10.0.0.2/32", "10.0.0.0/30", "[]"},
+		{"others", "10.0.0.0/31", "10.0.0.2/31 9.255.255.255/32", "[10.0.0.0/31]"},
+	} {
+		if got := fmt.Sprint(withoutAll(parse(c.all), parse(c.holes))); got != c.want {
+			t.Errorf("%s: %s", c.says, got)
+		}
 	}
 }

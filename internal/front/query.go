@@ -26,8 +26,8 @@ const (
 // columnsBy are what result_query counts the values of.
 var columnsBy = []string{store.ColumnPort, store.ColumnHost, store.ColumnProto, store.ColumnState, store.ColumnService, store.ColumnStatus, store.ColumnName, store.ColumnProduct, store.ColumnVersion}
 
-// rowCursor names the row that was listed last.
-var rowCursor = regexp.MustCompile(`^([a-z2-7]{26})\.([0-9]{1,7})$`)
+// rowCursor names the row that was listed last, and says how many were listed until then.
+var rowCursor = regexp.MustCompile(`^([a-z2-7]{26})\.([0-9]{1,7})\.([0-9]{1,12})$`)
 
 func wordOf(name, about, example string) argument {
 	return argument{name: name, kind: "string", about: about, form: regexp.MustCompile(`^[A-Za-z0-9._|+/-]{1,64}$`), allowed: "1 to 64 of A-Z a-z 0-9 . _ | + / -", hint: "one word, as results have it", example: example}
@@ -71,6 +71,7 @@ type queried struct {
 	Cursor   string     `json:"next_cursor,omitempty"`
 	Notice   string     `json:"notice,omitempty"`
 	Next     string     `json:"next"`
+	unlisted int64      // rows on no page: of jobs that came to their ends ahead of the cursor
 }
 
 // counted is a value, which is the scanned host's own text where it is one of product or version.
@@ -148,7 +149,11 @@ func (f *front) resultQuery(ctx context.Context, s *session, r *mcp.CallToolRequ
 	case err != nil:
 		return nil, err
 	}
-	return answerTo(q, found, f.underWayOf(s)), nil
+	before := int64(0)
+	if m := rowCursor.FindStringSubmatch(v.text(argRows)); m != nil {
+		before, _ = strconv.ParseInt(m[3], 10, 64) // digits that fit, says the form
+	}
+	return answerTo(q, found, f.underWayOf(s), before), nil
 }
 
 func questionOf(v values) store.Question {
@@ -184,8 +189,8 @@ func (f *front) underWayOf(s *session) (n int) {
 	return n
 }
 
-// answerTo is what is said of what was found.
-func answerTo(q store.Question, found store.Findings, underWay int) queried {
+// answerTo is what is said of what was found. before is how many rows earlier pages had.
+func answerTo(q store.Question, found store.Findings, underWay int, before int64) queried {
 	a := queried{Count: found.Count, By: q.By, Over: overOf(q, found.Jobs)}
 	if q.Job == "" {
 		a.Over.UnderWay = underWay
@@ -219,7 +224,9 @@ func answerTo(q store.Question, found store.Findings, underWay int) queried {
 		a.Rows = append(a.Rows, row)
 	}
 	if n := len(a.Rows); n > 0 && (cut || found.More) {
-		a.Cursor = fmt.Sprintf("%s.%d", found.Rows[n-1].Job, found.Rows[n-1].At)
+		a.Cursor = fmt.Sprintf("%s.%d.%d", found.Rows[n-1].Job, found.Rows[n-1].At, before+int64(n))
+	} else if q.By == "" && a.Over.NotSearched == 0 {
+		a.unlisted = a.Count - before - int64(n)
 	}
 	a.Next = a.next(q)
 	return a
@@ -272,7 +279,8 @@ func overOf(q store.Question, jobs []store.Searched) over {
 
 // unlooked is why a job says nothing about what a question is about; "": it looked there, or found something.
 func unlooked(q store.Question, j store.Searched, read map[string]*looked) string {
-	if j.Matches > 0 {
+	products := q.By == store.ColumnProduct || q.By == store.ColumnVersion
+	if j.Matches > 0 && !products {
 		return ""
 	}
 	l := read[string(j.Looked)]
@@ -286,14 +294,22 @@ func unlooked(q store.Question, j store.Searched, read map[string]*looked) strin
 	words := q.Status > 0 || q.Name != "" || q.By == store.ColumnStatus || q.By == store.ColumnName
 	ports := q.State != "" || q.Service != "" || q.Proto != ""
 	switch {
+	case j.Matches > 0 && l.Undetected: // what it found is counted, and nobody asked what it is
+		return notDetected
+	case j.Matches > 0:
+		return ""
 	case l.Silence != "":
 		return l.Silence
 	case words && l.Words == "":
 		return noWords
 	case ports && l.Words != "":
 		return noPorts
-	case j.Tool == masscanTool && (q.Service != "" || q.By == store.ColumnService || q.By == store.ColumnProduct || q.By == store.ColumnVersion):
+	case l.noPortsAsked():
+		return portNotAsked
+	case products && l.Undetected, j.Tool == masscanTool && (q.Service != "" || q.By == store.ColumnService):
 		return notDetected
+	case q.Hosts.IsValid() && !overlaps(l.Through, q.Hosts) && overlaps(l.Down, q.Hosts), len(l.Through) == 0 && len(l.Down) > 0:
+		return isDown
 	case q.Hosts.IsValid() && !overlaps(l.Through, q.Hosts) && !l.More, len(l.Through) == 0 && !l.More:
 		return notReachedYet
 	case q.Port > 0 && l.Words == "":
@@ -320,6 +336,12 @@ func (a *queried) next(q store.Question) string {
 		say = append(say, "No job that was searched looked there, so that nothing is known: this is not a finding of none.")
 	case a.Count == 0:
 		say = append(say, fmt.Sprintf("Jobs that looked there: %d of %d. They list none.", o.Looked, o.Jobs))
+	}
+	if n := o.NotLooked[notDetected]; n > 0 && a.Count > 0 {
+		say = append(say, fmt.Sprintf("%d of %d jobs did not ask which service it is (service_detection): their rows are counted without a value.", n, o.Jobs))
+	}
+	if a.unlisted > 0 {
+		say = append(say, fmt.Sprintf("%d rows are on no page: jobs ended while you were reading. The same question without cursor begins anew.", a.unlisted))
 	}
 	if left := o.Jobs - o.Complete; left > 0 {
 		say = append(say, fmt.Sprintf("%d of %d jobs were not complete: what they did not come to is not counted, and may be there. coverage of job_result tells what that is.", left, o.Jobs))

@@ -73,8 +73,8 @@ func TestQuestionsAboutResults(t *testing.T) {
 		{"none, and somebody looked", `{"job_id":"` + first + `","host":"10.0.0.3"}`, map[string]any{"count": 0.0, "over.looked": 1.0}, "Jobs that looked there: 1 of 1. They list none."},
 		{"one job of another user's is none", `{"job_id":"` + someJob + `"}`, map[string]any{"error.code": "no_such_job"}, ""},
 		{"all faults at once", `{"port":0,"host":"x","by":"nothing","stat":1}`, map[string]any{"faults_total": 4.0}, ""},
-		{"a cursor belongs to rows", `{"by":"port","cursor":"` + someJob + `.1"}`, map[string]any{"error.field": "cursor", "error.code": "conflict"}, ""},
-		{"a cursor of nobody's", `{"cursor":"` + someJob + `.1"}`, map[string]any{"error.field": "cursor", "error.code": "bad_value"}, ""},
+		{"a cursor belongs to rows", `{"by":"port","cursor":"` + someJob + `.1.1"}`, map[string]any{"error.field": "cursor", "error.code": "conflict"}, ""},
+		{"a cursor of nobody's", `{"cursor":"` + someJob + `.1.1"}`, map[string]any{"error.field": "cursor", "error.code": "bad_value"}, ""},
 	} {
 		answer := h.call(s, "result_query", json.RawMessage(c.arguments))
 		for path, want := range c.want {
@@ -103,6 +103,64 @@ func TestQuestionsAboutResults(t *testing.T) {
 	}
 	if slices.Sort(seen); len(seen) != 6 || len(slices.Compact(seen)) != 6 {
 		t.Error(seen)
+	}
+}
+
+// Where nobody looked nothing is said to be none, whatever is found elsewhere.
+func TestQuestionsAboutWhatNobodyAskedFor(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	s := h.agent(1000, nil)
+	hosts := up("10.0.0.1", "", "22 open ssh") + down("10.0.0.2") + down("10.0.0.3")
+	ports := h.keepScan(1000, scanOfTest{scans: "22,80", hosts: hosts, verdict: allowed(3, "10.0.0.1/32", "10.0.0.2/31")})
+	detected := h.keepScan(1000, scanOfTest{arguments: `{"targets":["10.0.0.0/29"],"ports":[22,80],"service_detection":true}`, scans: "22,80", hosts: hosts, verdict: allowed(3, "10.0.0.1/32", "10.0.0.2/31")})
+	nobody := h.keepScan(1000, scanOfTest{scans: "22,80", hosts: down("10.0.0.1"), verdict: allowed(1, "10.0.0.1/32")})
+	ping := h.keepScan(1000, scanOfTest{arguments: `{"targets":["10.0.0.0/29"],"scan_type":"ping"}`, hosts: up("10.0.0.1", "")})
+	for _, c := range []struct {
+		says, arguments string
+		count, looked   float64
+		why             string // "": it looked
+		next            string
+	}{
+		{"a host that is down", `{"host":"10.0.0.2","job_id":"` + ports + `"}`, 0, 0, "down", "not a finding of none"},
+		{"a network of which all is down", `{"host":"10.0.0.2/31","port":22,"job_id":"` + ports + `"}`, 0, 0, "down", "not a finding of none"},
+		{"one of which somebody is up", `{"host":"10.0.0.0/30","port":80,"job_id":"` + ports + `"}`, 0, 1, "", "Jobs that looked there: 1 of 1."},
+		{"a scan that found nobody", `{"state":"open","job_id":"` + nobody + `"}`, 0, 0, "down", "not a finding of none"},
+		{"a scan of no ports", `{"state":"open","job_id":"` + ping + `"}`, 0, 0, "port_not_asked", "not a finding of none"},
+		{"products that were not asked for, of ports that were found", `{"by":"product","job_id":"` + ports + `"}`, 1, 0, "service_not_asked", "1 of 1 jobs did not ask which service it is"},
+		{"products that were asked for, and there are none", `{"by":"product","job_id":"` + detected + `"}`, 1, 1, "", "This is all."},
+	} {
+		answer := h.call(s, "result_query", json.RawMessage(c.arguments))
+		if answer["count"] != c.count || atPath(answer, "over.looked") != c.looked || !strings.Contains(fmt.Sprint(answer["next"]), c.next) ||
+			c.why != "" && atPath(answer, "over.did_not_look."+c.why) != 1.0 || c.why == "" && atPath(answer, "over.did_not_look") != nil {
+			t.Errorf("%s: %s", c.says, encode(answer))
+		}
+	}
+}
+
+// A job that ends ahead of the cursor is on no page that follows, and that is said.
+func TestAJobEndsWhileItsUserReads(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	s := h.agent(1000, nil)
+	scan := scanOfTest{scans: "22,80", hosts: up("10.0.0.1", "", "22 open ssh", "80 open http"), verdict: allowed(1, "10.0.0.1/32")}
+	h.keepScan(1000, scan)
+	page := func(cursor string) (next, says string, rows int) {
+		arguments := map[string]any{"limit": 1}
+		if cursor != "" {
+			arguments["cursor"] = cursor
+		}
+		answer := h.call(s, "result_query", arguments)
+		next, _ = answer["next_cursor"].(string)
+		return next, fmt.Sprint(answer["next"]), len(answer["rows"].([]any))
+	}
+	cursor, _, _ := page("")
+	if next, says, rows := page(cursor); next != "" || rows != 1 || says != "This is all." {
+		t.Errorf("%d rows, %q, %q", rows, next, says)
+	}
+	h.keepScan(1000, scan)
+	if next, says, rows := page(cursor); next != "" || rows != 1 || !strings.Contains(says, "2 rows are on no page") {
+		t.Errorf("%d rows, %q, %q", rows, next, says)
 	}
 }
 
