@@ -12,6 +12,10 @@ import (
 // MaxArguments is the most bytes that the arguments of one call may have.
 const MaxArguments = 64 << 10
 
+// maxMembers is the most arguments that one call may have. No tool has a tenth of that, and each that is unknown costs a
+// fault and a search for what was meant.
+const maxMembers = 256
+
 // Members takes a JSON object apart, one level deep. Unlike decoding into a struct it is exact: a key that differs in
 // case is another key, and a key given twice is a fault, since two readers could each take another one of the two.
 func Members(arguments []byte) (map[string]json.RawMessage, []Fault) {
@@ -31,7 +35,10 @@ func Members(arguments []byte) (map[string]json.RawMessage, []Fault) {
 	}
 	members := map[string]json.RawMessage{}
 	var faults []Fault
-	for decoder.More() {
+	for n := 0; decoder.More(); n++ {
+		if n == maxMembers {
+			return nil, []Fault{{Code: "too_many", Field: "arguments", Allowed: []string{"at most " + strconv.Itoa(maxMembers)}, Hint: "the schema of the tool lists its arguments"}}
+		}
 		key, err := decoder.Token()
 		name, isString := key.(string)
 		var value json.RawMessage

@@ -21,10 +21,10 @@ var frontArguments = []string{"wait_s", "correlation_id"}
 // all reads every member, in order of names. take reads one, or returns false: there is no such argument.
 func (d *reader) all(members map[string]json.RawMessage, take func(name string, raw json.RawMessage) bool) {
 	d.given = map[string]bool{}
+	known := append(fieldNames(d.fields), frontArguments...)
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		d.given[name] = true
 		if !take(name, members[name]) {
-			known := append(fieldNames(d.fields), frontArguments...)
 			hint := perhaps(name, known)
 			if hint == "" {
 				hint = "leave it out: these arguments are all there are, and no scanner option is passed on"

@@ -70,7 +70,7 @@ func (f *front) askConsent(ctx context.Context, s *session, tool, profile string
 	plain := encode(askedFor{s.client.UID, tool, sha256.Sum256(value), v.Engagement + "@" + v.Revision, time.Now().Add(consentTerm)})
 	state := base64.RawURLEncoding.EncodeToString(f.sealer.Seal(nil, nil, plain, []byte(consentSeal)))
 	form := json.RawMessage(`{"type":"object","properties":{"confirm":{"type":"boolean","title":"Start this scan"}},"required":["confirm"]}`)
-	return &mcp.CallToolResult{RequestState: state,
+	return &mcp.CallToolResult{Content: []mcp.Content{}, RequestState: state, // nil would be told as null, which is no list
 		InputRequests: mcp.InputRequestMap{"confirm": &mcp.ElicitParams{Mode: "form", Message: question(tool, profile, then, v), RequestedSchema: form}}}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -98,9 +99,9 @@ func said(text string) *mcp.GetPromptResult {
 
 // strangers are the arguments of a prompt that it does not have.
 func strangers(arguments map[string]string, known ...string) (fs faults) {
-	for name, value := range arguments {
+	for _, name := range slices.Sorted(maps.Keys(arguments)) {
 		if !slices.Contains(known, name) {
-			fs = append(fs, unknownArgument(name, encode(value), known))
+			fs = append(fs, unknownArgument(name, encode(arguments[name]), known))
 		}
 	}
 	return fs

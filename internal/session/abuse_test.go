@@ -477,7 +477,10 @@ func TestALineOfAMegabyteTakesLessThanEightyOfMemory(t *testing.T) {
 		"unknown parameters":     fill(open, `"a":0,`, `"b":0}}`),
 		"unknown names":          fill(`{"jsonrpc":"2.0","id":1,"method":"ping",`, `"a":0,`, `"b":0}`),
 		"lists within lists":     open + `"_meta":{"x":` + strings.Repeat("[", 500000) + strings.Repeat("]", 500000) + "}}}",
-		"different parameters":   open + distinct() + `"b":0}}`,
+		"different parameters":   open + distinct("0") + `"b":0}}`,
+		"a prompt's arguments":   `{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":{"name":"x","arguments":{` + distinct(`""`) + `"b":""}}}`,
+		"a completion's context": `{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"x"},"argument":{"name":"x","value":""},"context":{"arguments":{` + distinct(`""`) + `"b":""}}}}`,
+		"answers to a question":  open + `"inputResponses":{` + distinct(`{"action":"x"}`) + `"b":{}}}}`,
 		"a message of one word":  strings.Repeat("x", 1<<20),
 		"capabilities and names": fill(`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"experimental":{"x":[`, "{},", `0]}},"clientInfo":{"name":"t","version":"1"}}}`),
 	} {
@@ -526,10 +529,10 @@ func TestALineOfAMegabyteTakesLessThanEightyOfMemory(t *testing.T) {
 	}
 }
 
-func distinct() string {
+func distinct(value string) string {
 	var b strings.Builder
-	for i := 0; b.Len() < 1<<20-200; i++ {
-		fmt.Fprintf(&b, `"%x":0,`, i)
+	for i := 0; b.Len() < 1<<20-300; i++ {
+		fmt.Fprintf(&b, `"%x":%s,`, i, value)
 	}
 	return b.String()
 }

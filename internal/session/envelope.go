@@ -54,14 +54,14 @@ var methods = map[string]method{
 	"tools/list":               {},
 	callTool:                   {wants: true, name: "name"},
 	"prompts/list":             {},
-	"prompts/get":              {wants: true, name: "name"},
+	getPrompt:                  {wants: true, name: "name"},
 	"resources/list":           {},
 	"resources/templates/list": {},
 	"resources/read":           {wants: true, name: "uri"},
 	"resources/subscribe":      {wants: true, era: ofSessions},
 	"resources/unsubscribe":    {wants: true, era: ofSessions},
 	"logging/setLevel":         {wants: true, era: ofSessions},
-	"completion/complete":      {wants: true},
+	complete:                   {wants: true},
 	getTask:                    {wants: true, era: withoutSessions, name: "taskId"},
 	updateTask:                 {wants: true, era: withoutSessions, name: "taskId"},
 	cancelTask:                 {wants: true, era: withoutSessions, name: "taskId"},
@@ -169,22 +169,31 @@ func (m *envelope) listensToTasks() bool {
 	return json.Unmarshal(m.params, &p) == nil && p.Notifications.TaskIDs != nil && !takesTasks(p.Meta)
 }
 
-// maxAbout bounds what the SDK makes a tree of, in bytes: the parameters of initialize, and each
-// _meta. The tree takes up to eighty times as much memory, and that of the first is kept.
+// maxAbout bounds what the SDK makes a tree of, in bytes: the parameters of initialize, prompts and completions, each
+// _meta, and answers that a call brings. The tree takes up to eighty times as much memory, and that of the first is kept.
 const maxAbout = 32 << 10
 
 // inside looks for what a connection has to know of a request's parameters.
 func (m *envelope) inside() (wrong string) {
-	var meta, token json.RawMessage
+	var meta, answers, token json.RawMessage
 	if m.params != nil && !members(m.params, func(name string, value json.RawMessage) {
-		if name == "_meta" {
+		switch name {
+		case "_meta":
 			meta = value
+		case "inputResponses":
+			answers = value
 		}
 	}) {
 		return `"params" has each of its names once`
 	}
-	if m.method == initialize && len(m.params) > maxAbout {
+	switch {
+	case len(m.params) <= maxAbout:
+	case m.method == initialize:
 		return fmt.Sprintf("what a client says of itself has at most %d bytes", maxAbout)
+	case m.method == getPrompt, m.method == complete:
+		return fmt.Sprintf(`"params" of %s has at most %d bytes`, m.method, maxAbout)
+	case len(answers) > maxAbout && m.method != updateTask: // which are not taken apart
+		return fmt.Sprintf(`"inputResponses" has at most %d bytes`, maxAbout)
 	}
 	if meta == nil || meta[0] != '{' {
 		return ""

@@ -25,6 +25,8 @@ import (
 const (
 	initialize  = "initialize"
 	callTool    = "tools/call"
+	getPrompt   = "prompts/get"
+	complete    = "completion/complete"
 	initialized = "notifications/initialized"
 	cancelled   = "notifications/cancelled"
 	progress    = "notifications/progress"

@@ -501,6 +501,28 @@ func TestWhatIsNoMessageIsAnsweredAndTheSessionLives(t *testing.T) {
 }
 
 // Before a session has begun, and when it does not begin, what is said is ours as well.
+// What the SDK would make a tree of is bounded before that, and an answer that is of no tree is not.
+func TestWhatBecomesATreeIsBounded(t *testing.T) {
+	c := newPlace(Limits{}).greeted(t, 1000)
+	long := strings.Repeat("x", maxAbout)
+	for _, call := range []struct{ method, params string }{
+		{"initialize", `"x":"` + long + `"`},
+		{"prompts/get", `"name":"x","arguments":{"x":"` + long + `"}`},
+		{"completion/complete", `"ref":{"type":"ref/prompt","name":"x"},"argument":{"name":"x","value":"` + long + `"}`},
+		{"tools/call", `"name":"echo","inputResponses":{"x":"` + long + `"}`},
+		{"tools/call", `"name":"echo","_meta":{"x":"` + long + `"}`},
+	} {
+		c.say(`{"jsonrpc":"2.0","id":1,"method":%q,"params":{%s}}`, call.method, call.params)
+		if a := c.hear(); a.code() != jsonrpc.CodeInvalidParams || !strings.Contains(a.Error.Message, "has at most 32768 bytes") {
+			t.Errorf("%s is answered %.200s", call.method, a.line)
+		}
+	}
+	c.say(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"x":"%s"}}}`, long)
+	if a := c.hear(); a.Result == nil {
+		t.Errorf("arguments are answered %.200s", a.line)
+	}
+}
+
 func TestBeforeASession(t *testing.T) {
 	c := newPlace(Limits{}).client(t, 1000)
 	for _, x := range []struct {
