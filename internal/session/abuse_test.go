@@ -393,13 +393,17 @@ func TestAThousandIdleSessionsLeaveNothing(t *testing.T) {
 			}
 		}
 	}
-	round()
-	settled(t, goroutines)
-	if now := descriptors(t); now != files {
-		t.Errorf("%d descriptors, %d before", now, files)
-	}
-	if now := heap(); now > bytes+1<<20 {
-		t.Errorf("%d bytes are kept", now-bytes)
+	for again := range 2 {
+		round()
+		settled(t, goroutines)
+		if now := descriptors(t); now != files {
+			t.Errorf("%d descriptors, %d before", now, files)
+		}
+		now := heap()
+		if again > 0 && now > bytes+1<<19 { // the first thousand leave pools for the next
+			t.Errorf("%d bytes are kept", now-bytes)
+		}
+		bytes = now
 	}
 }
 

@@ -306,8 +306,12 @@ func (h *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, invalid(m.id, "there is nothing here but %s", Path))
 		return
 	case r.Method == http.MethodPost:
-		var ok bool
-		if m, ok = h.read(w, r); !ok {
+		var large, ok bool
+		m, large, ok = h.read(w, r)
+		if large {
+			defer h.letGo(h.uid)
+		}
+		if !ok {
 			return
 		}
 	}
@@ -475,27 +479,38 @@ func rewordedError(b []byte) []byte {
 	return slices.Concat(b[:at], bytes.TrimSuffix(answer(id, nil, said.Error), newline), b[at+len(text):])
 }
 
-// read takes the message of a POST; false: it has been answered.
-func (h *router) read(w http.ResponseWriter, r *http.Request) (envelope, bool) {
+// read takes the message of a POST. large: it is held as that; not ok: it has been answered.
+func (h *router) read(w http.ResponseWriter, r *http.Request) (m envelope, large, ok bool) {
 	in := http.NewResponseController(w)
 	_ = in.SetReadDeadline(time.Now().Add(h.limits.Message)) // it fails where the connection does
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(h.limits.Line)))
-	var large *http.MaxBytesError
+	from := http.MaxBytesReader(w, r.Body, int64(h.limits.Line))
+	body, err := io.ReadAll(io.LimitReader(from, maxAbout+1))
+	if err == nil && len(body) > maxAbout {
+		if full := h.hold(h.uid); full != nil {
+			refuse(w, http.StatusServiceUnavailable, fault{said: *full})
+			return m, false, false
+		}
+		large = true
+		var rest []byte
+		rest, err = io.ReadAll(from)
+		body = append(body, rest...)
+	}
+	var tooLong *http.MaxBytesError
 	switch {
-	case errors.As(err, &large):
+	case errors.As(err, &tooLong):
 		refuse(w, http.StatusRequestEntityTooLarge, invalid(jsonrpc.ID{}, "a message has at most %d bytes; give less in one call", h.limits.Line))
-		return envelope{}, false
+		return m, large, false
 	case err != nil:
 		refuse(w, http.StatusRequestTimeout, invalid(jsonrpc.ID{}, "the message did not come to its end"))
-		return envelope{}, false
+		return m, large, false
 	}
 	m, f := parse(body)
 	if f != nil {
 		refuse(w, http.StatusBadRequest, *f)
-		return envelope{}, false
+		return m, large, false
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	return m, true
+	return m, large, true
 }
 
 // isLocal says whether a request was meant for this machine. Whoever puts this socket on a TCP port

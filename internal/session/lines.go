@@ -51,6 +51,7 @@ type lines struct {
 	in      *bufio.Reader
 	until   time.Time // the deadline of reading as it is set
 	greeted bool      // an initialize has come, and its notification has not
+	holds   bool      // the message that is being read is a large one; once it is a call, the call holds that
 
 	closed chan struct{}
 	once   sync.Once
@@ -72,6 +73,7 @@ type call struct {
 	method    string
 	token     jsonrpc.ID // of its progress; not valid: none is wanted
 	begins    era        // what its answer shows to have begun; 0: nothing
+	large     bool       // and counted as that
 	cancelled bool
 	progress  []byte // the newest that has not been written
 }
@@ -94,6 +96,11 @@ func (s *Speaker) serveLines(ctx context.Context, conn io.ReadWriteCloser, in *b
 	l.mu.Lock()
 	for range l.counted { // what was cut off is not under way any more
 		s.leave(uid)
+	}
+	for _, c := range l.open {
+		if c.large {
+			s.letGo(uid)
+		}
 	}
 	l.mu.Unlock()
 	return l.why
@@ -124,6 +131,7 @@ func (l *lines) end(why error) {
 // nothing more to say and waits.
 func (l *lines) Read(ctx context.Context) (jsonrpc.Message, error) {
 	for {
+		l.letGo()
 		line, err := l.line()
 		var f fault
 		if errors.As(err, &f) {
@@ -157,6 +165,7 @@ func (l *lines) Read(ctx context.Context) (jsonrpc.Message, error) {
 
 // over is the end of reading.
 func (l *lines) over(err error) error {
+	l.letGo()
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		l.drain()
 	}
@@ -164,6 +173,29 @@ func (l *lines) over(err error) error {
 		l.end(err)
 	}
 	return err
+}
+
+// hold counts the message that is being read as a large one. Like all that is done once in a while it is
+// no part of line, on whose stack an idle session waits.
+//
+//go:noinline
+func (l *lines) hold() error {
+	if l.holds {
+		return nil
+	}
+	if full := l.speaker.hold(l.uid); full != nil {
+		return fault{said: *full}
+	}
+	l.holds = true
+	return nil
+}
+
+// letGo forgets a large message that has become no call.
+func (l *lines) letGo() {
+	if l.holds {
+		l.holds = false
+		l.speaker.letGo(l.uid)
+	}
 }
 
 // fault is what is wrong with a line, and what it is answered.
@@ -181,7 +213,7 @@ func (f fault) Error() string { return f.said.Message }
 func (l *lines) refuse(f fault) error { return l.send(answer(f.id, nil, &f.said), nil) }
 
 // line reads one line, without its end; nil: an empty one. The last one may lack its newline. Of a
-// line that is too long nothing is kept.
+// line that is too long, or large where there is no room for another, nothing is kept.
 func (l *lines) line() (line []byte, err error) {
 	limits := &l.speaker.limits
 	if l.in.Buffered() == 0 {
@@ -195,11 +227,15 @@ func (l *lines) line() (line []byte, err error) {
 		}
 		l.until = time.Time{} // it is not the one for the next message
 	}
+	var full error
 	for tooLong := false; ; {
 		part, err := l.in.ReadSlice('\n')
 		tooLong = tooLong || len(line)+len(bytes.TrimSuffix(part, newline)) > limits.Line
+		if !tooLong && full == nil && len(line)+len(part) > maxAbout {
+			full = l.hold()
+		}
 		switch {
-		case tooLong:
+		case tooLong, full != nil:
 			line = nil
 		default:
 			line = append(line, part...)
@@ -208,12 +244,14 @@ func (l *lines) line() (line []byte, err error) {
 		case errors.Is(err, bufio.ErrBufferFull):
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, ended("a message took too long")
-		case errors.Is(err, io.EOF) && (tooLong || !json.Valid(line)):
+		case errors.Is(err, io.EOF) && (tooLong || full != nil || !json.Valid(line)):
 			return nil, io.ErrUnexpectedEOF
 		case err != nil && !errors.Is(err, io.EOF):
 			return nil, err
 		case tooLong:
 			return nil, invalid(jsonrpc.ID{}, "a message has at most %d bytes; give less in one call", limits.Line)
+		case full != nil:
+			return nil, full
 		default:
 			return bytes.Trim(line, " \t\r\n"), nil
 		}
@@ -267,9 +305,10 @@ func (l *lines) take(line []byte) (jsonrpc.Message, error) {
 	if !m.id.IsValid() {
 		return l.notified(m.method, m.params)
 	}
-	if f := l.begin(m.id, &call{method: m.method, token: m.token, begins: m.begins()}); f != nil {
+	if f := l.begin(m.id, &call{method: m.method, token: m.token, begins: m.begins(), large: l.holds}); f != nil {
 		return nil, *f
 	}
+	l.holds = false // the call has it
 	if m.method == initialize {
 		l.greeted = true
 	}
@@ -485,6 +524,9 @@ func (l *lines) finish(id jsonrpc.ID, well bool) (wanted bool) {
 	delete(l.open, id)
 	l.forget(c)
 	l.begun[c.begins] = l.begun[c.begins] || well
+	if c.large {
+		l.speaker.letGo(l.uid)
+	}
 	if c.counts() {
 		l.counted--
 		l.speaker.leave(l.uid)

@@ -33,6 +33,10 @@ type Limits struct {
 	// Calls under way: of one connection (64), of one user (128), of all (512).
 	InFlight, InFlightUID, InFlightAll int
 
+	// Messages of more than 32 KiB that are being read or are under way: of one user (16), of all (32). Each
+	// takes several times its size, and the front has half a GiB for all of its clients.
+	LargeUID, LargeAll int
+
 	FirstByte time.Duration // until a connection says anything; 10 s
 	Message   time.Duration // from a message's first byte to its last; 30 s
 	Idle      time.Duration // with no call under way, until the next message; 24 h
@@ -58,6 +62,8 @@ func (l Limits) orDefaults() Limits {
 	number(&l.InFlight, 64)
 	number(&l.InFlightUID, 128)
 	number(&l.InFlightAll, 512)
+	number(&l.LargeUID, 16)
+	number(&l.LargeAll, 32)
 	span(&l.FirstByte, 10*time.Second)
 	span(&l.Message, 30*time.Second)
 	span(&l.Idle, 24*time.Hour)
@@ -88,13 +94,14 @@ type Speaker struct {
 	mu    sync.Mutex
 	calls int            // under way
 	byUID map[uint32]int // of them, whose
+	large map[uint32]int // large messages, whose
 }
 
 // New makes a speaker for server, and has a panic of its handlers end one call alone. Whatever
 // else shall see a call goes into the server's middleware before.
 func New(server *mcp.Server, l Limits, log *slog.Logger) *Speaker {
 	l = l.orDefaults()
-	s := &Speaker{server: server, limits: l, log: log, http: newOver(server, l), byUID: map[uint32]int{}}
+	s := &Speaker{server: server, limits: l, log: log, http: newOver(server, l), byUID: map[uint32]int{}, large: map[uint32]int{}}
 	server.AddReceivingMiddleware(s.guard, s.overHTTP)
 	return s
 }
@@ -206,6 +213,32 @@ func (s *Speaker) leave(uid uint32) {
 	s.calls--
 	if s.byUID[uid]--; s.byUID[uid] == 0 {
 		delete(s.byUID, uid)
+	}
+}
+
+// hold counts a large message of a user, or says why there is no room for it. Each that is held is let go.
+func (s *Speaker) hold(uid uint32) *jsonrpc.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := 0
+	for _, n := range s.large {
+		all += n
+	}
+	switch {
+	case s.large[uid] >= s.limits.LargeUID:
+		return busy("%d large messages of this user are under way; wait for one, or give less in one call", s.limits.LargeUID)
+	case all >= s.limits.LargeAll:
+		return busy("%d large messages are under way in all; give less in one call, or ask again in a minute", s.limits.LargeAll)
+	}
+	s.large[uid]++
+	return nil
+}
+
+func (s *Speaker) letGo(uid uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.large[uid]--; s.large[uid] == 0 {
+		delete(s.large, uid)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -274,8 +275,8 @@ func (p *place) nothingUnderWay(t testing.TB) {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.calls != 0 || len(p.byUID) != 0 {
-		t.Errorf("%d calls are still counted, of %v", p.calls, p.byUID)
+	if p.calls != 0 || len(p.byUID) != 0 || len(p.large) != 0 {
+		t.Errorf("%d calls are still counted, of %v, and large messages of %v", p.calls, p.byUID, p.large)
 	}
 }
 
@@ -690,6 +691,74 @@ func TestAHalfClosedConnectionGetsItsAnswers(t *testing.T) {
 	if err := c.ended(); err != nil {
 		t.Errorf("it ended with %v", err)
 	}
+}
+
+// Large messages are counted while they are read, too, and as long as their calls are under way.
+func TestLargeMessagesAreBounded(t *testing.T) {
+	p := newHTTPPlace(Limits{LargeUID: 2, LargeAll: 3})
+	long := strings.Repeat("x", maxAbout)
+	large := func(id, tool string) string {
+		return `{"jsonrpc":"2.0","id":"` + id + `","method":"tools/call","params":{"name":"` + tool + `","arguments":{"x":"` + long + `"}}}`
+	}
+	busy := func(c *client, why string) {
+		t.Helper()
+		if a := c.hear(); a.code() != codeBusy || !strings.Contains(a.Error.Message, why) {
+			t.Errorf("%.200s", a.line)
+		}
+	}
+	c := p.greeted(t, 1)
+	for range 5 { // what is answered is not under way, nor what is none
+		c.say("%s", large("a", "echo"))
+		if a := c.hear(); a.Result == nil {
+			t.Errorf("%.200s", a.line)
+		}
+		for _, none := range []string{large("a", "echo") + "}", `{"jsonrpc":"2.0","method":"x","params":{"x":"` + long + `"}}`, `{"jsonrpc":"2.0","id":1,"method":"x","params":{"x":"` + long + `"}}`} {
+			c.say("%s", none)
+		}
+		for range 2 {
+			if a := c.hear(); a.code() == codeBusy {
+				t.Errorf("%.200s", a.line)
+			}
+		}
+	}
+	c.say("%s", large("b", "wait"))
+	<-p.begun
+	half := p.greeted(t, 1)
+	if _, err := half.conn.Write([]byte(`{"x":"` + long + long)); err != nil {
+		t.Fatal(err)
+	}
+	for held := 0; held < 2; time.Sleep(time.Millisecond) {
+		p.mu.Lock()
+		held = p.large[1]
+		p.mu.Unlock()
+	}
+	c.say("%s", large("d", "echo"))
+	busy(c, "2 large messages of this user are under way")
+	c.say("%s", calling("e", "echo")) // what is not large is taken
+	if a := c.hear(); a.Result == nil {
+		t.Errorf("%s", a.line)
+	}
+	b := p.of(t, modern, 1, "b")
+	r := b.request(modern, fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"x":%q},%s}}`, long, other))
+	if status, _, m := b.send(r); status != http.StatusServiceUnavailable || m.code() != codeBusy {
+		t.Errorf("over HTTP: %.200s", m.line)
+	}
+	others := p.greeted(t, 2)
+	others.say("%s", large("f", "wait"))
+	<-p.begun
+	others.say("%s", large("g", "echo"))
+	busy(others, "3 large messages are under way in all")
+	half.conn.Close() // makes room
+	half.ended()
+	others.say("%s", large("h", "echo"))
+	if a := others.hear(); a.Result == nil {
+		t.Errorf("%.200s", a.line)
+	}
+	for _, c := range []*client{c, others} {
+		c.conn.Close()
+		c.ended()
+	}
+	p.nothingUnderWay(t)
 }
 
 func TestLimitsOfConnectionUserAndAll(t *testing.T) {
