@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -62,12 +63,13 @@ func TestNamesThatAreSaidToAnAddress(t *testing.T) {
 		{"db.lab.internal", "192.168.1.4", true, NameOutsideScope}, // below it the wider rule holds alone
 		{"lab.internal", "10.77.0.9", true, NameOutsideScope},
 		{"example.com", "10.0.0.9", true, NameNotAllowed},
+		{"example.com", "10.0.0.9", false, NameNotAllowed},
 	} {
 		a := netip.MustParseAddr(row.at)
 		r := scan(row.at)
-		r.Targets = append(r.Targets, Target{Text: row.name, Name: row.name, Field: "domain", Below: row.below, Answers: []netip.Addr{a}})
+		r.Targets = append(r.Targets, Target{Text: row.name, Name: row.name, Field: "domain", Below: row.below, Said: true, Answers: []netip.Addr{a}})
 		v := Decide(w.Policy, w.caller, r, w.now)
-		if v.Code != row.code {
+		if v.Code != row.code || v.Code == NameNotAllowed && strings.Contains(v.Hint, "address") {
 			t.Errorf("%s at %s: %+v", row.name, row.at, v)
 		}
 		if v.Outcome == Allow && !slices.Equal(v.Addresses(), prefixes(row.at+"/32")) {

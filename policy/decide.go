@@ -447,6 +447,9 @@ func (e *Engagement) name(m Machine, t Target, want portWish, resolved bool) (ju
 	}
 	v := deny(NameNotAllowed, "", t.Text, "no rule of engagement "+e.Name+" allows asking for this name")
 	v.Rule, v.Allowed, v.Hint = "targets", capped(e.nameTexts()), "give the address if the engagement allows it"
+	if t.Said {
+		v.Hint = "leave it out, say another one, or ask the operator for a rule"
+	}
 	if t.Below {
 		v.Reason += " and for all below it"
 		v.Hint = "give a name below one of those that begin with a dot, or ask the operator for a rule"
