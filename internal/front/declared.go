@@ -59,7 +59,9 @@ func (f *front) formOf(row store.Job, record wire.Job) (report.Form, error) {
 	if len(faulty) > 0 {
 		return form, nil // of a version of this program that read it otherwise: what a line does not say is not known
 	}
-	form.Only, form.UDP = only(call.Plan(), asked, all)
+	plan := call.Plan()
+	form.Ports = &report.AskedPorts{TCP: plan.Asked.TCP, UDP: plan.Asked.UDP}
+	form.Only, form.UDP = only(plan, asked, all)
 	return form, nil
 }
 

@@ -28,8 +28,23 @@ type Form struct {
 	Failed   *regexp.Regexp    // a line that says that it failed
 	Statuses []int             // exit statuses of a scan that went well
 	Asked    []netip.Prefix    // a host outside of these is not the scanner's to tell; nil: they are not known
+	Ports    *AskedPorts       // likewise, of ports
 	Only     netip.AddrPort    // the only address and the only port that were asked, each where there is one
 	UDP      bool              // the ports are of UDP
+}
+
+// AskedPorts are ranges of ports, with both ends.
+type AskedPorts struct{ TCP, UDP [][2]uint16 }
+
+func (p *AskedPorts) has(protocol string, port uint16) bool {
+	var ranges [][2]uint16
+	switch protocol {
+	case "tcp":
+		ranges = p.TCP
+	case "udp":
+		ranges = p.UDP
+	}
+	return slices.ContainsFunc(ranges, func(r [2]uint16) bool { return r[0] <= port && port <= r[1] })
 }
 
 // Line is a form of a line: its named groups are values, Set is others that are the same in each.
@@ -271,11 +286,11 @@ func (d *declared) takePort(addr netip.Addr, state string, values map[string]str
 	}
 	protocol := values[valueProtocol]
 	if protocol = strings.ToLower(protocol); protocol == "" {
-		if protocol = "tcp"; d.form.UDP {
+		if protocol = "tcp"; d.form.UDP || d.form.Ports != nil && !d.form.Ports.has("tcp", number) && d.form.Ports.has("udp", number) {
 			protocol = "udp"
 		}
 	}
-	if !slices.Contains(portStates, state) || !slices.Contains(protocols, protocol) {
+	if !slices.Contains(portStates, state) || !slices.Contains(protocols, protocol) || d.form.Ports != nil && !d.form.Ports.has(protocol, number) {
 		return false
 	}
 	h := d.host(addr)

@@ -111,6 +111,8 @@ func TestDeclaredLines(t *testing.T) {
 	ended.End = regexp.MustCompile(`^done$`)
 	onError := fpingForm()
 	onError.Stderr = true
+	some := jsonForm()
+	some.Ports = &AskedPorts{TCP: [][2]uint16{{22, 22}, {80, 90}}, UDP: [][2]uint16{{53, 53}}}
 	udp := jsonForm()
 	udp.Only, udp.UDP = netip.MustParseAddrPort("10.0.0.5:161"), true
 	for _, row := range []struct {
@@ -133,6 +135,9 @@ func TestDeclaredLines(t *testing.T) {
 			"10.0.0.1[tcp/80 open x, udp/53 filtered]; 1 0 0 true"},
 		{"objects that are none", jsonForm(), "{\"ip\":\n[1]\n{\"ip\":{}}\n{\"other\":1}\n", "", "; 0 0 0 true"},
 		{"ports that are none", jsonForm(), `{"ip":"10.0.0.1","port":0}` + "\n" + `{"ip":"10.0.0.1","port":65536}` + "\n" + `{"ip":"10.0.0.1","port":-1}` + "\n" + `{"ip":"10.0.0.1","port":80,"proto":"x"}` + "\n" + `{"ip":"10.0.0.1","port":80,"state":"up"}` + "\n", "", "; 0 0 5 true"},
+		{"ports that were not asked are not believed", some, `{"ip":"10.0.0.1","port":90}` + "\n" + `{"ip":"10.0.0.1","port":91}` + "\n" + `{"ip":"10.0.0.1","port":80,"proto":"udp"}` + "\n" + `{"ip":"10.0.0.2","port":22,"proto":"sctp"}` + "\n", "",
+			"10.0.0.1[tcp/90 open]; 1 0 3 true"},
+		{"a port of the only protocol that it was asked in", some, `{"ip":"10.0.0.1","port":53}` + "\n", "", "10.0.0.1[udp/53 open]; 1 0 0 true"},
 		{"a state that is none", jsonForm(), `{"ip":"10.0.0.1","state":"rm -rf"}` + "\n", "", "; 0 0 1 true"},
 		{"no host and no port: of the only ones that were asked", udp, `{"state":"open","data":{"banner":"b"}}` + "\n", "", "10.0.0.5[udp/161 open b]; 1 0 0 true"},
 		{"no host, and more than one was asked", jsonForm(), `{"port":80}` + "\n", "", "; 0 0 1 true"},
