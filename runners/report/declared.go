@@ -133,18 +133,16 @@ type declared struct {
 	cut           []string
 }
 
-// signs looks for what the scanner says of its own end.
+// signs looks for what the scanner says of its own end: of a good one in a whole line, of a bad one in what there is.
 func (d *declared) signs(line []byte, end lineEnd) {
-	if end != whole {
-		return
-	}
 	line = unescaped(line)
-	d.ended = d.ended || d.form.End != nil && d.form.End.Match(line)
+	d.ended = d.ended || end == whole && d.form.End != nil && d.form.End.Match(line)
 	d.failed = d.failed || d.form.Failed != nil && d.form.Failed.Match(line)
 }
 
 // line takes one that is whole: of another, nobody knows what it would have said.
 func (d *declared) line(line []byte, end lineEnd) {
+	d.signs(line, end)
 	switch end {
 	case long:
 		d.leaveOut("token")
@@ -153,7 +151,6 @@ func (d *declared) line(line []byte, end lineEnd) {
 		d.leaveOut("line")
 		return
 	}
-	d.signs(line, end)
 	line = unescaped(line)
 	values, is := d.valuesOf(line)
 	if !is {

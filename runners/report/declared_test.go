@@ -15,7 +15,7 @@ import (
 // fpingForm and sslscanForm are those of the examples that are shipped.
 func fpingForm() Form {
 	return Form{Scanner: "fping_scan", Lines: []Line{{Pattern: regexp.MustCompile(`^(?P<host>[0-9a-f.:]{2,39}) is (?P<state>alive|unreachable)$`)}},
-		States: map[string]string{"alive": "up", "unreachable": "down"}, Statuses: []int{0, 1}}
+		States: map[string]string{"alive": "up", "unreachable": "down"}, Failed: regexp.MustCompile(`: error while sending `), Statuses: []int{0, 1}}
 }
 
 func sslscanForm() Form {
@@ -53,9 +53,14 @@ func captured(t testing.TB, name string) string {
 
 func TestFpingByItsDeclaration(t *testing.T) {
 	text := captured(t, "fping.txt")
-	r := parseDeclared(t, fpingForm(), text, "10.77.1.1: error while sending ping: Invalid argument\n")
+	r := parseDeclared(t, fpingForm(), text, "")
 	if got := fmt.Sprint(r.Coverage.Completed, r.Coverage.DownAt, r.Coverage.Up, r.Coverage.Down, r.Finished, len(r.Hosts)); got != "[10.77.0.11/32 10.77.0.12/32 10.77.1.1/32 10.77.1.2/32] [10.77.1.1/32 10.77.1.2/32] 2 2 true 2" {
 		t.Error(got)
+	}
+	for _, end := range []string{"\n", ""} {
+		if unsent := parseDeclared(t, fpingForm(), text, "10.77.1.1: error while sending ping: Invalid argument"+end); unsent.Finished || unsent.ErrorClass != ErrorScanner {
+			t.Errorf("what was not sent is not down: %+v", unsent)
+		}
 	}
 	// Cut at any byte, what is told is of whole lines, and of no address that they do not name.
 	for i := range text {
