@@ -119,6 +119,10 @@ func cover(record wire.Job, r report.Report) *coverage {
 	out.SecondPass, out.Verification = c.SecondPass, c.Verification
 	if q := r.Coverage.Requests; q != nil {
 		out.Requests = &requests{Asked: q.Asked, Made: q.Made, Unanswered: unanswered(record, r), Found: q.Found}
+		if w := record.Wordlist; w != nil && w.Lines > 0 { // gobuster counts lines, and asks for words
+			none := w.Blank * (q.Asked / w.Lines)
+			out.Requests.Asked, out.Requests.Made = q.Asked-none, max(q.Made-none, 0)
+		}
 	}
 	if o := record.Outcome; o != nil {
 		out.Dropped, out.OverRate, out.OffScope = o.Usage.Dropped, o.Usage.OverRate, o.OffScope

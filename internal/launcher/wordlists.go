@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -141,6 +142,9 @@ func (w *wordlists) count(name, stamp string, file *os.File) (wire.Wordlist, err
 			return list, err
 		case len(line) > 0:
 			list.Lines++
+			if word := bytes.TrimSpace(line); len(word) == 0 || word[0] == '#' {
+				list.Blank++
+			}
 		}
 		if err != nil {
 			break
@@ -148,6 +152,9 @@ func (w *wordlists) count(name, stamp string, file *os.File) (wire.Wordlist, err
 	}
 	if list.Lines == 0 || list.Lines > maxLines {
 		return list, fmt.Errorf("it has %d lines, not 1 to %d", list.Lines, maxLines)
+	}
+	if list.Lines == list.Blank {
+		return list, errors.New("it has no word: its lines are empty or begin with #")
 	}
 	list.SHA256 = hex.EncodeToString(sum.Sum(nil))
 	w.mu.Lock()

@@ -21,6 +21,7 @@ func TestWordlists(t *testing.T) {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	write(at("small.txt"), "a\nb\n#c\n\nlast", 0o644)
 	write(at("bare"), "a\n", 0o644)
+	write(at("comments.txt"), "# a\n \n#b", 0o644)
 	write(at("shared.txt"), "a\n", 0o666)
 	write(at("secret.txt"), "a\n", 0o600)
 	write(at("empty.txt"), "", 0o644)
@@ -46,6 +47,7 @@ func TestWordlists(t *testing.T) {
 		{"shared", 0, "may be written by others"},
 		{"secret", 0, "readable by all"},
 		{"empty", 0, "0 lines"},
+		{"comments", 0, "no word"},
 		{"long", 0, "longer than"},
 		{"many", 0, "lines, not 1 to"},
 		{"foreign", 0, "belongs to uid 65534"},
@@ -66,6 +68,9 @@ func TestWordlists(t *testing.T) {
 		if err != nil || list.Lines != row.lines || list.Name != row.name || len(list.SHA256) != 64 {
 			t.Errorf("%s: %+v, %v", row.name, list.Wordlist, err)
 			continue
+		}
+		if row.name == "small" && list.Blank != 2 {
+			t.Errorf("%+v: its lines without a word are miscounted", list.Wordlist)
 		}
 		list.file.Close()
 	}

@@ -261,6 +261,7 @@ type Capabilities struct {
 type Wordlist struct {
 	Name    string `cbor:"name" json:"name"`
 	Lines   int64  `cbor:"lines" json:"lines"`
+	Blank   int64  `cbor:"blank,omitempty" json:"blank,omitempty"` // of them, without a word or beginning with #: gobuster passes over them
 	Bytes   int64  `cbor:"bytes,omitempty" json:"bytes,omitempty"`
 	SHA256  string `cbor:"sha256,omitempty" json:"sha256,omitempty"`
 	Problem string `cbor:"problem,omitempty" json:"problem,omitempty"` // why it cannot be used

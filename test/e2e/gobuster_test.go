@@ -88,7 +88,7 @@ func TestScansByWords(t *testing.T) { scansByWords(t, "") }
 
 // scansByWords has gobuster, the one of the settings, find what is there, and send to nobody else.
 func scansByWords(t *testing.T, settings string) {
-	h := newWebHouseWith(t, settings, webEngagement, map[string]string{"paths": "login\nbackup\nadmin\nstatic\naway\nnothing\n"})
+	h := newWebHouseWith(t, settings, webEngagement, map[string]string{"paths": "# what there is\nlogin\n \nbackup\nadmin\nstatic\naway\nnothing\n"})
 	o, err := network.Observe(lab.Scope{Sources: lab.Prefixes(lab.SlotsV4, lab.SlotsV6), Targets: lab.Prefixes(lab.Sites, lab.Sites6, lab.DNS)})
 	if err != nil {
 		t.Fatal(err)
