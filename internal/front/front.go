@@ -59,6 +59,7 @@ type front struct {
 	pruning   sync.Mutex
 	exporting chan struct{} // has room for one: a result in one of its forms is large while it is written
 	comparing chan struct{} // has room for one: a scan_diff that reads results
+	searching chan struct{} // has room for one: a result_query that reads what jobs looked at
 
 	mu       sync.Mutex
 	closing  bool
@@ -88,7 +89,7 @@ func Serve(ctx context.Context, cfg Config) error {
 }
 
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
-	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, counted: make(chan struct{}, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1),
+	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, counted: make(chan struct{}, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1), searching: make(chan struct{}, 1),
 		jobs: map[string]*job{}, sessions: map[uint64]*session{}}
 	var err error
 	if f.sealer, err = newSealer(); err != nil {

@@ -304,18 +304,33 @@ func rowsOf(row store.Job, record wire.Job, r report.Report) iter.Seq[store.Row]
 	}
 }
 
-// index makes rows of what an earlier version kept, so that it is searched, too: the newest job first.
+// maxUnindexed is after how many jobs that cannot be indexed no more are tried.
+const maxUnindexed = 16
+
+// index makes rows of what an earlier version kept, so that it is searched, too: the newest job first. One of which
+// none can be made keeps none of the others from it.
 func (f *front) index() {
-	for f.ctx.Err() == nil {
-		jobs, err := f.store.Unindexed(f.ctx, 16)
-		if err != nil || len(jobs) == 0 {
+	failed := map[string]bool{}
+	for more := true; more && f.ctx.Err() == nil; {
+		jobs, err := f.store.Unindexed(f.ctx, 16+len(failed))
+		if err != nil {
 			return
 		}
+		more = false
 		for _, job := range jobs {
-			if err := f.indexOne(job); err != nil {
-				if f.ctx.Err() == nil {
-					f.log.Error("a result of an earlier version cannot be searched", "job", job.ID, "why", err)
-				}
+			if failed[job.ID] {
+				continue
+			}
+			err := f.indexOne(job)
+			if err == nil || errors.Is(err, store.ErrNotFound) { // it has been removed
+				more = true
+				continue
+			}
+			if f.ctx.Err() != nil {
+				return
+			}
+			f.log.Error("a result of an earlier version cannot be searched", "job", job.ID, "why", err)
+			if failed[job.ID] = true; len(failed) == maxUnindexed {
 				return
 			}
 		}

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -138,6 +139,13 @@ func (f *front) resultQuery(ctx context.Context, s *session, r *mcp.CallToolRequ
 	}
 	limited, cancel := context.WithTimeout(ctx, queryTime)
 	defer cancel()
+	// One at a time: what a thousand jobs looked at is large, and the store reads for one at a time anyway.
+	select {
+	case f.searching <- struct{}{}:
+		defer func() { <-f.searching }()
+	case <-limited.Done():
+		return nil, cmp.Or(ctx.Err(), noTime)
+	}
 	found, err := f.store.Find(limited, s.client.UID, q)
 	switch {
 	case errors.Is(err, store.ErrNotFound) && q.AfterJob != "" && q.Job == "":
@@ -145,7 +153,7 @@ func (f *front) resultQuery(ctx context.Context, s *session, r *mcp.CallToolRequ
 	case errors.Is(err, store.ErrNotFound):
 		return nil, refused{Refusal: noSuchJob("job_id", q.Job)}
 	case limited.Err() != nil && ctx.Err() == nil && err != nil:
-		return nil, refused{Refusal: &wire.Refusal{Code: "busy", Reason: "there was no time to search any job", Hint: "ask again", Retryable: true}}
+		return nil, noTime
 	case err != nil:
 		return nil, err
 	}
@@ -155,6 +163,9 @@ func (f *front) resultQuery(ctx context.Context, s *session, r *mcp.CallToolRequ
 	}
 	return answerTo(q, found, f.underWayOf(s), before), nil
 }
+
+// noTime is told where a question came to nothing within its time.
+var noTime error = refused{Refusal: &wire.Refusal{Code: "busy", Reason: "there was no time to search any job", Hint: "ask again", Retryable: true}}
 
 func questionOf(v values) store.Question {
 	q := store.Question{Job: v.text(argOneJob), Port: v.number(argPort), Status: v.number(argStatus), Proto: v.text(argProto), State: v.text(argIn),

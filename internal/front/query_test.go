@@ -138,6 +138,21 @@ func TestQuestionsAboutWhatNobodyAskedFor(t *testing.T) {
 	}
 }
 
+// A question that gets no turn within its time says so.
+func TestAQuestionThatGetsNoTurn(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	s := h.agent(1000, nil)
+	h.front.searching <- struct{}{}
+	if answer := h.call(s, "result_query", map[string]any{}); atPath(answer, "error.code") != "busy" || atPath(answer, "error.retryable") != true {
+		t.Errorf("%s", encode(answer))
+	}
+	<-h.front.searching
+	if answer := h.call(s, "result_query", map[string]any{}); answer["count"] != 0.0 {
+		t.Errorf("%s", encode(answer))
+	}
+}
+
 // A job that ends ahead of the cursor is on no page that follows, and that is said.
 func TestAJobEndsWhileItsUserReads(t *testing.T) {
 	h := newHouse(t)
@@ -230,7 +245,8 @@ func TestScansAreComparedByIDOrName(t *testing.T) {
 	run.acknowledged()
 }
 
-// What an earlier version kept is searched once its rows have been made, which the next start does.
+// What an earlier version kept is searched once its rows have been made, which the next start does; a job of which none can
+// be made does not keep an older one from it.
 func TestResultsOfAnEarlierVersionAreSearched(t *testing.T) {
 	r := newRoom(t)
 	s := r.agent(1000, nil)
@@ -238,9 +254,13 @@ func TestResultsOfAnEarlierVersionAreSearched(t *testing.T) {
 	ask := func(s *mcp.ClientSession) string {
 		answer := r.call(s, "result_query", map[string]any{"state": "open", "by": "port"})
 		delete(answer["over"].(map[string]any), "under_way")
+		delete(answer["over"].(map[string]any), "not_searched")
+		delete(answer, "next")
 		return string(encode(answer))
 	}
 	kept := ask(s)
+	r.scanned(s, quick, allowed(1, "10.77.0.10/32"), capture(t, "connect.xml"), exited)
+	newest := r.call(s, "job_list", map[string]any{})["jobs"].([]any)[0].(map[string]any)["job_id"].(string)
 	if !strings.Contains(kept, `"count":11,`) {
 		t.Error(kept)
 	}
@@ -249,7 +269,7 @@ func TestResultsOfAnEarlierVersionAreSearched(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Exec("DELETE FROM columns; DELETE FROM searched"); err != nil {
+	if _, err := db.Exec("DELETE FROM columns; DELETE FROM searched; CREATE TRIGGER damaged BEFORE INSERT ON searched WHEN NEW.job = '" + newest + "' BEGIN SELECT RAISE(ABORT, 'damaged'); END"); err != nil {
 		t.Fatal(err)
 	}
 	db.Close()
