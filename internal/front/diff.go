@@ -69,6 +69,7 @@ type diffed struct {
 	Page          diffPage      `json:"page"`
 	Notice        string        `json:"notice,omitempty"`
 	Next          string        `json:"next"`
+	sentNothing   []string      // before, after
 }
 
 // scanOf is one of the two, and how far it came.
@@ -429,6 +430,14 @@ func between(at spot, x, y sight, a, b *side) judged {
 func diffAnswer(a, b *side, kind string, from, limit int) diffed {
 	all, same := compare(a, b)
 	d := diffed{Before: a.scanOf, After: b.scanOf, Same: same, Changes: []change{}}
+	for _, scan := range []struct {
+		name string
+		*side
+	}{{"before", a}, {"after", b}} {
+		if scan.Silence == notSent {
+			d.sentNothing = append(d.sentNothing, scan.name)
+		}
+	}
 	why := map[reasonCount]int{}
 	wanted := all[:0]
 	for _, j := range all {
@@ -493,6 +502,8 @@ func (d *diffed) next() string {
 	var say []string
 	if d.Appeared+d.Vanished+d.Changed == 0 {
 		switch {
+		case len(d.sentNothing) > 0:
+			say = append(say, fmt.Sprintf("Nothing can be compared: %s sent nothing.", strings.Join(d.sentNothing, " and ")))
 		case !d.Before.Complete || !d.After.Complete:
 			say = append(say, "No difference where both looked. That is not all: a scan was not complete.")
 		case d.NotComparable > 0:

@@ -349,8 +349,11 @@ func TestDifferencesComePageByPage(t *testing.T) {
 	}
 	nothing := sideOfTest(t, scanOfTest{report: &report.Report{Hosts: []report.Host{}}, outcome: wire.Outcome{Reason: wire.Launch}})
 	d = diffAnswer(a, nothing, "", 0, 5)
-	if d.Vanished != 0 || d.NotComparable != 300 || len(d.Reasons) != 1 || d.Reasons[0] != (reasonCount{"after", notSent, 300}) || !strings.Contains(d.Next, "not complete") {
+	if d.Vanished != 0 || d.NotComparable != 300 || len(d.Reasons) != 1 || d.Reasons[0] != (reasonCount{"after", notSent, 300}) || !strings.Contains(d.Next, "Nothing can be compared: after sent nothing.") {
 		t.Errorf("a scan that failed: %+v", d)
+	}
+	if d := diffAnswer(nothing, nothing, "", 0, 5); !strings.Contains(d.Next, "before and after sent nothing") {
+		t.Errorf("two scans that failed: %+v", d)
 	}
 	if !slices.Contains(reasons, d.Reasons[0].Reason) {
 		t.Error(d.Reasons)
