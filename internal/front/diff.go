@@ -600,7 +600,10 @@ func (f *front) jobPin(ctx context.Context, s *session, r *mcp.CallToolRequest) 
 	if f.underWay(s, id) != nil {
 		return nil, refused{Refusal: notOver(id, "job_id")}
 	}
-	err := f.store.Pin(ctx, s.client.UID, id, name)
+	before, err := f.store.Pins(ctx, s.client.UID)
+	if err == nil {
+		err = f.store.Pin(ctx, s.client.UID, id, name)
+	}
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil, refused{Refusal: noSuchJob("job_id", id)}
@@ -609,5 +612,18 @@ func (f *front) jobPin(ctx context.Context, s *session, r *mcp.CallToolRequest) 
 	case err != nil:
 		return nil, err
 	}
-	return pinnedAs{name, id, fmt.Sprintf("The job is kept until it is unpinned. scan_diff takes %q for it.", name)}, nil
+	return pinnedAs{name, id, fmt.Sprintf("The job is kept until it is unpinned. scan_diff takes %q for it.", name) + unpinnedBy(before, id, name)}, nil
+}
+
+// unpinnedBy says what pinning a job has unpinned: the job that had the name, and the name that the job had.
+func unpinnedBy(before map[string]string, id, name string) (say string) {
+	if other := before[name]; other != "" && other != id {
+		say = fmt.Sprintf(" Job %s had this name, and is kept as long as any other from now on.", other)
+	}
+	for was, of := range before {
+		if of == id && was != name {
+			say += fmt.Sprintf(" It was pinned as %q before, which names no job any more.", was)
+		}
+	}
+	return say
 }

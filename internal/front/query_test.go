@@ -237,6 +237,13 @@ func TestScansAreComparedByIDOrName(t *testing.T) {
 			t.Errorf("%v", row)
 		}
 	}
+	if next := fmt.Sprint(h.call(s, "job_pin", map[string]any{"name": "base", "job_id": old})["next"]); strings.Contains(next, "before") || strings.Contains(next, "had") {
+		t.Errorf("nothing was unpinned: %q", next)
+	}
+	h.call(s, "job_pin", map[string]any{"name": "newer", "job_id": now})
+	if next := fmt.Sprint(h.call(s, "job_pin", map[string]any{"name": "base", "job_id": now})["next"]); !strings.Contains(next, "Job "+old+" had this name") || !strings.Contains(next, `pinned as "newer" before`) {
+		t.Errorf("what was unpinned is not told: %q", next)
+	}
 	h.call(s, "job_pin", map[string]any{"name": "base"})
 	if got := code("scan_diff", map[string]any{"before": "base", "after": now}); got != "no_such_job" {
 		t.Error(got)

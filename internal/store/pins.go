@@ -58,6 +58,24 @@ func (s *Store) Pin(ctx context.Context, uid uint32, id, name string) error {
 	return named("pin a job", tx.Commit())
 }
 
+// Pins are the ids of a user's pinned jobs by their names.
+func (s *Store) Pins(ctx context.Context, uid uint32) (map[string]string, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT pinned, id FROM jobs INDEXED BY jobs_pinned WHERE uid = ? AND pinned <> ''", uid)
+	if err != nil {
+		return nil, named("list pins", err)
+	}
+	defer rows.Close()
+	pins := map[string]string{}
+	for rows.Next() {
+		var name, id string
+		if err := rows.Scan(&name, &id); err != nil {
+			return nil, named("list pins", err)
+		}
+		pins[name] = id
+	}
+	return pins, named("list pins", rows.Err())
+}
+
 // Unpin takes a name of a user's from its job, which is kept or pruned like any other from then on.
 func (s *Store) Unpin(ctx context.Context, uid uint32, name string) error {
 	done, err := s.db.ExecContext(ctx, "UPDATE jobs SET pinned = '' WHERE uid = ? AND pinned = ? AND pinned <> ''", uid, name)

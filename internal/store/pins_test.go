@@ -49,6 +49,9 @@ func TestAPinNamesOneJobOfOneUser(t *testing.T) {
 			t.Errorf("%s: %v; pinned: %s", step.says, err, pins())
 		}
 	}
+	if all, err := s.Pins(ctx, 1); err != nil || len(all) != 1 || all["monday"] != "c" {
+		t.Errorf("%v, %v", all, err)
+	}
 	if j, err := s.Baseline(ctx, 1, "monday"); err != nil || j.ID != "c" || len(j.Result) == 0 {
 		t.Errorf("%+v, %v", j, err)
 	}
