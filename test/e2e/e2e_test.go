@@ -447,7 +447,7 @@ func TestAFullDiskRefusesAScan(t *testing.T) {
 		}
 	})
 	t.Setenv("TMPDIR", dir)
-	h := newHouse(t, lab.Options{Settings: "limits: {output_mib: 1}\n"})
+	h := newHouse(t, lab.Options{Settings: "limits: {output_mib: 1}\njobs: {free_mib: 8}\n"})
 	scan := object{"targets": []string{lab.SSH}, "ports": []any{22}, "wait_s": 45}
 	h.call("capabilities", object{})
 	ballast := filepath.Join(dir, "ballast")
