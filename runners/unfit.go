@@ -141,7 +141,11 @@ func (n *Nmap) lacking(addresses int64) *Unfit {
 // fit says what would do, for all hosts and for each.
 func (n *Nmap) fit(u *Unfit, addresses int64) {
 	longest, longer := int64(maxLimit), *n
-	if longer.Limit = int(min(up(u.Needs), maxLimit)); u.Field == "host_timeout" {
+	longer.Limit = int(min(up(u.Needs), maxLimit))
+	if p, known := profileNamed(n.Profile); known && n.HostTimeout == n.Limit { // where it is not given it is the profile's, within the limit
+		longer.HostTimeout = max(n.HostTimeout, min(p.hostTimeout, longer.Limit))
+	}
+	if u.Field == "host_timeout" {
 		longest = min(maxHostTime, cmp.Or(int64(n.Limit), maxHostTime))
 		longer.Limit, longer.HostTimeout = n.Limit, int(min(up(u.Needs), maxHostTime))
 	}

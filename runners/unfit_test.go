@@ -24,8 +24,10 @@ func TestWhatCannotEndInTime(t *testing.T) {
 		{"nmap without discovery", nmapName, `{"targets":["10.0.0.0/22"],"ports":["1-1000"],"skip_discovery":true,"limit":600}`, "10.0.0.0/22",
 			"limit 1024s of 600s: limit: at least 1024, rate: at least 1707, addresses times ports: at most 600000"},
 		{"with discovery it may, as hosts may be down", nmapName, `{"targets":["10.0.0.0/22"],"ports":["1-1000"],"limit":600}`, "10.0.0.0/22", ""},
-		{"and may not, if one that is up takes longer", nmapName, `{"targets":["10.0.0.0/24"],"ports":["1-65535"],"limit":60,"host_timeout":60}`, "10.0.0.0/24",
-			"limit 66s of 60s: limit and host_timeout: at least 66, rate: at least 1097, ports for each address: at most 59744"},
+		{"and may not, if one that is up takes longer", nmapName, `{"targets":["10.0.0.0/24"],"ports":["1-65535"],"limit":60}`, "10.0.0.0/24",
+			"limit 66s of 60s: limit: at least 66, rate: at least 1097, ports for each address: at most 59744"},
+		{"nor in the time of each host", nmapName, `{"targets":["10.0.0.0/24"],"ports":["1-65535"],"limit":60,"host_timeout":50}`, "10.0.0.0/24",
+			"limit 66s of 60s: limit and host_timeout: at least 66, rate: at least 1311, ports for each address: at most 50000"},
 		{"who is up", nmapName, `{"targets":["10.0.0.0/16"],"profile":"discovery","rate":100,"limit":600}`, "10.0.0.0/16",
 			"limit 656s of 600s: limit: at least 656, rate: at least 110, addresses: at most 60000"},
 		{"politely", nmapName, `{"targets":["10.0.0.1"],"profile":"thorough","timing":"polite"}`, "10.0.0.1/32",
@@ -103,6 +105,9 @@ func fitted(call Call, f Fit, number, addresses int64) *Unfit {
 		n := *call.Nmap
 		switch f.What {
 		case "limit":
+			if n.HostTimeout == n.Limit { // not given
+				n.HostTimeout = int(number)
+			}
 			n.Limit = int(number)
 		case BothTimes:
 			n.Limit, n.HostTimeout = int(number), int(number)
