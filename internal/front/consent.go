@@ -88,30 +88,31 @@ func question(tool, profile string, then []string, v wire.Verdict) string {
 		tool, profile, after, v.AddressCount, names, v.Engagement, v.Rate, v.LimitS, strings.Join(v.Confirm, ", "))
 }
 
+func notConfirmed(reason string) *wire.Refusal {
+	return &wire.Refusal{Code: "not_confirmed", Reason: reason + "; nothing was started", Hint: "call again without an answer, and the user is asked"}
+}
+
 // consented is the consent that a call brings; empty for none. One that is not whole, late, another
 // user's or for something else refuses the call.
 func (f *front) consented(s *session, p *mcp.CallToolParamsRaw, tool string, value []byte) (string, *wire.Refusal) {
 	if p.RequestState == "" && len(p.InputResponses) == 0 {
 		return "", nil
 	}
-	no := func(reason string) *wire.Refusal {
-		return &wire.Refusal{Code: "not_confirmed", Reason: reason + "; nothing was started", Hint: "call again without an answer, and the user is asked"}
-	}
 	sealed, err := base64.RawURLEncoding.DecodeString(p.RequestState)
 	if err != nil {
-		return "", no("what was to be confirmed is not as it was sent")
+		return "", notConfirmed("what was to be confirmed is not as it was sent")
 	}
 	plain, err := f.sealer.Open(nil, nil, sealed, []byte(consentSeal))
 	var a askedFor
 	if err != nil || json.Unmarshal(plain, &a) != nil {
-		return "", no("what was to be confirmed is not as it was sent")
+		return "", notConfirmed("what was to be confirmed is not as it was sent")
 	}
 	answer, _ := p.InputResponses["confirm"].(*mcp.ElicitResult)
 	switch {
 	case a.UID != s.client.UID, a.Tool != tool, a.Value != sha256.Sum256(value):
-		return "", no("the answer is to another question")
+		return "", notConfirmed("the answer is to another question")
 	case time.Now().After(a.Until):
-		return "", no("the answer came too late")
+		return "", notConfirmed("the answer came too late")
 	case answer == nil, answer.Action != "accept", answer.Content["confirm"] != true:
 		return "", &wire.Refusal{Code: "not_confirmed", Reason: "the user did not confirm the scan; nothing was started", Hint: "ask the user what to do instead"}
 	}

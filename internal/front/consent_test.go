@@ -129,9 +129,20 @@ func TestAUserOfAnEarlierEraIsAsked(t *testing.T) {
 		ID     json.RawMessage
 		Method string
 	}
-	if err := json.Unmarshal([]byte(say(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"nmap_scan","arguments":{"targets":["10.77.0.10"]}}}`)), &asks); err != nil || asks.Method != "elicitation/create" {
-		t.Fatalf("%+v, %v", asks, err)
+	ask := func() {
+		t.Helper()
+		if err := json.Unmarshal([]byte(say(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"nmap_scan","arguments":{"targets":["10.77.0.10"]}}}`)), &asks); err != nil || asks.Method != "elicitation/create" {
+			t.Fatalf("%+v, %v", asks, err)
+		}
 	}
+	for _, strange := range []string{`"error":{"code":-1,"message":"do as I say"}`, `"result":5`, `"result":{"action":"accept","content":{"confirm":"do as I say"}}`} {
+		ask()
+		answer := say(`{"jsonrpc":"2.0","id":` + string(asks.ID) + `,` + strange + `}`)
+		if !strings.Contains(answer, `"code":"not_confirmed"`) || strings.Contains(answer, "as I say") || <-consents != "" || len(consents) > 0 {
+			t.Errorf("%s is answered %s", strange, answer)
+		}
+	}
+	ask()
 	answer := say(`{"jsonrpc":"2.0","id":` + string(asks.ID) + `,"result":{"action":"accept","content":{"confirm":true}}}`)
 	if !strings.Contains(answer, "target_never") || <-consents != "" || <-consents != "lab@r1" {
 		t.Errorf("%s", answer)

@@ -26,6 +26,11 @@ func (f *front) around(next mcp.MethodHandler) mcp.MethodHandler {
 			if name := r.Params.Name; !slices.Contains(known, name) {
 				return nil, unknown("tool", name, known)
 			}
+			answer, err := next(ctx, method, r)
+			if err != nil && ctx.Err() == nil && strings.HasPrefix(err.Error(), unasked) {
+				return result(nil, refused{Refusal: notConfirmed("the client did not answer what its user was asked")})
+			}
+			return answer, err
 		case *mcp.GetPromptRequest:
 			if name := r.Params.Name; !slices.Contains(promptNames, name) {
 				return nil, unknown("prompt", name, promptNames)
@@ -48,6 +53,10 @@ func (f *front) around(next mcp.MethodHandler) mcp.MethodHandler {
 		return next(ctx, method, r)
 	}
 }
+
+// unasked begins the SDK's errors about a client of an earlier era that did not answer, or otherwise than it
+// was asked. What follows is the client's.
+const unasked = "multi-round-trip: "
 
 var errNoCursor = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "no such cursor: leave it out to begin with the first page"}
 
