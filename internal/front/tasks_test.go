@@ -240,7 +240,8 @@ func TestATaskThatHasToBeConfirmed(t *testing.T) {
 	}
 	a := say("")
 	state, _ := at(a, "result", "requestState").(string)
-	if at(a, "result", "resultType") != "input_required" || state == "" || at(a, "result", "taskId") != nil {
+	contents, isList := at(a, "result", "content").([]any)
+	if at(a, "result", "resultType") != "input_required" || state == "" || at(a, "result", "taskId") != nil || !isList || len(contents) > 0 {
 		t.Fatalf("%v", a)
 	}
 	a = say(`,"requestState":"` + state + `","inputResponses":{"confirm":{"action":"accept","content":{"confirm":true}}}`)
