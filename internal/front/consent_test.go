@@ -203,3 +203,22 @@ func TestAConsentIsForWhatWasAsked(t *testing.T) {
 		t.Errorf("nothing was asked: %q, %+v", consent, refusal)
 	}
 }
+
+// A client of an earlier era that never answers what its user is asked has its call answered all the same.
+func TestACallEndsThoughItsUserIsAsked(t *testing.T) {
+	f := &front{cfg: Config{Tools: runners.BuiltIn()}, term: 20 * time.Millisecond}
+	call := f.around(func(ctx context.Context, _ string, _ mcp.Request) (mcp.Result, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	asked := &mcp.CallToolRequest{Params: &mcp.CallToolParamsRaw{Name: "nmap_scan"}}
+	answer, err := call(t.Context(), "tools/call", asked)
+	if text := string(encode(answer)); err != nil || !strings.Contains(text, "not_confirmed") {
+		t.Errorf("%s, %v", text, err)
+	}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	if answer, err := call(gone, "tools/call", asked); err == nil {
+		t.Errorf("one that is gone is answered %v", answer)
+	}
+}

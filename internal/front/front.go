@@ -50,7 +50,8 @@ type front struct {
 	ctx     context.Context // ends with Serve
 	running sync.WaitGroup  // sessions and jobs; added to under mu while not closing
 
-	sealer cipher.AEAD // of what clients keep for us; its key is this process's
+	sealer cipher.AEAD   // of what clients keep for us; its key is this process's
+	term   time.Duration // that a call may take: what a user may take to answer, and what is waited for then
 
 	statuses statuses
 
@@ -89,7 +90,7 @@ func Serve(ctx context.Context, cfg Config) error {
 }
 
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
-	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, counted: make(chan struct{}, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1), searching: make(chan struct{}, 1),
+	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, term: consentTerm + time.Minute, counted: make(chan struct{}, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1), searching: make(chan struct{}, 1),
 		jobs: map[string]*job{}, sessions: map[uint64]*session{}}
 	var err error
 	if f.sealer, err = newSealer(); err != nil {

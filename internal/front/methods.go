@@ -26,8 +26,11 @@ func (f *front) around(next mcp.MethodHandler) mcp.MethodHandler {
 			if name := r.Params.Name; !slices.Contains(known, name) {
 				return nil, unknown("tool", name, known)
 			}
-			answer, err := next(ctx, method, r)
-			if err != nil && ctx.Err() == nil && strings.HasPrefix(err.Error(), unasked) {
+			// A client of an earlier era is asked within its call, and may never answer.
+			term, stop := context.WithTimeout(ctx, f.term)
+			defer stop()
+			answer, err := next(term, method, r)
+			if err != nil && ctx.Err() == nil && (term.Err() != nil || strings.HasPrefix(err.Error(), unasked)) {
 				return result(nil, refused{Refusal: notConfirmed("the client did not answer what its user was asked")})
 			}
 			return answer, err
