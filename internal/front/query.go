@@ -3,6 +3,8 @@ package front
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/base32"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,8 +29,14 @@ const (
 // columnsBy are what result_query counts the values of.
 var columnsBy = []string{store.ColumnPort, store.ColumnHost, store.ColumnProto, store.ColumnState, store.ColumnService, store.ColumnStatus, store.ColumnName, store.ColumnProduct, store.ColumnVersion}
 
-// rowCursor names the row that was listed last, and says how many were listed until then.
-var rowCursor = regexp.MustCompile(`^([a-z2-7]{26})\.([0-9]{1,7})\.([0-9]{1,12})$`)
+// rowCursor names the row that was listed last, and says how many were listed until then, and of which question.
+var rowCursor = regexp.MustCompile(`^([a-z2-7]{26})\.([0-9]{1,7})\.([0-9]{1,12})\.([a-z2-7]{8})$`)
+
+// markOf tells a question from others, wherever its pages begin and however long they are.
+func markOf(q store.Question) string {
+	sum := sha256.Sum256(encode([]any{q.Job, q.Hosts, q.Port, q.Status, q.Proto, q.State, q.Service, q.Name, q.By}))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:5]))
+}
 
 func wordOf(name, about, example string) argument {
 	return argument{name: name, kind: "string", about: about, form: regexp.MustCompile(`^[A-Za-z0-9._|+/-]{1,64}$`), allowed: "1 to 64 of A-Z a-z 0-9 . _ | + / -", hint: "one word, as results have it", example: example}
@@ -134,6 +142,9 @@ func (f *front) resultQuery(ctx context.Context, s *session, r *mcp.CallToolRequ
 		return nil, wrong
 	}
 	q := questionOf(v)
+	if m := rowCursor.FindStringSubmatch(v.text(argRows)); m != nil && m[4] != markOf(q) {
+		return nil, faults{argRows.fault("bad_value", clip(m[0]))} // another question has other pages
+	}
 	if q.Job != "" && f.underWay(s, q.Job) != nil {
 		return nil, refused{Refusal: notOver(q.Job, "job_id")}
 	}
@@ -235,7 +246,7 @@ func answerTo(q store.Question, found store.Findings, underWay int, before int64
 		a.Rows = append(a.Rows, row)
 	}
 	if n := len(a.Rows); n > 0 && (cut || found.More) {
-		a.Cursor = fmt.Sprintf("%s.%d.%d", found.Rows[n-1].Job, found.Rows[n-1].At, before+int64(n))
+		a.Cursor = fmt.Sprintf("%s.%d.%d.%s", found.Rows[n-1].Job, found.Rows[n-1].At, before+int64(n), markOf(q))
 	} else if q.By == "" && a.Over.NotSearched == 0 {
 		a.unlisted = a.Count - before - int64(n)
 	}

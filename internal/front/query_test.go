@@ -14,6 +14,7 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/runners/report"
@@ -73,8 +74,8 @@ func TestQuestionsAboutResults(t *testing.T) {
 		{"none, and somebody looked", `{"job_id":"` + first + `","host":"10.0.0.3"}`, map[string]any{"count": 0.0, "over.looked": 1.0}, "Jobs that looked there: 1 of 1. They list none."},
 		{"one job of another user's is none", `{"job_id":"` + someJob + `"}`, map[string]any{"error.code": "no_such_job"}, ""},
 		{"all faults at once", `{"port":0,"host":"x","by":"nothing","stat":1}`, map[string]any{"faults_total": 4.0}, ""},
-		{"a cursor belongs to rows", `{"by":"port","cursor":"` + someJob + `.1.1"}`, map[string]any{"error.field": "cursor", "error.code": "conflict"}, ""},
-		{"a cursor of nobody's", `{"cursor":"` + someJob + `.1.1"}`, map[string]any{"error.field": "cursor", "error.code": "bad_value"}, ""},
+		{"a cursor belongs to rows", `{"by":"port","cursor":"` + someJob + `.1.1.abcdefgh"}`, map[string]any{"error.field": "cursor", "error.code": "conflict"}, ""},
+		{"a cursor of nobody's", `{"cursor":"` + someJob + `.1.1.` + markOf(store.Question{}) + `"}`, map[string]any{"error.field": "cursor", "error.code": "bad_value"}, ""},
 	} {
 		answer := h.call(s, "result_query", json.RawMessage(c.arguments))
 		for path, want := range c.want {
@@ -99,6 +100,13 @@ func TestQuestionsAboutResults(t *testing.T) {
 		}
 		if cursor, _ = answer["next_cursor"].(string); cursor == "" {
 			break
+		}
+		other := h.call(s, "result_query", map[string]any{"proto": "tcp", "cursor": cursor})
+		if at(other, "error", "code") != "bad_value" || at(other, "error", "field") != "cursor" {
+			t.Errorf("a cursor of another question: %s", encode(other))
+		}
+		if wider := h.call(s, "result_query", map[string]any{"limit": 50, "cursor": cursor}); wider["error"] != nil {
+			t.Errorf("a cursor with a longer page: %s", encode(wider))
 		}
 	}
 	if slices.Sort(seen); len(seen) != 6 || len(slices.Compact(seen)) != 6 {
