@@ -471,13 +471,7 @@ func (s *declaredScan) intrusive() (reasons []string) {
 			}
 		}
 	}
-	if count := countTargets(s.Targets); count > largeNetwork {
-		reasons = append(reasons, fmt.Sprintf("%d addresses, more than %d", count, largeNetwork))
-	}
-	if s.Rate > highRate {
-		reasons = append(reasons, fmt.Sprintf("%d packets per second, more than %d", s.Rate, highRate))
-	}
-	return reasons
+	return append(reasons, excess(countTargets(s.Targets), s.Rate)...)
 }
 
 // bounded leaves a rate that was left open at DefaultRate, or lower, as masscan's does.

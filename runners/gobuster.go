@@ -116,10 +116,7 @@ func (g *Gobuster) intrusive() (reasons []string) {
 	if g.Threads > manyThreads {
 		reasons = append(reasons, fmt.Sprintf("%d threads, more than %d", g.Threads, manyThreads))
 	}
-	if g.Rate > highRate {
-		reasons = append(reasons, fmt.Sprintf("%d packets per second, more than %d", g.Rate, highRate))
-	}
-	return reasons
+	return append(reasons, excess(1, g.Rate)...)
 }
 
 func (g *Gobuster) bounded(rate int, limit time.Duration) Call {

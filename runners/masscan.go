@@ -373,15 +373,7 @@ func countPorts(ranges []ProtoPorts) (n int) {
 	return n
 }
 
-func (m *Masscan) intrusive() (reasons []string) {
-	if count := countTargets(m.Targets); count > largeNetwork {
-		reasons = append(reasons, fmt.Sprintf("%d addresses, more than %d", count, largeNetwork))
-	}
-	if m.Rate > highRate {
-		reasons = append(reasons, fmt.Sprintf("%d packets per second, more than %d", m.Rate, highRate))
-	}
-	return reasons
-}
+func (m *Masscan) intrusive() []string { return excess(countTargets(m.Targets), m.Rate) }
 
 // bounded leaves a rate that was left open at DefaultRate, or lower: an engagement's rate is what it grants, not what a
 // scanner without any care for its targets is to send by default.

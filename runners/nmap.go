@@ -213,11 +213,16 @@ func (n *Nmap) intrusive() []string {
 	if n.VersionIntensity != nil && *n.VersionIntensity == maxIntensity {
 		reasons = append(reasons, "version_intensity 9: every probe to every open port")
 	}
-	if count := n.addressCount(); count > largeNetwork {
-		reasons = append(reasons, fmt.Sprintf("%d addresses, more than %d", count, largeNetwork))
+	return append(reasons, excess(n.addressCount(), n.Rate)...)
+}
+
+// excess is why so many addresses, or such a rate, are more than an ordinary call has.
+func excess(addresses int64, rate int) (reasons []string) {
+	if addresses > largeNetwork {
+		reasons = append(reasons, fmt.Sprintf("%d addresses, more than %d", addresses, largeNetwork))
 	}
-	if n.Rate > highRate {
-		reasons = append(reasons, fmt.Sprintf("%d packets per second, more than %d", n.Rate, highRate))
+	if rate > highRate {
+		reasons = append(reasons, fmt.Sprintf("%d packets per second, more than %d", rate, highRate))
 	}
 	return reasons
 }

@@ -115,7 +115,7 @@ func TestASlotThatSomebodyChangesIsLost(t *testing.T) {
 				select {
 				case <-s.Lost():
 					t.Logf("lost %v after the change", time.Since(changed))
-				case <-time.After(8 * stopsWithin):
+				case <-time.After(5 * stopsWithin):
 					t.Fatal("the slot does not say that it is lost")
 				}
 				if err := s.Check(); !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), hand.what) {
@@ -258,7 +258,7 @@ func TestLostEventsOfLinksAreFoundOutAbout(t *testing.T) {
 	watching(t, n)
 	select {
 	case <-s.Lost():
-	case <-time.After(8 * stopsWithin):
+	case <-time.After(stopsWithin):
 		t.Error("the change was not found out about")
 	}
 }

@@ -93,7 +93,7 @@ func TestASlotsAddressIsLent(t *testing.T) {
 	l, _, s := onSegment(t)
 	uplink, err := netlink.LinkByName("uplink")
 	must(t, err)
-	asks := func(a netip.Addr, wait time.Duration) bool { // an answer of ARP
+	asks := func(a netip.Addr) bool { // an answer of ARP
 		var found bool
 		l.in(t, func() {
 			eth0, err := netlink.LinkByName("eth0")
@@ -102,7 +102,7 @@ func TestASlotsAddressIsLent(t *testing.T) {
 			c, err := net.Dial("udp", netip.AddrPortFrom(a, 9).String())
 			must(t, err)
 			defer c.Close()
-			for until := time.Now().Add(wait); !found && time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+			for until := time.Now().Add(time.Second); !found && time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
 				_, _ = c.Write([]byte("hello")) // refused, once it arrives
 				list, err := netlink.NeighList(eth0.Attrs().Index, netlink.FAMILY_ALL)
 				must(t, err)
@@ -114,11 +114,11 @@ func TestASlotsAddressIsLent(t *testing.T) {
 		return found
 	}
 	for _, a := range []netip.Addr{s.inner4, s.inner6} {
-		if !asks(a, 5*time.Second) {
+		if !asks(a) {
 			t.Errorf("nobody answers for %s", a)
 		}
 	}
-	if free := plus(s.inner4, 1); asks(free, time.Second) {
+	if free := plus(s.inner4, 1); asks(free) {
 		t.Errorf("somebody answers for %s", free)
 	}
 	for _, to := range []netip.Addr{allowed, allowed6} {
@@ -136,7 +136,7 @@ func TestASlotsAddressIsLent(t *testing.T) {
 	}
 	must(t, s.Close())
 	for _, a := range []netip.Addr{s.inner4, s.inner6} {
-		for until := time.Now().Add(10 * time.Second); asks(a, time.Second); {
+		for until := time.Now().Add(5 * time.Second); asks(a); {
 			if time.Now().After(until) {
 				t.Fatalf("somebody still answers for %s", a)
 			}
@@ -182,7 +182,7 @@ func TestWhoChangesTheSegmentEndsSlots(t *testing.T) {
 			c.change(t, s)
 			select {
 			case <-s.Lost():
-			case <-time.After(8 * stopsWithin):
+			case <-time.After(5 * stopsWithin):
 				t.Fatal("the slot does not say that it is lost")
 			}
 			if err := s.Check(); !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), c.what) {
@@ -383,7 +383,7 @@ func TestNoBroadcastLeavesASegment(t *testing.T) {
 	select {
 	case err := <-told:
 		must(t, err)
-	case <-time.After(8 * stopsWithin):
+	case <-time.After(5 * stopsWithin):
 		t.Fatal("nobody is told of a new broadcast address")
 	}
 	if err := s.Check(); !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), "10.77.6.255") {
