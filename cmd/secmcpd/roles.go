@@ -33,12 +33,14 @@ func serveCommand(s *surroundings) *cobra.Command {
 				return err
 			}
 			settings.tellDeclared(s.logger())
-			listener, err := activated("front")
+			sockets, err := activated("front")
 			if err != nil {
 				return err
 			}
 			collectSeldom()
-			return front.Serve(c.Context(), settings.front(s, listener, nil))
+			cfg := settings.front(s, sockets["front"], nil)
+			cfg.Admin = sockets["admin"]
+			return front.Serve(c.Context(), cfg)
 		},
 	}
 }
@@ -63,9 +65,11 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if cfg.Listener, err = activated("mcp"); err != nil {
+			sockets, err := activated("mcp")
+			if err != nil {
 				return err
 			}
+			cfg.Listener, cfg.Operators = sockets["mcp"], sockets["launcher-admin"]
 			if err := undumpable(); err != nil {
 				return err
 			}
@@ -78,19 +82,25 @@ func launcherCommand(s *surroundings) *cobra.Command {
 	return c
 }
 
-// activated takes the socket of a name from systemd.
-func activated(name string) (*net.UnixListener, error) {
+// activated takes the sockets that systemd has for this role, by their names. One it cannot do without.
+func activated(needed string) (map[string]*net.UnixListener, error) {
 	named, err := activation.ListenersWithNames()
 	if err != nil {
 		return nil, fmt.Errorf("cannot take sockets: %w", err)
 	}
-	for _, l := range named[name] {
-		if u, ok := l.(*net.UnixListener); ok {
-			u.SetUnlinkOnClose(false) // the path is systemd's
-			return u, nil
+	sockets := map[string]*net.UnixListener{}
+	for name, listeners := range named {
+		for _, l := range listeners {
+			if u, ok := l.(*net.UnixListener); ok {
+				u.SetUnlinkOnClose(false) // the path is systemd's
+				sockets[name] = u
+			}
 		}
 	}
-	return nil, fmt.Errorf("cannot start by hand: no socket named %q was passed (LISTEN_FDS); systemd starts this role, `secmcpd stdio` needs no systemd", name)
+	if sockets[needed] == nil {
+		return nil, fmt.Errorf("cannot start by hand: no socket named %q was passed (LISTEN_FDS); systemd starts this role, `secmcpd stdio` needs no systemd", needed)
+	}
+	return sockets, nil
 }
 
 // undumpable keeps other processes of the same user from reading this one's memory.

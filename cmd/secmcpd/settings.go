@@ -31,10 +31,12 @@ import (
 // only what differs; a later file wins, key by key. The zero of a key is never a default:
 // defaults come from defaultSettings, which the manual prints.
 type settings struct {
-	FrontUser        string            `yaml:"front_user"`         // name or number of the front's user
-	FrontSocket      string            `yaml:"front_socket"`       // where the launcher finds the front
-	StateDir         string            `yaml:"state_dir"`          // the front's: jobs and results
-	LauncherStateDir string            `yaml:"launcher_state_dir"` // the launcher's: records of running scans
+	FrontUser        string            `yaml:"front_user"`            // name or number of the front's user
+	FrontSocket      string            `yaml:"front_socket"`          // where the launcher finds the front
+	AdminSocket      string            `yaml:"admin_socket"`          // where operators find the front
+	LauncherAdmin    string            `yaml:"launcher_admin_socket"` // and the launcher
+	StateDir         string            `yaml:"state_dir"`             // the front's: jobs and results
+	LauncherStateDir string            `yaml:"launcher_state_dir"`    // the launcher's: records of running scans
 	AuditDir         string            `yaml:"audit_dir"`
 	EngagementsDir   string            `yaml:"engagements_dir"`
 	RunnersDir       string            `yaml:"runners_dir"`       // of declared scanners
@@ -112,6 +114,8 @@ func defaultSettings() settings {
 	return settings{
 		FrontUser:        "secmcpd",
 		FrontSocket:      "/run/secmcpd/front.sock",
+		AdminSocket:      "/run/secmcpd/admin.sock",
+		LauncherAdmin:    "/run/secmcpd/launcher-admin.sock",
 		StateDir:         "/var/lib/secmcpd",
 		LauncherStateDir: "/var/lib/secmcpd-launcher",
 		AuditDir:         "/var/log/secmcpd",
@@ -257,7 +261,7 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 			wrong(field, d, "1m to 87600h", "")
 		}
 	}
-	for field, p := range map[string]string{"front_socket": s.FrontSocket, "state_dir": s.StateDir, "launcher_state_dir": s.LauncherStateDir,
+	for field, p := range map[string]string{"front_socket": s.FrontSocket, "admin_socket": s.AdminSocket, "launcher_admin_socket": s.LauncherAdmin, "state_dir": s.StateDir, "launcher_state_dir": s.LauncherStateDir,
 		"audit_dir": s.AuditDir, "engagements_dir": s.EngagementsDir, "runners_dir": s.RunnersDir} {
 		if !filepath.IsAbs(p) || filepath.Clean(p) != p {
 			wrong(field, p, "an absolute path", "")
@@ -511,7 +515,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 	}
 	l := s.Limits
 	return launcher.Config{
-		FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir, Tools: s.tools(),
+		Version: version, FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir, Tools: s.tools(),
 		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued, Budget: s.Scans.Packets,
 		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, Interface: s.Slots.Interface, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Wordlists: s.Wordlists.Directories, Accept: s.AcceptUnenforced,

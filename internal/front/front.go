@@ -27,6 +27,7 @@ import (
 type Config struct {
 	Listener *net.UnixListener // where the launcher connects; nil in stdio
 	Link     *net.UnixConn     // stdio: the launcher is the parent
+	Admin    *net.UnixListener // admin.sock; nil: none
 	StateDir string
 	Tools    runners.Table // the scanners that there are
 	Metrics  string        // the file for node_exporter; "": none
@@ -64,6 +65,7 @@ type front struct {
 
 	mu       sync.Mutex
 	closing  bool
+	since    time.Time
 	link     *link // nil: no launcher
 	jobs     map[string]*job
 	sessions map[uint64]*session
@@ -91,7 +93,7 @@ func Serve(ctx context.Context, cfg Config) error {
 
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
 	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, term: consentTerm + time.Minute, counted: make(chan struct{}, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1), searching: make(chan struct{}, 1),
-		jobs: map[string]*job{}, sessions: map[uint64]*session{}}
+		jobs: map[string]*job{}, sessions: map[uint64]*session{}, since: time.Now()}
 	var err error
 	if f.sealer, err = newSealer(); err != nil {
 		return nil, err
@@ -115,6 +117,7 @@ func (f *front) serve(stop func()) error {
 	} else {
 		g.Go(func() error { return f.accept(ctx) })
 	}
+	g.Go(func() error { return f.serveAdmin(ctx) })
 	g.Go(func() error { return f.house(ctx) })
 	g.Go(func() error {
 		f.index()

@@ -34,6 +34,7 @@ type link struct {
 	seq     uint64
 	waiting map[uint64]chan wire.Reply
 	listed  map[string]bool // jobs that it spoke of; nil once synced
+	state   *wire.State     // as it last said; nil: not yet
 }
 
 var errUnreachable = errors.New("the launcher cannot be reached")
@@ -137,6 +138,10 @@ func (f *front) dispatch(l *link, m wire.Message, files []*os.File) error {
 		f.hangUp(m.Gone.Handle)
 	case m.Reply != nil:
 		l.deliver(*m.Reply)
+	case m.State != nil:
+		l.mu.Lock()
+		l.state = m.State
+		l.mu.Unlock()
 	case m.Synced != nil:
 		f.reconcile(l)
 	default:
@@ -212,6 +217,17 @@ func (f *front) launcher() *link {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.link
+}
+
+// launcherState is what the launcher last said of itself; nil: there is none, or it has not spoken yet.
+func (f *front) launcherState() *wire.State {
+	l := f.launcher()
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state
 }
 
 func (l *link) spokeOf(job string) {

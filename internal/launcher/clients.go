@@ -103,6 +103,7 @@ func (l *Launcher) connect(c *client) error {
 		return err
 	}
 	l.introduce(c)
+	l.stateChanged()
 	return nil
 }
 
@@ -118,6 +119,7 @@ func (l *Launcher) disconnect(handle uint64) {
 	l.hangups.forget(c)
 	c.close()
 	l.send(wire.Message{Gone: &wire.Gone{Handle: handle}})
+	l.stateChanged()
 	if l.cfg.stdio() {
 		l.stop() // it was the only one there will be
 	}

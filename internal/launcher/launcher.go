@@ -31,7 +31,9 @@ import (
 
 // Config is what the launcher is told at its start. It has no defaults: main gives them.
 type Config struct {
+	Version     string
 	Listener    *net.UnixListener // mcp.sock; nil in stdio
+	Operators   *net.UnixListener // launcher-admin.sock; nil: none
 	FrontSocket string            // path of the front's socket
 	Front       *net.UnixConn     // stdio: the front is a child, already connected
 	Stdio       *Stdio            // stdio: the one caller
@@ -123,7 +125,9 @@ type Launcher struct {
 	unheard   unheard
 	hangups   *hangups
 	wanted    chan struct{} // a front is needed
-	stop      func()        // ends serve
+	changed   chan struct{} // holds one: the state is not what the front was told
+	since     time.Time
+	stop      func() // ends serve
 	link      link
 	deciding  sync.Mutex     // one verdict at a time
 	resolving *policy.Gate   // one box for names at a time
@@ -187,6 +191,8 @@ func (l *Launcher) serve(ctx context.Context) error {
 	g.Go(func() error { return l.followFilter(rest) })
 	g.Go(func() error { return l.keepLinked(rest) })
 	g.Go(func() error { return l.accept(ctx) })
+	g.Go(func() error { return l.acceptOperators(rest) })
+	g.Go(func() error { return l.tellState(rest) })
 	g.Go(func() error {
 		<-ctx.Done()
 		l.cfg.Notify("STOPPING=1")
@@ -210,7 +216,7 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(cfg.Tools), print: "never read"},
 		gate:    policy.NewGate(cfg.Slots, cfg.Queue, cfg.Budget),
 		clients: map[uint64]*client{}, jobs: map[string]*job{}, requests: map[uint32]int{},
-		servers: Resolvers, wanted: make(chan struct{}, 1), resolving: policy.NewGate(1, maxRecords, 0)}
+		servers: Resolvers, wanted: make(chan struct{}, 1), changed: make(chan struct{}, 1), since: time.Now(), resolving: policy.NewGate(1, maxRecords, 0)}
 	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
 	l.scanners = scanners{tools: cfg.Tools, turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, ask: l.runVersion}
 	l.wordlists.dirs = cfg.Wordlists

@@ -168,6 +168,7 @@ func (l *Launcher) bring(conn *wire.Conn, gaps []wire.Gap) error {
 			return err
 		}
 	}
+	l.stateChanged() // for this front
 	if err := conn.Send(wire.Message{Synced: &wire.Synced{}}); err != nil {
 		return err
 	}
@@ -361,6 +362,7 @@ func (l *Launcher) introduceLocked(c *client) error {
 func (l *Launcher) show(j *job) {
 	l.link.mu.Lock()
 	defer l.link.mu.Unlock()
+	l.stateChanged()
 	if l.link.conn == nil {
 		l.want()
 		return

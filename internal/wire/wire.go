@@ -7,7 +7,7 @@
 // front that carries one ends the connection.
 //
 //	launcher → front   Hello, then Job for each record it keeps, then Synced
-//	                   Client (with the connection), Gone, Job, Reply
+//	                   Client (with the connection), Gone, Job, State, Reply
 //	front → launcher   Hello, then Start, Preview, Ask, Cancel, Ack, Leave
 //
 // The launcher treats whatever the front sends as hostile: every field is bounded here, and
@@ -56,6 +56,7 @@ type Message struct {
 	Client  *Client  `cbor:"client,omitempty"`
 	Gone    *Gone    `cbor:"gone,omitempty"`
 	Job     *Job     `cbor:"job,omitempty"`
+	State   *State   `cbor:"state,omitempty"`
 	Synced  *Synced  `cbor:"synced,omitempty"`
 	Reply   *Reply   `cbor:"reply,omitempty"`
 	Start   *Start   `cbor:"start,omitempty"`
@@ -183,6 +184,8 @@ type Refusal struct {
 	Hint      string   `cbor:"hint,omitempty" json:"hint,omitempty"`
 	Rule      string   `cbor:"rule,omitempty" json:"rule,omitempty"`
 	Retryable bool     `cbor:"retryable" json:"retryable"`
+	// RetryAfterS is in how many seconds asking again may help; 0: not known.
+	RetryAfterS int64 `cbor:"retry_after_s,omitempty" json:"retry_after_s,omitempty"`
 }
 
 // Verdict is the answer of policy as the front may show it. The lists hold at most [MaxList]
@@ -466,7 +469,7 @@ func Decode(b []byte, limit int, into any) error {
 // bounds.
 func (m *Message) check() error {
 	n := 0
-	for _, set := range []bool{m.Hello != nil, m.Client != nil, m.Gone != nil, m.Job != nil, m.Synced != nil,
+	for _, set := range []bool{m.Hello != nil, m.Client != nil, m.Gone != nil, m.Job != nil, m.State != nil, m.Synced != nil,
 		m.Reply != nil, m.Start != nil, m.Preview != nil, m.Ask != nil, m.Cancel != nil, m.Ack != nil, m.Leave != nil} {
 		if set {
 			n++

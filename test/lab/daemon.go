@@ -43,7 +43,7 @@ type Daemon struct {
 	limits []string // layers that the cgroup of this machine cannot give
 
 	mu      sync.Mutex
-	sockets map[Role]*os.File
+	sockets map[Role][]socket
 	roles   map[Role]*role
 	restart bool
 	ending  bool
@@ -70,6 +70,12 @@ tools: {nmap_scan: {profiles: ["*"]}, masscan_scan: {profiles: ["*"]}}
 intrusive: allow
 `
 
+// socket is one that systemd would hold.
+type socket struct {
+	name string
+	file *os.File
+}
+
 // Options of Start. The zero value is a daemon with Engagement, restarting what dies.
 type Options struct {
 	Settings    string            // more of secmcpd.yaml
@@ -89,7 +95,7 @@ type Options struct {
 
 // Start starts the daemon of a binary and waits until it is ready.
 func Start(binary string, o Options) (_ *Daemon, err error) {
-	d := &Daemon{sockets: map[Role]*os.File{}, roles: map[Role]*role{}, restart: !o.NoRestart}
+	d := &Daemon{sockets: map[Role][]socket{}, roles: map[Role]*role{}, restart: !o.NoRestart}
 	defer func() {
 		if err != nil {
 			logs := d.Log(Launcher) + d.Log(Front)
@@ -117,19 +123,24 @@ func Start(binary string, o Options) (_ *Daemon, err error) {
 	if err := d.configure(o); err != nil || o.NoRoles {
 		return d, err
 	}
-	for r, s := range map[Role]struct {
-		path, network string
-		mode          os.FileMode
-	}{Launcher: {d.Socket(), "unix", 0o666}, Front: {filepath.Join(d.Dir, "front.sock"), "unixpacket", 0o600}} {
+	for _, s := range []struct {
+		role                Role
+		name, path, network string
+		mode                os.FileMode
+	}{
+		{Launcher, "mcp", d.Socket(), "unix", 0o666}, {Launcher, "launcher-admin", d.LauncherAdminSocket(), "unixpacket", 0o600},
+		{Front, "front", filepath.Join(d.Dir, "front.sock"), "unixpacket", 0o600}, {Front, "admin", d.AdminSocket(), "unix", 0o600},
+	} {
 		l, err := net.ListenUnix(s.network, &net.UnixAddr{Name: s.path, Net: s.network})
 		if err != nil {
 			return nil, err
 		}
 		l.SetUnlinkOnClose(false)
-		d.sockets[r], err = l.File()
+		f, err := l.File()
 		if err := errors.Join(err, l.Close(), os.Chmod(s.path, s.mode)); err != nil {
 			return nil, err
 		}
+		d.sockets[s.role] = append(d.sockets[s.role], socket{s.name, f})
 	}
 	for _, r := range []Role{Front, Launcher} {
 		if err := d.start(r); err != nil {
@@ -141,6 +152,10 @@ func Start(binary string, o Options) (_ *Daemon, err error) {
 
 // Socket is where agents connect.
 func (d *Daemon) Socket() string { return filepath.Join(d.Dir, "mcp.sock") }
+
+// AdminSocket and LauncherAdminSocket are where operators find the two rooms.
+func (d *Daemon) AdminSocket() string         { return filepath.Join(d.Dir, "admin.sock") }
+func (d *Daemon) LauncherAdminSocket() string { return filepath.Join(d.Dir, "launcher-admin.sock") }
 
 // Accepts are the layers that this machine cannot enforce, as the configuration accepts them.
 func (d *Daemon) Accepts() []string { return d.limits }
@@ -227,9 +242,9 @@ func (d *Daemon) configure(o Options) error {
 	}
 	o.Settings += "slots: {" + strings.Join(slots, ", ") + "}\n"
 	d.Config = filepath.Join(d.Dir, "secmcpd.yaml")
-	return os.WriteFile(d.Config, fmt.Appendf(nil, "front_user: %q\nfront_socket: %s/front.sock\nstate_dir: %s/state\nlauncher_state_dir: %s/launcher\n"+
+	return os.WriteFile(d.Config, fmt.Appendf(nil, "front_user: %q\nfront_socket: %s/front.sock\nadmin_socket: %s/admin.sock\nlauncher_admin_socket: %s/launcher-admin.sock\nstate_dir: %s/state\nlauncher_state_dir: %s/launcher\n"+
 		"audit_dir: %s/audit\nengagements_dir: %s/engagements.d\nrunners_dir: %s/runners.d\nresolvers: [%s]\naccept_unenforced: [%s]\n%s",
-		strconv.Itoa(FrontUID), d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, DNS, accept, o.Settings), 0o644)
+		strconv.Itoa(FrontUID), d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, DNS, accept, o.Settings), 0o644)
 }
 
 // start starts a role and waits until it says READY=1.
@@ -242,9 +257,7 @@ func (d *Daemon) start(r Role) error {
 	// The shell is there for LISTEN_PID alone, which must be the pid of what it executes.
 	argv := []string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}
 	attr := &syscall.SysProcAttr{Setpgid: true}
-	name := "mcp"
 	if r == Front {
-		name = "front"
 		id := strconv.Itoa(FrontUID)
 		argv = append(argv, "setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
 		attr.Cloneflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC
@@ -268,9 +281,13 @@ func (d *Daemon) start(r Role) error {
 		one.log = before.log
 	}
 	d.mu.Unlock()
-	one.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LISTEN_FDS=1", "LISTEN_FDNAMES=" + name, "NOTIFY_SOCKET=" + path}
+	var names []string
+	for _, s := range d.sockets[r] {
+		names = append(names, s.name)
+		one.cmd.ExtraFiles = append(one.cmd.ExtraFiles, s.file)
+	}
+	one.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LISTEN_FDS=" + strconv.Itoa(len(names)), "LISTEN_FDNAMES=" + strings.Join(names, ":"), "NOTIFY_SOCKET=" + path}
 	one.cmd.Dir, one.cmd.Stderr, one.cmd.SysProcAttr = "/", one.log, attr
-	one.cmd.ExtraFiles = []*os.File{d.sockets[r]}
 	if err := one.cmd.Start(); err != nil {
 		return err
 	}
@@ -410,8 +427,10 @@ func (d *Daemon) Stop() error {
 		}
 	}
 	d.running.Wait()
-	for _, s := range d.sockets {
-		errs = append(errs, s.Close())
+	for _, of := range d.sockets {
+		for _, s := range of {
+			errs = append(errs, s.file.Close())
+		}
 	}
 	if d.outer != "" {
 		errs = append(errs, removeCgroup(d.outer))

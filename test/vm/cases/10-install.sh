@@ -3,7 +3,7 @@ refused id -u secmcpd
 dpkg -i "$deb"
 id -u secmcpd
 for group in secmcpd-agents secmcpd-admin; do getent group "$group"; done
-for unit in secmcpd.socket secmcpd-front.socket; do
+for unit in secmcpd.socket secmcpd-front.socket secmcpd-admin.socket secmcpd-launcher-admin.socket; do
 	equal "$unit" "$(systemctl is-enabled "$unit") $(property "$unit" ActiveState)" "enabled active"
 done
 equal "mcp.sock" "$(stat -c '%a %U:%G' /run/secmcpd/mcp.sock)" "660 root:secmcpd-agents"

@@ -1,0 +1,81 @@
+package front
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"time"
+
+	"github.com/secmcpd/secmcpd/internal/wire"
+)
+
+// Bounds of the operators' requests.
+const (
+	adminHeader = 16 << 10         // bytes of one request's head
+	adminRead   = 10 * time.Second // until it is there
+	adminWrite  = 60 * time.Second // of an answer
+	adminIdle   = time.Minute
+	adminClose  = 2 * time.Second // for answers under way, when the front ends
+)
+
+// serveAdmin answers operators on their socket, until ctx ends. Its mode says who they are: they
+// see every user's jobs. What changes anything is asked of the launcher, not here.
+func (f *front) serveAdmin(ctx context.Context) error {
+	if f.cfg.Admin == nil {
+		return nil
+	}
+	s := &http.Server{Handler: f.adminHandler(), MaxHeaderBytes: adminHeader, ReadHeaderTimeout: adminRead, ReadTimeout: adminRead,
+		WriteTimeout: adminWrite, IdleTimeout: adminIdle, ErrorLog: log.New(discard{}, "", 0)} // it would quote what was sent
+	defer context.AfterFunc(ctx, func() {
+		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), adminClose)
+		defer done()
+		if s.Shutdown(ctx) != nil {
+			s.Close()
+		}
+	})()
+	if err := s.Serve(f.cfg.Admin); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot answer operators: %w", err)
+	}
+	return nil
+}
+
+type discard struct{}
+
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+
+func (f *front) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, http.StatusOK, f.status()) })
+	return mux
+}
+
+// answerJSON answers with v, which is one of our own types.
+func answerJSON(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+}
+
+// adminStatus is the answer of /v1/status.
+type adminStatus struct {
+	Version  string      `json:"version"`
+	Since    time.Time   `json:"since"`
+	Sessions int         `json:"sessions"`
+	Queued   int         `json:"queued"`
+	Running  int         `json:"running"`
+	Gaps     []wire.Gap  `json:"gaps,omitempty"`
+	Launcher *wire.State `json:"launcher"` // null: it is not connected
+}
+
+func (f *front) status() adminStatus {
+	s := adminStatus{Version: f.cfg.Version, Since: f.since, Gaps: f.gaps, Launcher: f.launcherState()}
+	s.Queued, s.Running = f.underWayNow()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.Sessions = len(f.sessions)
+	return s
+}

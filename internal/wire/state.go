@@ -1,0 +1,20 @@
+package wire
+
+import "time"
+
+// State is what the launcher says of itself: to the front when their connection opens, within a
+// second of a change and every few seconds, and to operators who ask. All of it is bounded, and in
+// words of ours.
+type State struct {
+	Version  string    `cbor:"version" json:"version"`
+	Since    time.Time `cbor:"since" json:"since"`       // when this launcher started
+	At       time.Time `cbor:"at" json:"at"`             // when this was so
+	Clients  int       `cbor:"clients" json:"clients"`   // connections of agents
+	Slots    int       `cbor:"slots" json:"slots"`       // scans at once
+	Running  int       `cbor:"running" json:"running"`   // slots that are taken
+	Waiting  int       `cbor:"waiting" json:"waiting"`   // scans that wait for one, or for their part of a budget
+	Budget   int       `cbor:"budget" json:"budget"`     // packets a second of all scans together; 0: no bound
+	Reserved int       `cbor:"reserved" json:"reserved"` // of it, by scans that run
+	Filter   string    `cbor:"filter,omitempty" json:"filter,omitempty"`
+	Gaps     []Gap     `cbor:"gaps,omitempty" json:"gaps,omitempty"` // layers that are not in force, at most MaxList
+}
