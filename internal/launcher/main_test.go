@@ -106,6 +106,7 @@ type house struct {
 	conn   *wire.Conn // the front's end
 	raw    *net.UnixConn
 	events chan event
+	early  []event // came before an answer that was waited for
 	seq    uint64
 	inside func(*Launcher) // changes it before it lives
 }
@@ -211,13 +212,16 @@ func (h *house) greet(gaps ...wire.Gap) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.raw, h.conn, h.events = raw, wire.NewFront(raw), make(chan event, 256)
+	h.raw, h.conn, h.events, h.early = raw, wire.NewFront(raw), make(chan event, 256), nil
 	if err := h.conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version, Gaps: gaps}}); err != nil {
 		h.t.Fatal(err)
 	}
 	go func(conn *wire.Conn, events chan event) {
 		for {
 			m, files, err := conn.Receive()
+			if m.State != nil {
+				continue // it comes again and again, between all else
+			}
 			events <- event{m, files, err}
 			if err != nil {
 				return
@@ -231,6 +235,11 @@ func (h *house) greet(gaps ...wire.Gap) {
 
 func (h *house) next() event {
 	h.t.Helper()
+	if len(h.early) > 0 {
+		e := h.early[0]
+		h.early = h.early[1:]
+		return e
+	}
 	select {
 	case e := <-h.events:
 		return e
@@ -314,7 +323,8 @@ func (h *house) known(c *net.UnixConn) uint64 {
 	return e.m.Client.Handle
 }
 
-// reply sends a request and waits for its answer.
+// reply sends a request and waits for its answer. What comes before it comes after it: a job may end before
+// the answer to its cancel.
 func (h *house) reply(request func(seq uint64) wire.Message) wire.Reply {
 	h.t.Helper()
 	h.seq++
@@ -322,7 +332,18 @@ func (h *house) reply(request func(seq uint64) wire.Message) wire.Reply {
 	if err := h.conn.Send(request(seq)); err != nil {
 		h.t.Fatal(err)
 	}
-	return *h.until(func(m wire.Message) bool { return m.Reply != nil && m.Reply.Seq == seq }).m.Reply
+	var early []event
+	for {
+		e := h.next()
+		if e.err != nil {
+			h.t.Fatalf("the launcher hung up: %v", e.err)
+		}
+		if e.m.Reply != nil && e.m.Reply.Seq == seq {
+			h.early = append(early, h.early...)
+			return *e.m.Reply
+		}
+		early = append(early, e)
+	}
 }
 
 func (h *house) start(handle uint64, job string, value []byte) *wire.Refusal {
