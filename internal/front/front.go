@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/cipher"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -55,6 +56,7 @@ type front struct {
 	term   time.Duration // that a call may take: what a user may take to answer, and what is waited for then
 
 	statuses statuses
+	damaged  chan error // holds one: the store is not what was written
 
 	counted   chan struct{} // holds one: a job has ended since metrics were written
 	keeping   sync.Mutex    // one job's result at a time is put into the store: each may be large
@@ -82,6 +84,9 @@ func Serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer s.Close()
+	if a := s.Aside(); a != nil {
+		cfg.Log.Error("the database of jobs was damaged and is set aside; what could be read of it is taken over", "to", a.Path, "jobs", a.Kept, "why", a.Why)
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	f, err := newFront(ctx, cfg, s, gaps)
@@ -92,7 +97,7 @@ func Serve(ctx context.Context, cfg Config) error {
 }
 
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
-	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, term: consentTerm + time.Minute, counted: make(chan struct{}, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1), searching: make(chan struct{}, 1),
+	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, term: consentTerm + time.Minute, counted: make(chan struct{}, 1), damaged: make(chan error, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1), searching: make(chan struct{}, 1),
 		jobs: map[string]*job{}, sessions: map[uint64]*session{}, since: time.Now()}
 	var err error
 	if f.sealer, err = newSealer(); err != nil {
@@ -125,6 +130,7 @@ func (f *front) serve(stop func()) error {
 	})
 	g.Go(func() error { return f.watchSpace(ctx) })
 	g.Go(func() error { return f.count(ctx) })
+	g.Go(func() error { return f.endWhenDamaged(ctx) })
 	f.cfg.Notify("READY=1")
 	err := g.Wait()
 	stop()
@@ -169,6 +175,27 @@ func (f *front) remember(ctx context.Context) error {
 	return nil
 }
 
+// looksDamaged has the front end, and its next start see to the store, if that is what an error says. Scans
+// run on meanwhile, and are taken up again.
+func (f *front) looksDamaged(err error) {
+	if !errors.Is(err, store.ErrDamaged) {
+		return
+	}
+	select {
+	case f.damaged <- err:
+	default:
+	}
+}
+
+func (f *front) endWhenDamaged(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-f.damaged:
+		return errors.Join(err, f.store.Suspect())
+	}
+}
+
 // prune removes what is too much or too old, one at a time: two that found the same surplus would
 // remove it twice.
 func (f *front) prune(ctx context.Context) {
@@ -178,6 +205,7 @@ func (f *front) prune(ctx context.Context) {
 	if n > 0 || err != nil {
 		f.statuses.forget()
 	}
+	f.looksDamaged(err)
 	if err != nil && ctx.Err() == nil {
 		f.log.Error("cannot remove old jobs", "why", err)
 	} else if n > 0 {

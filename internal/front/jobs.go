@@ -2,6 +2,7 @@ package front
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base32"
@@ -92,6 +93,7 @@ func (f *front) begin(ctx context.Context, s *session, row store.Job, value []by
 	j := newJob(f.cfg.Tools, row)
 	j.asker, j.consent = s, consent
 	if err := f.store.Create(ctx, row); err != nil {
+		f.looksDamaged(err)
 		f.log.Error("cannot keep a job", "why", err)
 		return nil, storeRefusal(err)
 	}
@@ -176,13 +178,10 @@ func storeRefusal(err error) *wire.Refusal {
 
 // learn takes a record from the launcher, with the descriptors of its outputs the first time.
 func (f *front) learn(l *link, record wire.Job, files []*os.File) {
-	f.mu.Lock()
-	j := f.jobs[record.ID]
-	f.mu.Unlock()
+	j, over := f.known(record)
 	if j == nil {
-		// Committed before, and the acknowledgement was lost; or a store that was taken away.
 		closeAll(files)
-		if record.State == wire.Ended {
+		if over && record.State == wire.Ended { // committed before, and the acknowledgement was lost
 			f.tell(l, wire.Message{Ack: &wire.Ack{Job: record.ID}})
 		}
 		return
@@ -209,6 +208,7 @@ func (f *front) learn(l *link, record wire.Job, files []*os.File) {
 	if started && ended == nil {
 		row.Record = encode(record)
 		if err := f.store.Update(f.ctx, row); err != nil {
+			f.looksDamaged(err)
 			f.log.Error("cannot keep a job's start", "job", row.ID, "why", err) // its end will be kept
 		}
 	}
@@ -217,6 +217,32 @@ func (f *front) learn(l *link, record wire.Job, files []*os.File) {
 	} else if record.State == wire.Running {
 		f.read(j)
 	}
+}
+
+// known is the job under way of a record, or says that it is over: neither where the store cannot tell. One that the store does not know at all was lost
+// with a damaged one: it is taken up with what the launcher says of it.
+func (f *front) known(record wire.Job) (j *job, over bool) {
+	f.mu.Lock()
+	j = f.jobs[record.ID]
+	f.mu.Unlock()
+	if j != nil {
+		return j, false
+	}
+	if _, err := f.store.Get(f.ctx, record.UID, record.ID); !errors.Is(err, store.ErrNotFound) {
+		f.looksDamaged(err)
+		return nil, err == nil
+	}
+	row := store.Job{ID: record.ID, UID: record.UID, Tool: record.Tool, State: store.Queued, Created: cmp.Or(record.Asked, time.Now()), Arguments: json.RawMessage("{}")}
+	if err := f.store.Create(f.ctx, row); err != nil {
+		f.log.Error("cannot keep a job that the store does not know; the launcher keeps it", "job", record.ID, "why", err)
+		return nil, false
+	}
+	f.log.Warn("a job that the store does not know is taken up; what it asked for is not known any more", "job", record.ID)
+	j = newJob(f.cfg.Tools, row)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.jobs[record.ID] = j
+	return j, false
 }
 
 // change wakes whoever waits for news of the job. It needs j.mu, and is in the same hold of it as what
@@ -277,6 +303,7 @@ func (f *front) conclude(j *job) {
 			f.log.Error("a result cannot be kept and is given up", "job", j.row.ID, "why", err) // trying again changes nothing
 			break
 		}
+		f.looksDamaged(err)
 		f.log.Error("cannot keep a result; trying again", "job", j.row.ID, "why", err)
 		select {
 		case <-time.After(wait):

@@ -73,7 +73,9 @@ func newServer(f *front) (*mcp.Server, error) {
 			InputSchema: t.input, OutputSchema: anObject,
 			Annotations: &mcp.ToolAnnotations{ReadOnlyHint: t.readOnly, DestructiveHint: &t.destructive, IdempotentHint: t.idempotent, OpenWorldHint: &t.openWorld},
 		}, func(ctx context.Context, r *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-			return result(t.call(f, ctx, sessionOf(ctx), r))
+			value, err := t.call(f, ctx, sessionOf(ctx), r)
+			f.looksDamaged(err)
+			return result(value, err)
 		})
 	}
 	f.addResources(s)

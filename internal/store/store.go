@@ -83,8 +83,9 @@ const (
 
 // Store is open until Close. Its methods may be called from several goroutines.
 type Store struct {
-	db  *sql.DB
-	dir string
+	db    *sql.DB
+	dir   string
+	aside *Aside
 }
 
 // migrations bring a database from version i to i+1 (PRAGMA user_version).
@@ -145,27 +146,38 @@ CREATE INDEX jobs_pinned_bytes ON jobs (uid, bytes) WHERE pinned <> ''; -- what 
 `}
 
 // Open opens or creates the store in dir. Directories of jobs that the database does not know
-// are removed: they are what a crash between the two left.
+// are removed: they are what a crash between the two left. A database that is damaged is set aside,
+// and what can be read of it is taken over: see [Store.Aside].
 func Open(dir string) (*Store, error) {
-	if err := os.MkdirAll(filepath.Join(dir, "jobs"), 0o700); err != nil {
-		return nil, fmt.Errorf("cannot open the store: %w", err)
+	s, err := begin(dir)
+	if isCorrupt(err) {
+		if err = setAside(dir); err == nil {
+			s, err = begin(dir)
+		}
 	}
-	old := unix.Umask(0o077)
-	defer unix.Umask(old)
-	path := filepath.Join(dir, "jobs.db")
-	// One connection: SQLite has one writer anyway, and readers of this size wait microseconds.
-	db, err := sql.Open("sqlite3", "file:"+path+"?_journal_mode=WAL&_synchronous=FULL&_busy_timeout=5000&_txlock=immediate&_secure_delete=off")
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the store: %w", err)
 	}
+	return s, nil
+}
+
+func begin(dir string) (*Store, error) {
+	if err := os.MkdirAll(filepath.Join(dir, "jobs"), 0o700); err != nil {
+		return nil, err
+	}
+	old := unix.Umask(0o077)
+	defer unix.Umask(old)
+	// One connection: SQLite has one writer anyway, and readers of this size wait microseconds.
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(dir, databaseName)+"?_journal_mode=WAL&_synchronous=FULL&_busy_timeout=5000&_txlock=immediate&_secure_delete=off")
+	if err != nil {
+		return nil, err
+	}
 	db.SetMaxOpenConns(1)
 	s := &Store{db: db, dir: dir}
-	if err := errors.Join(s.migrate(), s.measure(), s.sweep()); err != nil {
-		db.Close()
-		if isCorrupt(err) {
-			err = fmt.Errorf("%w\nhint: move %s away (keep it: it can often be repaired with sqlite3 .recover) and start again", err, path)
+	for _, step := range []func() error{s.migrate, s.examine, s.takeOver, s.measure, s.sweep} {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, db.Close())
 		}
-		return nil, fmt.Errorf("cannot open the store: %w", err)
 	}
 	return s, nil
 }
@@ -491,6 +503,8 @@ func named(what string, err error) error {
 	case errors.As(err, &sqlite) && (sqlite.Code == sqlite3.ErrFull || sqlite.Code == sqlite3.ErrIoErr && sqlite.SystemErrno == unix.ENOSPC),
 		errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return &failure{what, ErrDiskFull}
+	case isCorrupt(err):
+		return &failure{what, fmt.Errorf("%w: %w", ErrDamaged, err)}
 	}
 	return &failure{what, err}
 }
@@ -523,5 +537,5 @@ func (f *failure) Stage() string {
 
 func isCorrupt(err error) bool {
 	var sqlite sqlite3.Error
-	return errors.As(err, &sqlite) && (sqlite.Code == sqlite3.ErrCorrupt || sqlite.Code == sqlite3.ErrNotADB)
+	return errors.Is(err, ErrDamaged) || errors.As(err, &sqlite) && (sqlite.Code == sqlite3.ErrCorrupt || sqlite.Code == sqlite3.ErrNotADB)
 }

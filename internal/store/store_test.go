@@ -337,25 +337,6 @@ func TestAFailureSaysItsStage(t *testing.T) {
 }
 
 func TestADatabaseThatIsNotOursIsRefused(t *testing.T) {
-	t.Run("corrupt", func(t *testing.T) {
-		dir := t.TempDir()
-		path := filepath.Join(dir, "jobs.db")
-		garbage := bytes.Repeat([]byte("garbage "), 1000)
-		if err := os.WriteFile(path, garbage, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		s, err := Open(dir)
-		if err == nil {
-			s.Close()
-			t.Fatal("it was opened")
-		}
-		if !strings.Contains(err.Error(), "hint: move ") {
-			t.Errorf("%v", err)
-		}
-		if b, _ := os.ReadFile(path); !bytes.Equal(b, garbage) {
-			t.Error("it was written over")
-		}
-	})
 	t.Run("newer", func(t *testing.T) {
 		dir := t.TempDir()
 		s := open(t, dir)
