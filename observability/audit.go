@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -157,8 +156,12 @@ const (
 	// rotateAt is the size from which the next record begins a new file.
 	rotateAt = 64 << 20
 
+	// Reserve is kept free ahead of the log's end, in bytes, for what has to be on record when nothing
+	// else can be written any more: the ends of 256 scans, at 16 KiB each (the launcher has a test).
+	Reserve = 4 << 20
+
 	current = "audit.jsonl"
-	head    = "audit.head"
+	next    = current + ".new" // takes the place of current in a rotation
 )
 
 // Audit is the log while it is open. One process at a time has it.
@@ -167,15 +170,20 @@ type Audit struct {
 	dir      string
 	now      func() time.Time
 	rotateAt int64
+	reserve  int64
 	lock     *os.File
 	file     *os.File
+	head     headFile
 	size     int64 // of what is good in the file
+	held     int64 // how far from the file's start it has its space, at least
 	seq      uint64
 	hash     string
 	torn     bool   // something after size may be in the file
+	renamed  bool   // and that the directory says so is not on disk yet
 	tampered string // what was found at the opening
 	pending  []Record
-	lost     int // beyond maxPending
+	lost     int                // beyond maxPending
+	step     func(after string) // in tests: where a writer is killed
 }
 
 // OpenAudit opens or begins the log in dir. It checks the chain of the newest file, and that the
@@ -189,10 +197,16 @@ type Audit struct {
 //     tells the caller.
 //   - A line that is whole and wrong has no good end to go on from: the log is not opened.
 //
-// A line is synced before the head that names it, and the head before it takes the place of the
-// old one: a crash leaves the head behind the log, never ahead of it, and never without one.
+// A line is synced before the head that names it is written: a crash leaves the head behind the
+// log, never ahead of it, and never without one.
+//
+// Ahead of the log's end the file has [Reserve] bytes of space that nobody else can take, where the
+// file system can do that: see [Audit.Append] and [Audit.Note].
 func OpenAudit(dir string, now func() time.Time) (*Audit, error) {
-	a := &Audit{dir: dir, now: now, rotateAt: rotateAt}
+	return openAudit(&Audit{dir: dir, now: now, rotateAt: rotateAt, reserve: Reserve})
+}
+
+func openAudit(a *Audit) (*Audit, error) {
 	if err := a.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot open the audit log: %w", err), a.Close())
 	}
@@ -209,46 +223,56 @@ func (a *Audit) open() (err error) {
 	if err := unix.Flock(int(a.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another launcher has it: %w", err)
 	}
-	if err := a.begin(); err != nil {
+	noted, err := a.begin()
+	if err != nil {
 		return err
 	}
 	if a.file, err = os.OpenFile(filepath.Join(a.dir, current), os.O_RDWR|os.O_CREATE, 0o640); err != nil {
 		return err
 	}
+	inPlace(a.file)
 	cut, err := a.recover()
 	if err != nil {
 		return err
 	}
 	// Before anything is written: that would make a new head.
-	if a.tampered, err = a.compare(); err != nil {
+	if a.tampered, err = a.compare(noted); err != nil {
 		return err
 	}
+	// One that names no record is not written anew before the record that tells of it: that record
+	// makes the new head, which is the first to hide what was found.
+	if err := a.head.open(a.dir, noted); err != nil {
+		return err
+	}
+	a.hold()
 	if a.tampered != "" {
-		// First: the head that it makes is the first to hide what was found.
-		if err := a.append(Record{Event: Tampered, Reason: a.tampered}); err != nil {
+		if err := a.append(Record{Event: Tampered, Reason: a.tampered}, 0); err != nil {
 			return err
 		}
 	}
 	if cut > 0 {
-		return a.append(Record{Event: Recovered, Bytes: cut})
+		return a.append(Record{Event: Recovered, Bytes: cut}, 0)
 	}
 	return nil
 }
 
 // begin gives a log that is not there its first head, before its first file: from then on a file
 // without a head, empty or not, is one that somebody took the head from.
-func (a *Audit) begin() error {
+func (a *Audit) begin() (headText, error) {
 	noted, err := readHead(a.dir)
-	if err != nil || noted != "" {
-		return err
+	if err != nil || !noted.missing {
+		return noted, err
 	}
 	if files, err := auditFiles(a.dir); err != nil || len(files) > 0 {
-		return err
+		return noted, err
 	}
-	if err := a.writeHead(0, ""); err != nil {
-		return err
+	if err := a.head.open(a.dir, noted); err != nil {
+		return noted, err
 	}
-	return syncDir(a.dir)
+	if err := errors.Join(a.head.write(0, ""), a.head.close(), syncDir(a.dir)); err != nil {
+		return noted, err
+	}
+	return readHead(a.dir)
 }
 
 // Tampered says what was found at the opening that is not as it was written; empty for nothing.
@@ -257,51 +281,45 @@ func (a *Audit) Tampered() string { return a.tampered }
 // recover finds the end of the chain in the current file, and how many bytes of a torn record
 // are after it.
 func (a *Audit) recover() (cut int64, err error) {
-	b, err := io.ReadAll(a.file)
+	c := chain{any: true}
+	err = eachLine(a.file, func(line []byte, whole bool) error {
+		if !whole {
+			a.torn = true // by a crash in the middle of the last write
+			cut = int64(len(line))
+			return nil
+		}
+		if wrong := c.add(line); wrong != nil {
+			return fmt.Errorf("%s, line %d: %w (put the directory aside as evidence; the log begins anew in an empty one)",
+				current, c.lines+1, wrong)
+		}
+		a.size += int64(len(line)) + 1
+		return nil
+	})
 	if err != nil {
 		return 0, err
 	}
-	c := chain{any: true}
-	for len(b) > 0 {
-		line, rest, whole := bytes.Cut(b, []byte("\n"))
-		if !whole {
-			a.torn = true // by a crash in the middle of the last write
-			break
-		}
-		if err := c.add(line); err != nil {
-			return 0, fmt.Errorf("%s, line %d: %w (put the directory aside as evidence; the log begins anew in an empty one)",
-				current, c.lines+1, err)
-		}
-		a.size += int64(len(line)) + 1
-		b = rest
-	}
 	a.seq, a.hash = c.seq, c.hash
 	if c.lines == 0 {
-		return int64(len(b)), a.afterRotation()
+		return cut, a.afterRotation()
 	}
-	return int64(len(b)), nil
+	return cut, nil
 }
 
 // compare says in which way the log is not what its head says; empty when it is.
-func (a *Audit) compare() (string, error) {
-	noted, err := readHead(a.dir)
-	if err != nil {
-		return "", err
-	}
+func (a *Audit) compare(noted headText) (string, error) {
 	found := fmt.Sprintf("the log ends with record %d (%s)", a.seq, a.hash)
-	if noted == "" {
+	switch {
+	case noted.missing:
 		return fmt.Sprintf("expected %s to name a record; found none, and %s", head, found), nil
-	}
-	at, hash, err := parseHead(noted)
-	if err != nil {
+	case noted.broken:
 		return fmt.Sprintf("expected %s to name a record; found something else, and %s", head, found), nil
 	}
-	expected := fmt.Sprintf("expected record %d (%s), as %s names it; ", at, hash, head)
-	if at > a.seq {
+	expected := fmt.Sprintf("expected record %d (%s), as %s names it; ", noted.seq, noted.hash, head)
+	if noted.seq > a.seq {
 		return expected + "found that " + found + ": its end was cut off", nil
 	}
-	there, err := a.hashOf(at)
-	if err != nil || there == hash {
+	there, err := a.hashOf(noted.seq)
+	if err != nil || there == noted.hash {
 		return "", err
 	}
 	return expected + fmt.Sprintf("found it as %s: the end was written anew", there), nil
@@ -321,15 +339,17 @@ func (a *Audit) hashOf(seq uint64) (string, error) {
 		return "", err
 	}
 	for _, name := range slices.Backward(files) {
-		b, err := os.ReadFile(filepath.Join(a.dir, name))
-		if err != nil {
-			return "", err
-		}
-		for line := range bytes.Lines(b) {
+		found := ""
+		err := eachLineOf(filepath.Join(a.dir, name), func(line []byte, _ bool) error {
 			var r Record
 			if json.Unmarshal(line, &r) == nil && r.Seq == seq {
-				return r.Hash, nil
+				found = r.Hash
+				return io.EOF
 			}
+			return nil
+		})
+		if err != nil || found != "" {
+			return found, err
 		}
 	}
 	return "no record at all", nil
@@ -345,14 +365,16 @@ func (a *Audit) afterRotation() error {
 	if len(files) == 0 {
 		return nil
 	}
-	b, err := os.ReadFile(filepath.Join(a.dir, files[len(files)-1]))
-	if err != nil {
+	newest, last := files[len(files)-1], []byte(nil)
+	if err := eachLineOf(filepath.Join(a.dir, newest), func(line []byte, _ bool) error {
+		last = append(last[:0], line...)
+		return nil
+	}); err != nil {
 		return err
 	}
-	lines := bytes.Split(bytes.TrimSuffix(b, []byte("\n")), []byte("\n"))
 	c := chain{any: true}
-	if err := c.add(lines[len(lines)-1]); err != nil {
-		return fmt.Errorf("%s: %w", files[len(files)-1], err)
+	if err := c.add(last); err != nil {
+		return fmt.Errorf("%s: %w", newest, err)
 	}
 	a.seq, a.hash = c.seq, c.hash
 	return nil
@@ -360,13 +382,13 @@ func (a *Audit) afterRotation() error {
 
 // Append writes one record, after those that wait. It is on disk when Append returns nil; on an
 // error nothing of it counts, and whatever the caller wanted to do is refused. The next Append
-// begins by cutting off what a failed one left.
+// begins by cutting off what a failed one left. It leaves the whole reserve as it was, or fails.
 func (a *Audit) Append(r Record) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	err := a.flush()
 	if err == nil {
-		err = a.append(r)
+		err = a.append(r, a.reserve)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write the audit log: %w", err)
@@ -374,8 +396,9 @@ func (a *Audit) Append(r Record) error {
 	return nil
 }
 
-// Note writes a record of what has happened already. When it cannot be written now it waits,
-// with the time of now, and is written before any other record; the error says so.
+// Note writes a record of what has happened already, into the reserve where there is no other space
+// left. When it cannot be written now it waits, with the time of now, and is written before any
+// other record; the error says so.
 func (a *Audit) Note(r Record) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -404,14 +427,14 @@ func (a *Audit) Flush() error {
 
 func (a *Audit) flush() error {
 	for len(a.pending) > 0 {
-		if err := a.append(a.pending[0]); err != nil {
+		if err := a.append(a.pending[0], 0); err != nil {
 			return err
 		}
 		a.pending = a.pending[1:]
 	}
 	a.pending = nil
 	if a.lost > 0 {
-		if err := a.append(Record{Event: Lost, Records: a.lost}); err != nil {
+		if err := a.append(Record{Event: Lost, Records: a.lost}, 0); err != nil {
 			return err
 		}
 		a.lost = 0
@@ -419,18 +442,17 @@ func (a *Audit) flush() error {
 	return nil
 }
 
-func (a *Audit) append(r Record) error {
+// append writes one record, and keeps so many bytes of space ahead of it.
+func (a *Audit) append(r Record, keep int64) error {
 	if a.file == nil {
 		return fs.ErrClosed
 	}
-	if a.torn {
-		if err := a.file.Truncate(a.size); err != nil {
-			return err
-		}
-		a.torn = false
+	if err := a.mend(); err != nil {
+		return err
 	}
 	if a.size >= a.rotateAt {
-		if err := a.rotate(); err != nil {
+		// Where there is no space for another file this one goes on: what is kept ahead is its own.
+		if err := a.rotate(); err != nil && !noSpace(err) {
 			return err
 		}
 	}
@@ -446,20 +468,59 @@ func (a *Audit) append(r Record) error {
 	if len(line) > maxLine {
 		return fmt.Errorf("a record of %d bytes, at most %d", len(line), maxLine)
 	}
-	// One write at a known place: after a failure the good end is where it was.
-	a.torn = true
-	if _, err := a.file.WriteAt(append(line, '\n'), a.size); err != nil {
+	line = append(line, '\n')
+	if err := a.room(a.size+int64(len(line)), keep); err != nil {
 		return err
 	}
+	// One write at a known place: after a failure the good end is where it was.
+	a.torn = true
+	if _, err := a.file.WriteAt(line, a.size); err != nil {
+		return err
+	}
+	a.reached("the line")
 	if err := unix.Fdatasync(int(a.file.Fd())); err != nil {
 		return err
 	}
-	if err := a.writeHead(r.Seq, r.Hash); err != nil {
+	a.reached("its sync")
+	if err := a.head.write(r.Seq, r.Hash); err != nil {
 		return err
 	}
+	a.reached("the head")
 	a.torn = false
-	a.size += int64(len(line)) + 1
+	a.size += int64(len(line))
 	a.seq, a.hash = r.Seq, r.Hash
+	return nil
+}
+
+// reached is where tests kill a writer.
+func (a *Audit) reached(after string) {
+	if a.step != nil {
+		a.step(after)
+	}
+}
+
+// mend takes back what a record that failed has left: first in the head, which may name it, then in
+// the log. What was kept ahead of the log's end goes with it, and is asked for anew.
+func (a *Audit) mend() error {
+	if a.renamed {
+		if err := syncDir(a.dir); err != nil {
+			return err
+		}
+		a.renamed = false
+	}
+	if !a.torn {
+		return nil
+	}
+	if a.head.doubtful {
+		if err := a.head.write(a.seq, a.hash); err != nil {
+			return err
+		}
+	}
+	if err := a.file.Truncate(a.size); err != nil {
+		return err
+	}
+	a.torn, a.held = false, a.size
+	a.hold()
 	return nil
 }
 
@@ -499,25 +560,39 @@ func (r *Record) seal() ([]byte, error) {
 	return json.Marshal(r)
 }
 
-// rotate puts the full file aside under the number of its first record.
-func (a *Audit) rotate() error {
+// rotate puts the full file aside under the number of its first record, once the next one has its
+// space. What fails half way is taken back, or else gone on with at the next try.
+func (a *Audit) rotate() (err error) {
 	first, err := firstSeq(a.file)
 	if err != nil {
 		return err
 	}
-	next, err := os.OpenFile(filepath.Join(a.dir, current+".new"), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
+	file, err := os.OpenFile(filepath.Join(a.dir, next), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(a.dir, current), filepath.Join(a.dir, fmt.Sprintf("audit-%020d.jsonl", first))); err != nil {
-		return errors.Join(err, next.Close())
+	inPlace(file)
+	held, err := reserveSpace(file, 0, a.reserve+heldAhead)
+	if err != nil {
+		return errors.Join(err, file.Close())
 	}
-	if err := os.Rename(filepath.Join(a.dir, current+".new"), filepath.Join(a.dir, current)); err != nil {
-		return errors.Join(err, next.Close())
+	a.reached("the next file")
+	whole, aside, fresh := filepath.Join(a.dir, current), filepath.Join(a.dir, rotated(first)), filepath.Join(a.dir, next)
+	if err := os.Rename(whole, aside); err != nil {
+		if _, was := os.Lstat(aside); was != nil || !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(err, file.Close())
+		}
 	}
-	old := a.file
-	a.file, a.size = next, 0
-	return errors.Join(old.Close(), syncDir(a.dir))
+	a.reached("the full file's new name")
+	if err := os.Rename(fresh, whole); err != nil {
+		return errors.Join(err, os.Rename(aside, whole), file.Close())
+	}
+	a.reached("the next file's name")
+	old, size := a.file, a.size
+	a.file, a.size, a.held, a.renamed = file, 0, held, true
+	// What was kept ahead of the old one's end is for others again. That it is not is no harm.
+	_ = old.Truncate(size)
+	return errors.Join(old.Close(), a.mend())
 }
 
 func firstSeq(f *os.File) (uint64, error) {
@@ -532,26 +607,6 @@ func firstSeq(f *os.File) (uint64, error) {
 		return 0, err
 	}
 	return r.Seq, nil
-}
-
-// writeHead notes the last record beside the log, so that cutting off its end is noticed. It is
-// whole before it is the head. That it is the head is not synced: a crash may leave an older one.
-// Nothing that can fail may come after the rename, or the head could name a record that does not
-// count.
-func (a *Audit) writeHead(seq uint64, hash string) error {
-	temp := filepath.Join(a.dir, head+".new")
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(f, "%d %s\n", seq, hash)
-	if err == nil {
-		err = unix.Fdatasync(int(f.Fd()))
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temp, filepath.Join(a.dir, head))
 }
 
 func syncDir(path string) error {
@@ -572,162 +627,7 @@ func (a *Audit) Close() error {
 			errs = append(errs, f.Close())
 		}
 	}
+	errs = append(errs, a.head.close())
 	a.file, a.lock = nil, nil
 	return errors.Join(errs...)
-}
-
-// chain follows records one by one.
-type chain struct {
-	seq   uint64
-	hash  string
-	lines int
-	any   bool // the first record may continue a chain that is not followed
-}
-
-// add checks that line is the next record, byte for byte as it was written.
-func (c *chain) add(line []byte) error {
-	if len(line) > maxLine {
-		return errors.New("longer than any record")
-	}
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields()
-	var r Record
-	if err := d.Decode(&r); err != nil {
-		return errors.New("not a record")
-	}
-	said := r.Hash
-	again, err := r.seal()
-	if err != nil {
-		return err
-	}
-	switch {
-	case r.Hash != said || !bytes.Equal(again, line):
-		return errors.New("changed since it was written: its hash differs")
-	case c.any && c.lines == 0:
-	case r.Seq != c.seq+1:
-		return fmt.Errorf("record %d follows record %d", r.Seq, c.seq)
-	case r.Prev != c.hash:
-		return errors.New("does not follow the record before it: the chain is broken")
-	}
-	c.seq, c.hash = r.Seq, r.Hash
-	c.lines++
-	return nil
-}
-
-// AuditSummary is what a whole chain amounts to.
-type AuditSummary struct {
-	Records     uint64
-	Files       int
-	First, Last time.Time
-	Hash        string // of the last record: kept elsewhere, it proves everything before it
-}
-
-func (s AuditSummary) String() string {
-	if s.Records == 0 {
-		return "no records"
-	}
-	return fmt.Sprintf("%d records in %d files, %s to %s, chain intact; last hash %s", s.Records, s.Files,
-		s.First.Format(time.RFC3339), s.Last.Format(time.RFC3339), s.Hash)
-}
-
-// VerifyAudit follows the chain in dir from the first record to the last, and compares with
-// the head. The error names file and line.
-func VerifyAudit(dir string) (AuditSummary, error) {
-	var s AuditSummary
-	files, err := auditFiles(dir)
-	if err != nil {
-		return s, fmt.Errorf("cannot verify the audit log: %w", err)
-	}
-	noted, err := readHead(dir)
-	if err != nil {
-		return s, fmt.Errorf("cannot verify the audit log: %w", err)
-	}
-	c := chain{}
-	seen := noted == "0" // the head may be behind, never ahead
-	tampered := ""
-	for _, name := range files {
-		b, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			return s, fmt.Errorf("cannot verify the audit log: %w", err)
-		}
-		for n := 1; len(b) > 0; n++ {
-			line, rest, whole := bytes.Cut(b, []byte("\n"))
-			err := c.add(line)
-			if err == nil && !whole {
-				err = errors.New("cut off in the middle")
-			}
-			if err != nil {
-				return s, fmt.Errorf("%s:%d: %w", filepath.Join(dir, name), n, err)
-			}
-			if s.note(line) == Tampered && tampered == "" {
-				tampered = fmt.Sprintf("%s:%d", filepath.Join(dir, name), n)
-			}
-			seen = seen || noted == fmt.Sprintf("%d %s", c.seq, c.hash)
-			b = rest
-		}
-	}
-	s.Files, s.Records, s.Hash = len(files), c.seq, c.hash
-	switch {
-	case noted == "" && s.Files > 0:
-		return s, fmt.Errorf("%s: it is gone, so nothing says that the log has its end", filepath.Join(dir, head))
-	case !seen && noted != "":
-		return s, fmt.Errorf("%s: the log does not have the record that %s names: its end was cut off or written anew", filepath.Join(dir, current), head)
-	case tampered != "":
-		return s, fmt.Errorf("%s: the launcher found the log tampered with when it was started: what is before this record is not all that was written", tampered)
-	}
-	return s, nil
-}
-
-// note takes a record that was checked into the summary.
-func (s *AuditSummary) note(line []byte) Event {
-	var r Record
-	if json.Unmarshal(line, &r) != nil {
-		return ""
-	}
-	if s.First.IsZero() {
-		s.First = r.Time
-	}
-	s.Last = r.Time
-	return r.Event
-}
-
-func parseHead(text string) (seq uint64, hash string, err error) {
-	number, hash, _ := strings.Cut(text, " ")
-	seq, err = strconv.ParseUint(number, 10, 64)
-	return seq, hash, err
-}
-
-// readHead is the head's text; empty when there is no head.
-func readHead(dir string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(dir, head))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if text := strings.TrimSpace(string(b)); text != "" || err != nil {
-		return text, err
-	}
-	return "nothing", nil // an empty file names no record
-}
-
-// auditFiles lists the files of the log in the order of their records.
-func auditFiles(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var files []string
-	last := false
-	for _, e := range entries {
-		switch name := e.Name(); {
-		case name == current:
-			last = true
-		case strings.HasPrefix(name, "audit-") && strings.HasSuffix(name, ".jsonl"):
-			files = append(files, name) // numbers of equal length: by name is by number
-		}
-	}
-	slices.Sort(files)
-	if last {
-		files = append(files, current)
-	}
-	return files, nil
 }

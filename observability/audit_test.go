@@ -3,11 +3,13 @@ package observability
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("AUDIT_WRITER"); dir != "" {
-		writeForEver(dir)
+		writeForEver(dir, os.Getenv("AUDIT_KILLED_AFTER"))
 	}
 	os.Exit(m.Run())
 }
@@ -29,6 +31,11 @@ func open(t *testing.T, dir string) *Audit {
 	}
 	t.Cleanup(func() { a.Close() })
 	return a
+}
+
+// openSmall opens a log that rotates early and keeps little.
+func openSmall(dir string) (*Audit, error) {
+	return openAudit(&Audit{dir: dir, now: time.Now, rotateAt: 2000, reserve: 32 << 10})
 }
 
 func fill(t *testing.T, a *Audit, n int) {
@@ -66,6 +73,173 @@ func TestTwoLaunchersCannotWriteOneLog(t *testing.T) {
 	if a, err := OpenAudit(dir, time.Now); err == nil {
 		a.Close()
 		t.Error("the second one opened it")
+	}
+}
+
+// Each kind of tampering is told by file, line and record of the first thing that is wrong. Each file
+// of the log has five records, of fifteen in all.
+func TestVerifyNamesTheFirstThingThatIsWrong(t *testing.T) {
+	const first, second = "audit-00000000000000000001.jsonl", "audit-00000000000000000006.jsonl"
+	whole := t.TempDir()
+	a := open(t, whole)
+	for i := range 15 {
+		a.rotateAt = rotateAt
+		if i == 5 || i == 10 {
+			a.rotateAt = 1
+		}
+		fill(t, a, 1)
+	}
+	a.Close()
+	other := t.TempDir() // another log, of the same size
+	b := open(t, other)
+	fill(t, b, 15)
+	b.Close()
+	lines := func(dir string, from, to int) []byte { // by the records' numbers
+		var all []byte
+		for _, name := range []string{first, second, current} {
+			b, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			all = append(all, b...)
+		}
+		return bytes.Join(bytes.SplitAfter(all, []byte("\n"))[from-1:to], nil)
+	}
+	part := func(from, to int) []byte { return lines(whole, from, to) }
+	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	put := func(name string, parts ...[]byte) func(string) error {
+		return func(dir string) error { return os.WriteFile(filepath.Join(dir, name), join(parts...), 0o640) }
+	}
+	gone := func(names ...string) func(string) error {
+		return func(dir string) (err error) {
+			for _, name := range names {
+				err = errors.Join(err, os.Remove(filepath.Join(dir, name)))
+			}
+			return err
+		}
+	}
+	renamed := func(from, to string) func(string) error {
+		return func(dir string) error { return os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)) }
+	}
+	// follow is a record that continues the chain after another, as a forger would make it.
+	follow := func(after int) []byte {
+		var r Record
+		if err := json.Unmarshal(part(after, after), &r); err != nil {
+			t.Fatal(err)
+		}
+		r.Seq, r.Prev, r.Job = r.Seq+1, r.Hash, "forged"
+		line, err := r.seal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(line, '\n')
+	}
+	edited := func(n int) []byte { return bytes.Replace(part(n, n), []byte("10.0.0.1"), []byte("10.0.0.2"), 1) }
+	hash := func(n int) string {
+		var r Record
+		if err := json.Unmarshal(part(n, n), &r); err != nil {
+			t.Fatal(err)
+		}
+		return r.Hash
+	}
+	const notAll = "the launcher found the log tampered with when it was started: what is before this record is not all that was written"
+	for _, c := range []struct {
+		says string
+		do   func(dir string) error
+		want string // the message, without the directory
+	}{
+		{"nothing was done", put(current, part(11, 15)), ""},
+		{"the head is an older one", put(head, fmt.Appendf(nil, "12 %s\n", hash(12))), ""},
+
+		{"the first record is changed", put(first, edited(1), part(2, 5)), first + ":1: record 1: changed since it was written: its hash differs"},
+		{"one in the middle is changed", put(second, part(6, 7), edited(8), part(9, 10)), second + ":3: record 8: changed since it was written: its hash differs"},
+		{"the last record is changed", put(current, part(11, 14), edited(15)), current + ":5: record 15: changed since it was written: its hash differs"},
+		{"of two changed records the first is named", put(second, part(6, 6), edited(7), part(8, 8), edited(9), part(10, 10)), second + ":2: record 7: changed since it was written: its hash differs"},
+		{"a record is written anew, with its hash", put(second, part(6, 7), follow(7), part(9, 10)), second + ":4: record 9: it does not follow record 8: one of the two was written anew or put in"},
+		{"the last of a file is written anew, with its hash", put(first, part(1, 4), follow(4)), second + ":1: record 6: it does not follow record 5: its file was replaced, or the one before was written anew"},
+		{"the last of all is written anew, with its hash", put(current, part(11, 14), follow(14)), current + ":5: record 15: not the one that audit.head names: it was written anew, with all that follows"},
+
+		{"a record is gone", put(second, part(6, 7), part(9, 10)), second + ":3: record 8: missing: record 9 follows record 7"},
+		{"three are gone", put(second, part(6, 6), part(10, 10)), second + ":2: record 7: missing, with those up to 9: record 10 follows record 6"},
+		{"the first of the log is gone", put(first, part(2, 5)), first + ":1: record 1: missing: the log begins with record 2, what was before this file is gone"},
+		{"the first of a file is gone", put(second, part(7, 10)), second + ":1: record 6: missing: its file begins with record 7"},
+		{"the last of a file is gone", put(second, part(6, 9)), current + ":1: record 10: missing: the end of " + second + " was cut off, or a file after it is gone"},
+		{"the last of all is gone", put(current, part(11, 14)), current + ":5: record 15: missing: audit.head names record 15, and the log ends with record 14: its end was cut off"},
+		{"the last three are gone", put(current, part(11, 12)), current + ":3: record 13: missing: audit.head names record 15, and the log ends with record 12: its end was cut off"},
+
+		{"two are exchanged", put(second, part(6, 6), part(8, 8), part(7, 7), part(9, 10)), second + ":2: record 7: out of its order: it stands at " + second + ":3, and here is record 8"},
+		{"one stands in a later file", func(dir string) error {
+			return errors.Join(put(second, part(6, 7), part(9, 10))(dir), put(current, part(11, 12), part(8, 8), part(13, 15))(dir))
+		}, second + ":3: record 8: out of its order: it stands at " + current + ":3, and here is record 9"},
+		{"one stands twice", put(second, part(6, 7), part(7, 10)), second + ":3: record 7: it stands here twice"},
+		{"one stands again, later", put(current, part(11, 13), part(8, 8), part(14, 15)), current + ":4: record 8: it stands here again, after record 13"},
+		{"a file is there twice", func(dir string) error { return put("audit-00000000000000000007.jsonl", part(6, 10))(dir) }, "audit-00000000000000000007.jsonl:1: record 6: it stands here again, after record 10"},
+
+		{"a forged record is put in", put(second, part(6, 7), follow(7), part(8, 10)), second + ":4: record 8: it stands here twice, and differs: one of the two was put in"},
+		{"a forged record is put at the end of a file", put(second, part(6, 10), follow(10)), current + ":1: record 11: it stands here twice, and differs: one of the two was put in"},
+		{"a record of another log is put in", put(second, part(6, 7), lines(other, 8, 8), part(8, 10)), second + ":3: record 8: it does not follow record 7: one of the two was written anew or put in"},
+		{"a line of something else is put in", put(second, part(6, 7), []byte("{}\n"), part(8, 10)), second + ":3: record 8: changed since it was written: its hash differs"},
+		{"a line that is no record is put in", put(second, part(6, 7), []byte("nothing\n"), part(8, 10)), second + ":3: record 8: what stands here is no record"},
+		{"an empty line is put in", put(second, part(6, 7), []byte("\n"), part(8, 10)), second + ":3: record 8: what stands here is no record"},
+		{"a line without an end is put in", put(second, part(6, 7), bytes.Repeat([]byte("x"), 1<<20)), second + ":3: record 8: longer than any record"},
+
+		{"a record is cut in its file", put(second, part(6, 9), part(10, 10)[:40]), second + ":5: record 10: cut off in the middle"},
+		{"a file's last newline is gone", put(second, bytes.TrimSuffix(part(6, 10), []byte("\n"))), second + ":5: record 10: cut off in the middle"},
+		{"the last record is cut", put(current, part(11, 14), part(15, 15)[:40]), current + ":5: record 15: cut off in the middle"},
+		{"a file is empty", put(second), current + ":1: record 6: missing, with those up to 10: the end of " + second + " was cut off, or a file after it is gone"},
+
+		{"the first file is gone", gone(first), second + ":1: record 1: missing, with those up to 5: the log begins with record 6, what was before this file is gone"},
+		{"the file in the middle is gone", gone(second), current + ":1: record 6: missing, with those up to 10: " + second + " is gone"},
+		{"the last file is gone", gone(current), current + ": record 11: missing: audit.head names record 15, and the log ends with record 10: its end was cut off, with this file"},
+		{"all files are gone", gone(first, second, current), current + ": record 1: missing: audit.head names record 15, and the log ends with record 0: its end was cut off, with this file"},
+		{"the last file is empty", put(current), current + ": record 11: missing: audit.head names record 15, and the log ends with record 10: its end was cut off"},
+		{"the first file is another log's", put(first, lines(other, 1, 5)), second + ":1: record 6: it does not follow record 5: its file was replaced, or the one before was written anew"},
+		{"the file in the middle is another log's", put(second, lines(other, 6, 10)), second + ":1: record 6: it does not follow record 5: its file was replaced, or the one before was written anew"},
+		{"the last file is another log's", put(current, lines(other, 11, 15)), current + ":1: record 11: it does not follow record 10: its file was replaced, or the one before was written anew"},
+		{"two files have exchanged their names", func(dir string) error {
+			return errors.Join(renamed(first, "x")(dir), renamed(second, first)(dir), renamed("x", second)(dir))
+		}, first + ":1: record 1: out of its order: it stands at " + second + ":1, and here is record 6"},
+		{"a file has another name", renamed(second, "audit-00000000000000000007.jsonl"), "audit-00000000000000000007.jsonl:1: record 6: the name of its file is of another record"},
+
+		{"the head is gone", gone(head), head + ": it is gone, so nothing says that the log has its end"},
+		{"the head is empty", put(head), head + ": it names no record, so nothing says that the log has its end"},
+		{"the head is something else", put(head, []byte("nothing")), head + ": it names no record, so nothing says that the log has its end"},
+		{"both slots of the head are damaged", func(dir string) error {
+			b, err := os.ReadFile(filepath.Join(dir, head))
+			return errors.Join(err, put(head, bytes.ReplaceAll(b, []byte("15 "), []byte("13 ")), nil)(dir), put(head, bytes.ReplaceAll(bytes.ReplaceAll(b, []byte("15 "), []byte("13 ")), []byte("14 "), []byte("13 ")))(dir))
+		}, head + ": it names no record, so nothing says that the log has its end"},
+		{"the head names another record by its number", put(head, fmt.Appendf(nil, "12 %s\n", hash(13))), current + ":2: record 12: not the one that audit.head names: it was written anew, with all that follows"},
+		{"the head names a record that is to come", put(head, slotText(1, 99, hash(15)), slotText(2, 99, hash(15))), current + ":6: record 16: missing: audit.head names record 99, and the log ends with record 15: its end was cut off"},
+		{"the head says that there is nothing", put(head, []byte("0 \n")), ""}, // as a crash could have left it
+
+		{"the end was cut off before a start", func(dir string) error {
+			if err := put(current, part(11, 14))(dir); err != nil {
+				return err
+			}
+			a, err := OpenAudit(dir, time.Now)
+			if err != nil {
+				return err
+			}
+			return a.Close()
+		}, current + ":5: record 15: " + notAll},
+	} {
+		t.Run(c.says, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := errors.Join(os.CopyFS(dir, os.DirFS(whole)), c.do(dir)); err != nil {
+				t.Fatal(err)
+			}
+			size, err := os.Stat(filepath.Join(whole, first))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if _, err := verifyAudit(dir, size.Size()); err != nil {
+				got = strings.ReplaceAll(err.Error(), dir+"/", "")
+			}
+			if got != c.want {
+				t.Errorf("got:  %s\nwant: %s", got, c.want)
+			}
+		})
 	}
 }
 
@@ -248,14 +422,25 @@ func TestAKillAtAnyStepIsNoTampering(t *testing.T) {
 			killed(t, fmt.Sprintf("after %d records, %d bytes of the next", records, n), records, map[string][]byte{
 				current: append(bytes.Clone(log), line[:n]...), head: was})
 		}
-		for n := range len(is) + 1 {
-			killed(t, fmt.Sprintf("after %d records, %d bytes of the head", records, n), records+1, map[string][]byte{
-				current: read(after, current), head: was, head + ".new": is[:n]})
+		for n := range slotSize { // which of the two slots it is does not matter
+			torn := bytes.Clone(was)
+			copy(torn[slotSize:], is[slotSize:][:n])
+			killed(t, fmt.Sprintf("after %d records, %d bytes of the head", records, n), records+1, map[string][]byte{current: read(after, current), head: torn})
+			copy(torn, is[:n])
+			copy(torn[slotSize:], was[slotSize:])
+			killed(t, fmt.Sprintf("after %d records, %d bytes of the head", records, n), records+1, map[string][]byte{current: read(after, current), head: torn})
+			if n == 160 { // it is blank from here on
+				break
+			}
 		}
+		first := slotText(1, 0, "")
+		first = append(bytes.Repeat([]byte(" "), slotSize), first...)
 		killed(t, "before the first head", 0, map[string][]byte{head + ".new": []byte("0")})
-		killed(t, "before the first file", 0, map[string][]byte{head: []byte("0 \n")})
-		killed(t, "before the first record", 0, map[string][]byte{head: []byte("0 \n"), current: nil})
-		killed(t, "with an older head than the last", records+1, map[string][]byte{current: read(after, current), head: []byte("0 \n")})
+		killed(t, "before the first file", 0, map[string][]byte{head: first})
+		killed(t, "before the first record", 0, map[string][]byte{head: first, current: nil})
+		killed(t, "with an older head than the last", records+1, map[string][]byte{current: read(after, current), head: first})
+		killed(t, "by an earlier version, before the first record", 0, map[string][]byte{head: []byte("0 \n"), current: nil})
+		killed(t, "by an earlier version", records+1, map[string][]byte{current: read(after, current), head: []byte("0 \n"), head + ".new": []byte("1")})
 		if records > 0 {
 			old := "audit-00000000000000000001.jsonl"
 			killed(t, "in a rotation, before it", records, map[string][]byte{current: log, current + ".new": nil, head: was})
@@ -342,34 +527,138 @@ func TestRotationKeepsTheChain(t *testing.T) {
 	verify(t, dir, 41)
 }
 
-func TestAFullDiskRefusesAndRecovers(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+// disks are small file systems, made for a test.
+var disks = map[string]func(t *testing.T, dir string){
+	"tmpfs": func(t *testing.T, dir string) { mount(t, "tmpfs", dir, "tmpfs", "size=8m") },
+	"ext4": func(t *testing.T, dir string) {
+		image := filepath.Join(t.TempDir(), "image")
+		for _, args := range [][]string{{"truncate", "-s", "24M", image}, {"mkfs.ext4", "-q", "-m", "0", image}, {"mount", "-o", "loop", image, dir}} {
+			if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+				t.Fatalf("this test needs root and loop devices: %v: %v: %s", args, err, out)
+			}
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	},
+}
+
+func mount(t *testing.T, source, dir, kind, data string) {
+	t.Helper()
+	if err := unix.Mount(source, dir, kind, 0, data); err != nil {
 		t.Fatalf("this test needs root: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	a := open(t, dir)
-	fill(t, a, 3)
+}
+
+// fillDisk takes what is left of a file system, to the last byte and inode, as another writer would.
+func fillDisk(t *testing.T, dir string) (empty func()) {
+	t.Helper()
 	ballast := filepath.Join(dir, "ballast")
-	_ = os.WriteFile(ballast, make([]byte, 1<<20), 0o600) // fails when all is full: that is its purpose
-	refused := 0
-	for range 200 {
-		if a.Append(Record{Event: Asked, Reason: strings.Repeat("x", 900)}) != nil {
-			refused++
-		}
-	}
-	if refused == 0 {
-		t.Fatal("the disk was not full")
-	}
-	if err := os.Remove(ballast); err != nil {
+	if err := os.Mkdir(ballast, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Append(Record{Event: Asked}); err != nil {
-		t.Fatalf("with space again: %v", err)
+	for n, size := 0, 1<<20; size > 0; n++ {
+		f, err := os.Create(filepath.Join(ballast, fmt.Sprint(n)))
+		if err != nil {
+			break // no inode is left, or no space for a name
+		}
+		written, err := f.Write(make([]byte, size))
+		if err == nil {
+			err = f.Sync() // what was only promised is found out
+		}
+		f.Close()
+		if err != nil && written < size {
+			size /= 2
+		}
 	}
-	s, err := VerifyAudit(dir)
-	if err != nil || s.Records != 3+200-uint64(refused)+1 {
-		t.Errorf("%v, %v; %d were refused", s, err, refused)
+	return func() {
+		if err := os.RemoveAll(ballast); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Whatever fills the disk that the log is on, the ends of what runs are recorded: the log has its
+// space for them already. Nothing new is begun, and all goes on when there is space again.
+func TestAFullDiskTakesNothingFromTheReserve(t *testing.T) {
+	for name, disk := range disks {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			disk(t, dir)
+			log := filepath.Join(dir, "audit")
+			a := open(t, log)
+			fill(t, a, 3)
+			empty := fillDisk(t, dir)
+			records := uint64(3)
+			for range 2 * heldAhead / 1024 {
+				if a.Append(Record{Event: Asked, Reason: strings.Repeat("x", 900)}) == nil {
+					records++
+				}
+			}
+			if err := a.Append(Record{Event: Launched, Reason: strings.Repeat("x", 900)}); !noSpace(err) {
+				t.Fatalf("on a full disk a launch is answered with %v", err)
+			}
+			if left := a.State().Reserved; left < Reserve {
+				t.Errorf("what was refused took from the reserve: %d bytes of %d are left", left, Reserve)
+			}
+			// A launcher that is started now has to say so, and finds what its predecessor kept.
+			a.Close()
+			a = open(t, log)
+			ends := 0
+			for range 256 {
+				for _, event := range []Event{ScopeViolation, Done} {
+					if err := a.Note(Record{Event: event, Reason: strings.Repeat("x", 1000), Rule: strings.Repeat("x", 1000), Stage: strings.Repeat("x", 1000)}); err != nil {
+						t.Fatalf("after %d records on a full disk: %v", ends, err)
+					}
+					ends++
+				}
+			}
+			if s := a.State(); s.Waiting+s.Lost > 0 {
+				t.Errorf("%d records wait, %d are lost", s.Waiting, s.Lost)
+			}
+			if s, err := VerifyAudit(log); err != nil || s.Records != records+512 {
+				t.Errorf("while the disk is full: %v, %v; %d were written", s, err, records+512)
+			}
+			empty()
+			if err := a.Append(Record{Event: Launched}); err != nil {
+				t.Fatalf("with space again: %v", err)
+			}
+			if left := a.State().Reserved; left < Reserve {
+				t.Errorf("the reserve is not whole again: %d bytes", left)
+			}
+			verify(t, log, records+513)
+		})
+	}
+}
+
+// A log that would be put aside while the disk is full goes on in its file, and is put aside later.
+func TestAFullDiskPutsARotationOff(t *testing.T) {
+	for name, disk := range disks {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			disk(t, dir)
+			log := filepath.Join(dir, "audit")
+			a, err := openSmall(log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			fill(t, a, 1)
+			empty := fillDisk(t, dir)
+			for range 20 {
+				if err := a.Note(Record{Event: Done, Reason: strings.Repeat("x", 500)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if files, _ := auditFiles(log); len(files) != 1 {
+				t.Errorf("on a full disk there are %v", files)
+			}
+			empty()
+			fill(t, a, 1)
+			if files, _ := auditFiles(log); len(files) != 2 {
+				t.Errorf("with space again there are %v", files)
+			}
+			verify(t, log, 22)
+		})
 	}
 }
 
@@ -377,18 +666,24 @@ func TestAFullDiskRefusesAndRecovers(t *testing.T) {
 // order and with its time; what was refused meanwhile is not there.
 func TestWhatHappenedWaitsForAFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Fatalf("this test needs root: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	a := open(t, dir)
+	mount(t, "tmpfs", dir, "tmpfs", "size=512k")
 	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	a.now = func() time.Time { at = at.Add(time.Second); return at }
+	a, err := openAudit(&Audit{dir: dir, now: func() time.Time { at = at.Add(time.Second); return at }, rotateAt: rotateAt, reserve: 4 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
 	fill(t, a, 1)
-	ballast := filepath.Join(dir, "ballast")
-	_ = os.WriteFile(ballast, make([]byte, 1<<20), 0o600) // fails when all is full: that is its purpose
-	if err := a.Note(Record{Event: Done, Job: "first"}); err == nil {
-		t.Fatal("the disk was not full")
+	empty := fillDisk(t, dir)
+	long := make([]string, MaxList) // 16 KiB a record: the reserve is soon used up
+	for i := range long {
+		long[i] = strings.Repeat("a", 250)
+	}
+	written := 0
+	for ; a.Note(Record{Event: Done, Job: "first", Targets: long}) == nil; written++ {
+		if written == 1000 {
+			t.Fatal("the disk was not full")
+		}
 	}
 	if err := a.Append(Record{Event: Launched, Job: "refused"}); err == nil {
 		t.Error("something was launched while a record waited")
@@ -402,16 +697,14 @@ func TestWhatHappenedWaitsForAFullDisk(t *testing.T) {
 	for range maxPending + 5 - 2 {
 		_ = a.Note(Record{Event: Denied}) // waits or is counted, as the others
 	}
-	if err := os.Remove(ballast); err != nil {
-		t.Fatal(err)
-	}
+	empty()
 	if err := a.Append(Record{Event: Launched, Job: "third"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.Flush(); err != nil {
 		t.Error(err)
 	}
-	verify(t, dir, 1+maxPending+2)
+	verify(t, dir, uint64(1+written+maxPending+2))
 	b, err := os.ReadFile(filepath.Join(dir, current))
 	if err != nil {
 		t.Fatal(err)
@@ -428,6 +721,8 @@ func TestWhatHappenedWaitsForAFullDisk(t *testing.T) {
 		got = append(got, r)
 	}
 	last := len(got) - 1
+	got = got[written:]
+	last -= written
 	if got[1].Job != "first" || got[2].Job != "second" || got[last-1].Event != Lost || got[last-1].Records != 5 || got[last].Job != "third" {
 		t.Errorf("in the log: %+v, %+v … %+v, %+v", got[1], got[2], got[last-1], got[last])
 	}
@@ -479,13 +774,85 @@ func TestKilledWritersLoseNothingThatWasAnswered(t *testing.T) {
 	}
 }
 
-func writeForEver(dir string) {
-	a, err := OpenAudit(dir, time.Now)
+// A writer that is killed after any of its steps, those of a rotation among them, leaves a log that
+// opens, verifies and goes on.
+func TestAKillAfterAnyStepIsNoTampering(t *testing.T) {
+	for _, step := range []string{"the line", "its sync", "the head", "the next file", "the full file's new name", "the next file's name"} {
+		t.Run(step, func(t *testing.T) {
+			dir := t.TempDir()
+			for range 3 {
+				cmd := exec.Command(os.Args[0])
+				cmd.Env = append(os.Environ(), "AUDIT_WRITER="+dir, "AUDIT_KILLED_AFTER="+step)
+				out, err := cmd.Output()
+				var exit *exec.ExitError
+				if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != unix.SIGKILL {
+					t.Fatalf("the writer was not killed: %v", err)
+				}
+				answered := uint64(bytes.Count(out, []byte("\n")))
+				a, err := openSmall(dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if a.Tampered() != "" || a.seq < answered {
+					t.Errorf("%d answered, %d in the log; %s", answered, a.seq, a.Tampered())
+				}
+				fill(t, a, 1)
+				a.Close()
+				if s, err := VerifyAudit(dir); err != nil {
+					t.Errorf("%v, %v", s, err)
+				}
+			}
+		})
+	}
+}
+
+// A rename that fails in the middle of a rotation refuses what was to be written, and nothing else.
+func TestARotationThatFailsIsTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	a, err := openSmall(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	name := filepath.Join(dir, current)
+	a.step = func(after string) {
+		if after == "the full file's new name" { // nor can it be taken back while a directory is in the way
+			if err := os.Mkdir(name, 0o700); err != nil {
+				t.Error(err)
+			}
+			a.step = nil
+		}
+	}
+	refused := 0
+	for range 20 {
+		if a.Append(Record{Event: Asked, Reason: strings.Repeat("x", 300)}) != nil {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Fatal("it has not failed")
+	}
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, a, 3)
+	verify(t, dir, uint64(20-refused+3))
+}
+
+func writeForEver(dir, killedAfter string) {
+	a, err := openAudit(&Audit{dir: dir, now: time.Now, rotateAt: 2000, reserve: 32 << 10})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	a.rotateAt = 2000
+	steps := 0
+	a.step = func(after string) {
+		// The first rotation of a writer is its first; of the other steps it is the third.
+		if steps++; after == killedAfter && (steps > 6 || !strings.HasPrefix(after, "the line") && !strings.HasPrefix(after, "its") && after != "the head") {
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+			select {}
+		}
+	}
 	for {
 		if err := a.Append(Record{Event: Asked}); err != nil {
 			os.Exit(1)

@@ -223,7 +223,9 @@ func (j *job) entry(event observability.Event) observability.Record {
 	if event == observability.Decided {
 		return e
 	}
-	e.Argv, e.Words = j.argv, len(j.argv)
+	if event == observability.Launched { // the records that follow have to fit in the audit log's reserve
+		e.Argv, e.Words = j.argv, len(j.argv)
+	}
 	if j.call.Declared != nil {
 		e.Declaration = j.call.Declared.Revision
 	}

@@ -159,7 +159,7 @@ func (l *Launcher) live(ctx context.Context) error {
 	if found := l.audit.Tampered(); found != "" {
 		l.log.Error("the audit log was tampered with while no launcher had it", "dir", l.cfg.AuditDir, "found", found)
 	}
-	if err := l.audit.Append(observability.Record{Event: observability.Started}); err != nil {
+	if err := l.audit.Note(observability.Record{Event: observability.Started}); err != nil {
 		return err
 	}
 	if err := l.recover(); err != nil {
@@ -174,7 +174,7 @@ func (l *Launcher) live(ctx context.Context) error {
 	}
 	err := l.serve(ctx)
 	l.tellUnheard(time.Now(), true)
-	return errors.Join(err, l.audit.Append(observability.Record{Event: observability.Stopped}))
+	return errors.Join(err, l.audit.Note(observability.Record{Event: observability.Stopped}))
 }
 
 // serve runs the tasks of the launcher. They end in order: no new client, then the jobs, then
@@ -377,7 +377,7 @@ func (l *Launcher) recover() error {
 		}
 		j.record.State, j.record.Outcome = wire.Ended, &wire.Outcome{Reason: wire.Interrupted, Ended: time.Now(),
 			Detail: "the launcher died; its boxes died with it"}
-		if err := l.audit.Append(j.entry(observability.Interrupted)); err != nil {
+		if err := l.audit.Note(j.entry(observability.Interrupted)); err != nil {
 			return err
 		}
 		if err := l.records.write(j.record); err != nil {
@@ -394,7 +394,7 @@ func (l *Launcher) putAside(b unreadable) error {
 	if wire.ValidJobID(b.name) {
 		r.Job = b.name
 	}
-	if err := l.audit.Append(r); err != nil {
+	if err := l.audit.Note(r); err != nil {
 		return err
 	}
 	to, err := l.records.setAside(b.name, time.Now())
