@@ -50,6 +50,7 @@ type Record struct {
 	Time        time.Time     `json:"time"`
 	Event       Event         `json:"event"`
 	Job         string        `json:"job,omitempty"`
+	Correlation string        `json:"correlation,omitempty"` // the caller's id for the job, or the job's own
 	Caller      *Caller       `json:"caller,omitempty"`
 	Tool        string        `json:"tool,omitempty"`
 	Profile     string        `json:"profile,omitempty"`

@@ -50,8 +50,14 @@ func (a *Audit) hold() {
 	}
 }
 
-// room sees to it that the file has its space up to end, and so many bytes beyond it.
+// room sees to it that the file has its space up to end, and so many bytes beyond it. What can be
+// refused is refused on a full disk at once, and not when the file has used up what it has.
 func (a *Audit) room(end, keep int64) error {
+	if keep > 0 {
+		if err := a.free(maxLine); err != nil {
+			return err
+		}
+	}
 	if a.held >= end+keep {
 		return nil
 	}

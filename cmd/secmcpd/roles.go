@@ -32,7 +32,7 @@ func serveCommand(s *surroundings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			settings.tellDeclared(s.logger())
+			settings.tellDeclared(settings.logger(s.stderr))
 			sockets, err := activated("front")
 			if err != nil {
 				return err
@@ -60,7 +60,7 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			case err != nil:
 				return err
 			}
-			settings.tellDeclared(s.logger())
+			settings.tellDeclared(settings.logger(s.stderr))
 			cfg, err := settings.launcher()
 			if err != nil {
 				return err
@@ -73,7 +73,7 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			if err := undumpable(); err != nil {
 				return err
 			}
-			cfg.Log, cfg.Notify = s.logger(), notify
+			cfg.Log, cfg.Notify = settings.logger(s.stderr), notify
 			return launcher.Serve(c.Context(), cfg)
 		},
 	}
@@ -153,7 +153,7 @@ configuration names each layer that is missing; every result says so.`,
 }
 
 func stdioLauncher(ctx context.Context, s *surroundings, settings settings) error {
-	settings.tellDeclared(s.logger())
+	settings.tellDeclared(settings.logger(s.stderr))
 	cfg, err := settings.launcher()
 	if err != nil {
 		return err
@@ -165,7 +165,7 @@ func stdioLauncher(ctx context.Context, s *surroundings, settings settings) erro
 	if err != nil {
 		return err
 	}
-	cfg.Log, cfg.Notify = s.logger(), func(string) {}
+	cfg.Log, cfg.Notify = settings.logger(s.stderr), func(string) {}
 	cfg.Front = link
 	if cfg.Stdio, err = stdioCaller(); err != nil {
 		return err

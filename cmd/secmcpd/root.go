@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"os"
 	"os/signal"
 	"runtime/debug"
 	"slices"
@@ -154,14 +152,6 @@ func helpCommand() *cobra.Command {
 			return at.Help()
 		},
 	}
-}
-
-// logger writes to standard error: with systemd's priority prefix where the journal reads it.
-func (s *surroundings) logger() *slog.Logger {
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		return slog.New(newJournalHandler(s.stderr))
-	}
-	return slog.New(slog.NewTextHandler(s.stderr, nil))
 }
 
 // notify tells systemd, if it asked to be told.

@@ -22,6 +22,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/strict"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox"
 	"github.com/secmcpd/secmcpd/sandbox/scope"
@@ -50,6 +51,7 @@ type settings struct {
 	Limits           limitSettings     `yaml:"limits"`
 	Jobs             jobSettings       `yaml:"jobs"`
 	Metrics          metricSettings    `yaml:"metrics"`
+	Log              logSettings       `yaml:"log"`
 }
 
 type scanSettings struct {
@@ -110,6 +112,11 @@ type metricSettings struct {
 	Textfile string `yaml:"textfile"` // for node_exporter; empty: none
 }
 
+type logSettings struct {
+	Level  string `yaml:"level"`  // the least that is written: one of journal.Levels
+	Format string `yaml:"format"` // one of journal.Formats
+}
+
 func defaultSettings() settings {
 	return settings{
 		FrontUser:        "secmcpd",
@@ -131,6 +138,7 @@ func defaultSettings() settings {
 			OpenFiles: 512},
 		Jobs:    jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour, FreeMiB: 128},
 		Metrics: metricSettings{Textfile: "/run/secmcpd-metrics/secmcpd.prom"},
+		Log:     logSettings{Level: "info", Format: journal.Auto},
 	}
 }
 
@@ -302,6 +310,14 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		}
 		wrong("slots.mode", s.Slots.Mode, strings.Join(allowed, ", "), near(string(s.Slots.Mode), allowed))
 	}
+	for _, w := range []struct {
+		field, got string
+		allowed    []string
+	}{{"log.level", s.Log.Level, journal.Levels}, {"log.format", s.Log.Format, journal.Formats}} {
+		if !slices.Contains(w.allowed, w.got) {
+			wrong(w.field, w.got, strings.Join(w.allowed, ", "), near(w.got, w.allowed))
+		}
+	}
 	if !slices.Contains(filters, s.Slots.Filter) {
 		wrong("slots.filter", s.Slots.Filter, strings.Join(filters, ", "), near(s.Slots.Filter, filters))
 	}
@@ -396,6 +412,11 @@ func (s *settings) toolNames() []string {
 func (s *settings) declared() error {
 	_, faults, err := launcher.Declarations(s.RunnersDir)
 	return errors.Join(faults.Err(), err)
+}
+
+// logger is the log of a role, at its standard error or in the journal behind that.
+func (s *settings) logger(stderr io.Writer) *slog.Logger {
+	return journal.New(stderr, journal.Level(s.Log.Level), s.Log.Format)
 }
 
 // tellDeclared logs what is wrong with declared scanners: they are not there, and the others are.
@@ -527,7 +548,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 
 // front turns settings into what the front is told.
 func (s *settings) front(from *surroundings, listener *net.UnixListener, link *net.UnixConn) front.Config {
-	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Tools: s.tools(), Version: version, Log: from.logger(), Notify: notify,
+	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Tools: s.tools(), Version: version, Log: s.logger(from.stderr), Notify: notify,
 		Grace: 10 * time.Second, Metrics: s.Metrics.Textfile,
 		Keep: store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor, Free: int64(s.Jobs.FreeMiB) << 20}}
 	if link != nil {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/runners/report"
 )
@@ -138,7 +139,7 @@ func (f *front) begin(ctx context.Context, s *session, row store.Job, value []by
 // the launcher's next connection tell.
 func (f *front) request(j *job, l *link, handle uint64, value []byte, consent string) *wire.Refusal {
 	reply, err := l.ask(f.ctx, func(seq uint64) wire.Message {
-		return wire.Message{Start: &wire.Start{Seq: seq, Handle: handle, Job: j.row.ID, Value: value, Consent: consent}}
+		return wire.Message{Start: &wire.Start{Seq: seq, Handle: handle, Job: j.row.ID, Value: value, Consent: consent, Correlation: correlation(j.row)}}
 	})
 	if err != nil {
 		return nil
@@ -152,6 +153,10 @@ func (f *front) request(j *job, l *link, handle uint64, value []byte, consent st
 	}
 	return reply.Refused
 }
+
+// correlation is the id under which a job is found in all records and logs: its caller's, that of the
+// job which it follows, or its own.
+func correlation(row store.Job) string { return cmp.Or(row.Correlation, row.Follows, row.ID) }
 
 func (f *front) refuse(j *job, r *wire.Refusal) {
 	f.finish(j, wire.Outcome{Reason: wire.Refused, Refused: r, Ended: time.Now()})
@@ -300,7 +305,7 @@ func (f *front) conclude(j *job) {
 			break
 		}
 		if errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrNotFound) {
-			f.log.Error("a result cannot be kept and is given up", "job", j.row.ID, "why", err) // trying again changes nothing
+			f.log.Error("a result cannot be kept and is given up", journal.Key, journal.ResultLost, "correlation", correlation(j.row), "job", j.row.ID, "why", err) // trying again changes nothing
 			break
 		}
 		f.looksDamaged(err)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/journal"
 )
 
 // requestTimeout bounds one request to the launcher. It may have to hash a scanner and ask it
@@ -58,7 +59,7 @@ func (f *front) accept(ctx context.Context) error {
 		}
 		if !f.spawn(func() {
 			if err := f.follow(conn); err != nil {
-				f.log.Error("launcher lost", "why", err)
+				f.log.Error("launcher lost", journal.Key, journal.LauncherLost, "why", err)
 			}
 		}) {
 			conn.Close()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/journal"
 )
 
 // spaceEvery is how often the disk is looked at for the unit's status.
@@ -41,10 +42,10 @@ func (f *front) tellSpace(was bool) bool {
 	r := f.crowded()
 	switch {
 	case r != nil && !was:
-		f.log.Error("no new scan is started", "why", r.Reason)
+		f.log.Error("no new scan is started", journal.Key, journal.StoreFull, "why", r.Reason)
 		f.cfg.Notify("STATUS=disk_full: " + r.Reason)
 	case r == nil && was:
-		f.log.Info("there is room for new scans again")
+		f.log.Info("there is room for new scans again", journal.Key, journal.StoreFreed)
 		f.cfg.Notify("STATUS=")
 	}
 	return r != nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/sandbox"
 )
@@ -196,7 +197,7 @@ func (j *job) entry(event observability.Event) observability.Record {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	r := j.record
-	e := observability.Record{Event: event, Job: r.ID, Tool: r.Tool, Profile: j.plan.Profile,
+	e := observability.Record{Event: event, Job: r.ID, Correlation: r.Correlation, Tool: r.Tool, Profile: j.plan.Profile,
 		Caller: &observability.Caller{UID: j.caller.UID, GID: j.caller.GID, PID: j.caller.PID}}
 	switch event {
 	case observability.Asked:
@@ -309,7 +310,10 @@ func clipped(words []string, most int) []string {
 // happened. One that cannot be written is shouted and waits; it is written before any other
 // record, so nothing is launched until then.
 func (l *Launcher) note(r observability.Record) {
+	if r.Event == observability.Denied {
+		l.sayDenied(r)
+	}
 	if err := l.audit.Note(r); err != nil {
-		l.log.Error("an audit record waits to be written", "event", r.Event, "job", r.Job, "why", err)
+		l.log.Error("an audit record waits to be written", journal.Key, journal.AuditUnwritable, "record", r.Event, "job", r.Job, "why", err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/strict"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/runners"
 )
@@ -283,9 +284,9 @@ func (l *Launcher) rulesChanged(p policy.Policy, err error) {
 	record.TargetCount = len(record.Targets)
 	if err != nil {
 		record.Reason = err.Error()
-		l.log.Error("engagements with faults are not in force", "faults", err.Error())
+		l.log.Error("engagements with faults are not in force", journal.Key, journal.EngagementsFaulty, "faults", err.Error())
 	}
-	l.log.Info("engagements read", "count", len(p.Engagements))
+	l.log.Info("engagements read", journal.Key, journal.EngagementsRead, "count", len(p.Engagements))
 	l.note(record)
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox"
@@ -70,7 +71,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 	}
 	spec := boxFor(command, tool.file, l.cell(j.record.ID, place.Slot, network, wall), l.cfg.Limits, words.inputs()...)
 
-	files, err := l.outputs(j.record.ID, command, spec)
+	files, err := l.outputs(j.record.ID, j.record.Correlation, command, spec)
 	defer l.reserved.release(j.record.ID)
 	if err != nil {
 		return l.failed("outputs", err)
@@ -131,7 +132,7 @@ func (l *Launcher) withholdIfAlive(slot int, job string, err error) {
 		return
 	}
 	l.gate.Withhold(slot)
-	l.log.Error("a scanner cannot be ended; its slot is withheld until the launcher is restarted", "job", job,
+	l.log.Error("a scanner cannot be ended; its slot is withheld until the launcher is restarted", journal.Key, journal.BoxAlive, "job", job,
 		"slot", slot, "uid", l.cfg.FirstSlotUID+uint32(slot), "slots_left", l.gate.Slots(), "why", err)
 }
 
@@ -232,7 +233,7 @@ func (l *Launcher) leave(s *scope.Slot) {
 }
 
 // outputs makes the job's files: the scanner's two, and beside them what is launched.
-func (l *Launcher) outputs(id string, c runners.Command, spec sandbox.Spec) (sandbox.Files, error) {
+func (l *Launcher) outputs(id, correlation string, c runners.Command, spec sandbox.Spec) (sandbox.Files, error) {
 	if err := l.reserved.take(id, spec.Limits.Output, l.records); err != nil {
 		return sandbox.Files{}, err
 	}
@@ -240,7 +241,7 @@ func (l *Launcher) outputs(id string, c runners.Command, spec sandbox.Spec) (san
 	if err != nil {
 		return sandbox.Files{}, err
 	}
-	if err := errors.Join(l.records.note(id, fileArgv, argv), l.records.note(id, fileSpec, []byte(spec.String()))); err != nil {
+	if err := errors.Join(l.records.note(id, fileArgv, argv), l.records.note(id, fileSpec, fmt.Appendf(nil, "correlation %s\n%s", correlation, spec))); err != nil {
 		return sandbox.Files{}, err
 	}
 	stdout, err := l.records.output(id, fileStdout)
@@ -346,6 +347,7 @@ func (l *Launcher) launching(j *job, s *scanner, c runners.Command, way *wire.Ne
 	if err := l.records.write(record); err != nil {
 		return err
 	}
+	l.sayLaunched(record)
 	l.show(j)
 	return nil
 }
@@ -362,11 +364,10 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 	case wire.Timeout:
 		o.Reason = outOfTime
 	case wire.Launch:
-		l.log.Error("cannot launch", "job", j.record.ID, "stage", r.Stage, "why", r.Err)
 		o.Detail = clip(fmt.Sprint(r.Err))
 		o.Refused = notLaunched(r.Stage, o.Detail)
 	case wire.Violation:
-		l.log.Error("a scanner made a call that no scanner makes; its box killed it", "job", j.record.ID)
+		l.log.Error("a scanner made a call that no scanner makes; its box killed it", append(about(j.snapshot()), journal.Key, journal.BoxViolation, "signal", r.Signal)...)
 		l.note(j.entry(observability.Violation))
 	case wire.Exited, wire.Signalled:
 		// Whether it could write all that it found is not known then: nmap does not look.
@@ -375,7 +376,7 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 		}
 	}
 	if o.Reason == wire.DiskFull {
-		l.log.Error("the disk of the outputs is full: a scan is ended", "job", j.record.ID, "dir", l.cfg.StateDir)
+		l.log.Error("the disk of the outputs is full: a scan is ended", append(about(j.snapshot()), journal.Key, journal.DiskFull, "dir", l.cfg.StateDir)...)
 		o.Detail = fmt.Sprintf("less than %d MiB were free where outputs are kept", MinFree>>20)
 	}
 	gaps := onWireGaps(r.NotEnforced)
@@ -408,7 +409,7 @@ func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps [
 		l.log.Error("cannot look at a slot", "job", j.record.ID, "why", errors.Join(whole, err))
 	}
 	if c.OffScope > 0 {
-		l.log.Error("a scanner sent to what its scope does not have; the kernel dropped it", "job", j.record.ID, "packets", c.OffScope)
+		l.log.Error("a scanner sent to what its scope does not have; the kernel dropped it", append(about(j.snapshot()), journal.Key, journal.ScopeViolation, "packets", c.OffScope)...)
 		e := j.entry(observability.ScopeViolation)
 		e.Usage = &observability.Usage{Sent: c.Sent, Received: c.Received, Dropped: c.Dropped, OffScope: c.OffScope, OverRate: c.OverRate, Refused: c.Refused}
 		for _, v := range c.First {
@@ -421,7 +422,6 @@ func (l *Launcher) crossed(j *job, network *scope.Slot, o *wire.Outcome) (gaps [
 
 // failed is a launch that did not come to a box.
 func (l *Launcher) failed(stage string, err error) wire.Outcome {
-	l.log.Error("cannot launch", "stage", stage, "why", err)
 	detail := clip(err.Error())
 	return wire.Outcome{Reason: wire.Launch, Stage: stage, Detail: detail, Refused: notLaunched(stage, detail)}
 }

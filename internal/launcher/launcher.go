@@ -23,6 +23,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox"
@@ -157,11 +158,12 @@ func Serve(ctx context.Context, cfg Config) error {
 
 func (l *Launcher) live(ctx context.Context) error {
 	if found := l.audit.Tampered(); found != "" {
-		l.log.Error("the audit log was tampered with while no launcher had it", "dir", l.cfg.AuditDir, "found", found)
+		l.log.Error("the audit log was tampered with while no launcher had it", journal.Key, journal.AuditTampered, "dir", l.cfg.AuditDir, "found", found)
 	}
 	if err := l.audit.Note(observability.Record{Event: observability.Started}); err != nil {
 		return err
 	}
+	l.log.Info("started", journal.Key, journal.Started, "version", l.cfg.Version, "instance", l.instance)
 	if err := l.recover(); err != nil {
 		return err
 	}
@@ -195,6 +197,7 @@ func (l *Launcher) serve(ctx context.Context) error {
 	g.Go(func() error { return l.tellState(rest) })
 	g.Go(func() error {
 		<-ctx.Done()
+		l.log.Info("stopping", journal.Key, journal.Stopping)
 		l.cfg.Notify("STOPPING=1")
 		l.endAll()
 		l.farewell()
@@ -290,7 +293,7 @@ func (l *Launcher) openNet(ctx context.Context) {
 	why := clip(err.Error())
 	l.cfg.Notify("STATUS=the kernel's scope filter is not in force: " + strings.ReplaceAll(why, "\n", "; "))
 	if _, gap := l.slots.get(); gap == nil || gap.Why != why {
-		l.log.Error("the kernel's scope filter is not in force; it is tried again until it is", "why", err)
+		l.log.Error("the kernel's scope filter is not in force; it is tried again until it is", journal.Key, journal.ScopeMissing, "why", err)
 	}
 	l.slots.set(nil, &wire.Gap{Layer: sandbox.Scope, Why: why, Follows: "nothing in the kernel keeps a scanner within its targets"})
 }
@@ -401,7 +404,7 @@ func (l *Launcher) putAside(b unreadable) error {
 	if err != nil {
 		return err
 	}
-	l.log.Error("a job's record cannot be read; it is put aside with its outputs", "job", fmt.Sprintf("%.40q", b.name), "why", b.why, "to", to)
+	l.log.Error("a job's record cannot be read; it is put aside with its outputs", journal.Key, journal.RecordSetAside, "job", fmt.Sprintf("%.40q", b.name), "why", b.why, "to", to)
 	return nil
 }
 
@@ -491,7 +494,7 @@ func (l *Launcher) followFilter(ctx context.Context) error {
 		net, _ = l.slots.get()
 	}
 	return net.Watch(ctx, func(what, err error) {
-		l.log.Error("scans whose scope is no longer held are ended", "why", what)
+		l.log.Error("scans whose scope is no longer held are ended", journal.Key, journal.ScopeLost, "why", what)
 		if err != nil {
 			l.log.Error("what follows from that did not go well", "why", err)
 		}

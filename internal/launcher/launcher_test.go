@@ -1163,15 +1163,50 @@ func TestWhatAFullDiskIsTheCauseOf(t *testing.T) {
 	}
 }
 
-// A job that ends while the audit log cannot be written: its end is told to the front, and its
-// record stays as it was until the end is in the log. Nothing is launched before that.
-func TestTheEndOfAJobIsAuditedWhenTheDiskHasSpaceAgain(t *testing.T) {
+// A job that ends while the disk of the audit log is full is recorded at once: the log has space for
+// that. Nothing is launched until others have it, too.
+func TestTheEndOfAJobIsAuditedOnAFullDisk(t *testing.T) {
 	h := newHouse(t)
 	fill, free := small(t, h.cfg.AuditDir)
 	h.open()
 	handle, _ := h.client()
 	h.running(handle, jobA, longScan)
 	fill()
+	if r := h.cancel(handle, jobA); r != nil {
+		t.Fatalf("%+v", r)
+	}
+	if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled {
+		t.Errorf("%+v", o)
+	}
+	if got, want := auditEvents(t, h), []string{"started", "engagements", "asked", "decided", "launched", "done"}; !slices.Equal(got, want) {
+		t.Errorf("on the full disk: audit %v, want %v", got, want)
+	}
+	if r := h.start(handle, jobB, value(t, quickScan)); r == nil || r.Code != "audit_unavailable" {
+		t.Errorf("a new one on the full disk: %+v", r)
+	}
+	free()
+	if r := h.start(handle, jobB, value(t, quickScan)); r != nil {
+		t.Fatalf("with space again: %+v", r)
+	}
+	h.endOf(jobB)
+}
+
+// A job that ends while the audit log cannot be written at all: its end is told to the front, and its
+// record stays as it was until the end is in the log. Nothing is launched before that.
+func TestTheEndOfAJobIsAuditedWhenTheDiskHasSpaceAgain(t *testing.T) {
+	h := newHouse(t)
+	fill, free := small(t, h.cfg.AuditDir)
+	var log *observability.Audit
+	h.inside = func(l *Launcher) { log = l.audit }
+	h.open()
+	handle, _ := h.client()
+	h.running(handle, jobA, longScan)
+	fill()
+	for reserve := 0; log.Note(observability.Record{Event: observability.Recovered, Reason: strings.Repeat("x", 1000)}) == nil; reserve++ {
+		if reserve == observability.Reserve/1000 {
+			t.Fatal("the reserve has no end")
+		}
+	}
 	if r := h.cancel(handle, jobA); r != nil {
 		t.Fatalf("%+v", r)
 	}
@@ -1202,7 +1237,8 @@ func TestTheEndOfAJobIsAuditedWhenTheDiskHasSpaceAgain(t *testing.T) {
 		}
 	}
 	h.close()
-	if got, want := auditEvents(t, h), []string{"started", "engagements", "asked", "decided", "launched", "done", "asked", "decided", "launched", "done", "stopped"}; !slices.Equal(got, want) {
+	got := slices.DeleteFunc(auditEvents(t, h), func(event string) bool { return event == string(observability.Recovered) })
+	if want := []string{"started", "engagements", "asked", "decided", "launched", "done", "asked", "decided", "launched", "done", "stopped"}; !slices.Equal(got, want) {
 		t.Errorf("audit %v, want %v", got, want)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/journal"
 )
 
 const (
@@ -49,7 +50,7 @@ func (l *Launcher) keepLinked(ctx context.Context) error {
 				return err // its front is a child that is not started twice
 			}
 			if err != nil && ctx.Err() == nil {
-				l.log.Warn("front lost", "why", err)
+				l.log.Warn("front lost", journal.Key, journal.FrontLost, "why", err)
 			}
 			select {
 			case <-ctx.Done():

@@ -12,6 +12,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/runners"
 )
@@ -40,7 +41,7 @@ func (l *Launcher) start(front context.Context, m wire.Start) *wire.Refusal {
 	// Before anybody can find the job: whoever does can end it.
 	ctx, end := context.WithCancelCause(context.WithoutCancel(front))
 	j := &job{caller: caller, call: call, plan: plan, request: asked(plan, call.Tool), end: end, consent: m.Consent,
-		record: wire.Job{ID: m.Job, UID: caller.UID, Tool: call.Tool, State: wire.Queued, Asked: time.Now()}}
+		record: wire.Job{ID: m.Job, UID: caller.UID, Tool: call.Tool, State: wire.Queued, Asked: time.Now(), Correlation: cmp.Or(m.Correlation, m.Job)}}
 	if refused := l.enlist(j); refused != nil {
 		return refused
 	}
@@ -125,7 +126,7 @@ func (l *Launcher) strike(j *job) {
 // accepted audits, prechecks and records a job. Nothing has been sent anywhere when it refuses.
 func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 	if err := l.audit.Append(j.entry(observability.Asked)); err != nil {
-		l.log.Error("cannot write the audit log: scans are refused", "why", err)
+		l.log.Error("cannot write the audit log: scans are refused", journal.Key, journal.AuditUnwritable, "why", err)
 		return auditUnavailable()
 	}
 	if refused := l.off(j.call.Tool); refused != nil {
@@ -345,6 +346,7 @@ func (l *Launcher) finish(j *job, o wire.Outcome) {
 	j.record.State, j.record.Outcome = wire.Ended, &o
 	record := j.record
 	j.mu.Unlock()
+	l.sayEnded(record)
 	l.note(j.entry(observability.Done))
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := l.audit.Flush()

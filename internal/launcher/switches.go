@@ -15,6 +15,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/strict"
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/journal"
 )
 
 // Tools can be switched off while the launcher runs: root writes a small file in its state directory,
@@ -123,9 +124,9 @@ func (l *Launcher) switched() ([]string, error) {
 	r := observability.Record{Event: observability.Tools, Targets: disabled, TargetCount: len(disabled)}
 	if err != nil {
 		r.Reason = clip(err.Error())
-		l.log.Error("every scan is refused until this is mended", "why", err)
+		l.log.Error("every scan is refused until this is mended", journal.Key, journal.ToolsUnknown, "why", err)
 	} else {
-		l.log.Info("tools that are disabled", "tools", disabled)
+		l.log.Info("tools that are disabled", journal.Key, journal.ToolsSwitched, "tools", disabled)
 	}
 	l.note(r)
 	return disabled, err

@@ -125,10 +125,16 @@ type Start struct {
 	// agent has confirmed the scan; empty where nobody was asked. It is the front's word for the
 	// caller's, and stands in for no approval.
 	Consent string `cbor:"consent,omitempty"`
+	// Correlation is the id under which the caller looks for the scan in records and logs; empty: the
+	// job's. See [ValidCorrelation].
+	Correlation string `cbor:"correlation,omitempty"`
 }
 
-// MaxConsent bounds a consent in bytes.
-const MaxConsent = 192
+// MaxConsent bounds a consent in bytes, MaxCorrelation an id of a caller's own.
+const (
+	MaxConsent     = 192
+	MaxCorrelation = 64
+)
 
 // Preview asks what Start would do. Nothing is run and no name is resolved.
 type Preview struct {
@@ -310,8 +316,9 @@ type Job struct {
 	UID         uint32    `cbor:"uid"`
 	Tool        string    `cbor:"tool"`
 	State       string    `cbor:"state"`
-	Asked       time.Time `cbor:"asked,omitzero"`  // zero from a launcher that did not note it
-	Files       []string  `cbor:"files,omitempty"` // "stdout", "stderr", "argv", "spec"
+	Correlation string    `cbor:"correlation,omitempty"` // the caller's id for it, or its own; none from a launcher that did not note it
+	Asked       time.Time `cbor:"asked,omitzero"`        // zero from a launcher that did not note it
+	Files       []string  `cbor:"files,omitempty"`       // "stdout", "stderr", "argv", "spec"
 	Verdict     Verdict   `cbor:"verdict"`
 	Scanner     Scanner   `cbor:"scanner"`
 	Packets     int64     `cbor:"packets,omitempty"`    // expected
@@ -483,6 +490,9 @@ func (m *Message) check() error {
 		if len(m.Start.Consent) > MaxConsent {
 			return fmt.Errorf("consent: %d bytes, at most %d", len(m.Start.Consent), MaxConsent)
 		}
+		if c := m.Start.Correlation; c != "" && !ValidCorrelation(c) {
+			return fmt.Errorf("correlation: %q is not 1 to %d characters of A-Za-z0-9._:-", fmt.Sprintf("%.80s", c), MaxCorrelation)
+		}
 		return errors.Join(checkJobID(m.Start.Job), checkValue(m.Start.Value))
 	case m.Preview != nil:
 		return checkValue(m.Preview.Value)
@@ -524,6 +534,22 @@ func ValidJobID(id string) bool {
 	}
 	for i := range len(id) {
 		if c := id[i]; (c < 'a' || c > 'z') && (c < '2' || c > '7') {
+			return false
+		}
+	}
+	return true
+}
+
+// ValidCorrelation reports whether an id of a caller's own has the form that it may have: it goes into
+// records, logs and the journal, where it cannot be taken for anything else.
+func ValidCorrelation(id string) bool {
+	if len(id) < 1 || len(id) > MaxCorrelation {
+		return false
+	}
+	for i := range len(id) {
+		switch c := id[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '.', c == '_', c == ':', c == '-':
+		default:
 			return false
 		}
 	}

@@ -23,7 +23,7 @@ func samples() []Message {
 		{Client: &Client{Handle: 1<<63 + 5, UID: 1000, GID: 1000, Groups: []uint32{4, 7}, PID: 12}},
 		{Gone: &Gone{Handle: 9}},
 		{Synced: &Synced{}},
-		{Start: &Start{Seq: 1, Handle: 2, Job: job, Value: []byte{0xa0}}},
+		{Start: &Start{Seq: 1, Handle: 2, Job: job, Value: []byte{0xa0}, Correlation: "order-66:a.b_C"}},
 		{Preview: &Preview{Seq: 1, Handle: 2, Value: []byte{0xa0}}},
 		{Ask: &Ask{Seq: 3}},
 		{Cancel: &Cancel{Seq: 4, Handle: 5, Job: job}},
@@ -210,4 +210,18 @@ func openDescriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(entries)
+}
+
+// A caller's own id goes into records, logs and the journal: it has no letter that means something
+// there.
+func TestACorrelationIsAPlainWord(t *testing.T) {
+	for id, valid := range map[string]bool{
+		"": true, "a": true, "A-1.b:c_d": true, strings.Repeat("x", MaxCorrelation): true,
+		strings.Repeat("x", MaxCorrelation+1): false, "a b": false, "a\nb": false, "a=b": false, "é": false, "a\x00": false, "\"": false, "a/b": false, "%s": false,
+	} {
+		m := Message{Start: &Start{Job: strings.Repeat("a", JobIDLength), Value: []byte{0xa0}, Correlation: id}}
+		if err := m.check(); (err == nil) != valid {
+			t.Errorf("%.80q: %v", id, err)
+		}
+	}
 }
