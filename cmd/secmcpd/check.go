@@ -16,7 +16,6 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/launcher"
 	"github.com/secmcpd/secmcpd/internal/strict"
-	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox/scope"
@@ -74,26 +73,6 @@ func plural(n int, what string) string {
 		return "1 " + what
 	}
 	return strconv.Itoa(n) + " " + what + "s"
-}
-
-func auditCommand(s *surroundings) *cobra.Command {
-	audit := &cobra.Command{Use: "audit", Short: "the audit log"}
-	audit.AddCommand(&cobra.Command{
-		Use: "verify", Short: "check the chain of the audit log from its first record", Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			settings, err := loadSettings(s.config)
-			if err != nil {
-				return err
-			}
-			summary, err := observability.VerifyAudit(settings.AuditDir)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(s.stdout, summary)
-			return err
-		},
-	})
-	return audit
 }
 
 func engagementsCommand(s *surroundings) *cobra.Command {

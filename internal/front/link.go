@@ -60,6 +60,8 @@ func (f *front) accept(ctx context.Context) error {
 		if !f.spawn(func() {
 			if err := f.follow(conn); err != nil {
 				f.log.Error("launcher lost", journal.Key, journal.LauncherLost, "why", err)
+			} else if f.ctx.Err() == nil {
+				f.log.Info("launcher lost: its connection has ended", journal.Key, journal.LauncherLost)
 			}
 		}) {
 			conn.Close()

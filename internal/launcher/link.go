@@ -51,6 +51,8 @@ func (l *Launcher) keepLinked(ctx context.Context) error {
 			}
 			if err != nil && ctx.Err() == nil {
 				l.log.Warn("front lost", journal.Key, journal.FrontLost, "why", err)
+			} else if ctx.Err() == nil {
+				l.log.Info("front lost: its connection has ended", journal.Key, journal.FrontLost)
 			}
 			select {
 			case <-ctx.Done():
