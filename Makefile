@@ -12,7 +12,7 @@ GOVULNCHECK := v1.9.0
 TAGS := osusergo,netgo
 
 FOR_BUILD := gcc libc6-dev libseccomp-dev pkg-config
-FOR_TEST := $(FOR_BUILD) nmap masscan gobuster fping sslscan iproute2 iptables nftables procps
+FOR_TEST := $(FOR_BUILD) nmap masscan gobuster fping sslscan iproute2 iptables nftables procps mount e2fsprogs xfsprogs btrfs-progs
 FOR_LINT := $(FOR_BUILD) shellcheck
 FOR_PACKAGES := $(FOR_BUILD) binutils gzip
 # Debian 12 and 13 have the same clang 19 beside their own.

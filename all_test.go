@@ -40,6 +40,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"sandbox", module + "runners", "the box runs any command"},
 	{"sandbox", module + "observability", "the box returns what happened; the launcher records it"},
 	{"sandbox/scope", module + "sandbox", "the network of a slot does not know the box in it"},
+	{"observability/journal", module + "observability", "each room logs; the audit log is the launcher's"},
 	{"observability", module + "policy", "the audit log keeps plain records"},
 	{"observability", module + "sandbox", "the audit log keeps plain records"},
 	{"observability/metrics", module + "observability", "the front counts; the audit log is the launcher's"},
