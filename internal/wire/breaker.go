@@ -9,9 +9,12 @@ const (
 )
 
 const (
-	// MaxBreakers bounds the breakers of each kind that one message tells of; the counts beside
-	// them are exact.
-	MaxBreakers = 64
+	// MaxBreakers bounds the breakers of tools that the launcher's state tells of, MaxBroken those of
+	// networks; the counts beside them are exact.
+	MaxBreakers = 32
+	MaxBroken   = 16
+	// MaxListed bounds those that one answer to an operator lists.
+	MaxListed = 100
 	// MaxMoments bounds the changes of one breaker that are kept and told, MaxFailures the
 	// failures.
 	MaxMoments  = 100
@@ -23,7 +26,7 @@ const (
 type Breakers struct {
 	Enabled  bool      `cbor:"enabled" json:"enabled"`
 	Tools    []Breaker `cbor:"tools,omitempty" json:"tools"`       // all, by name; the first MaxBreakers
-	Networks []Breaker `cbor:"networks,omitempty" json:"networks"` // not closed, by name; the first MaxBreakers
+	Networks []Breaker `cbor:"networks,omitempty" json:"networks"` // not closed, by name; the first MaxBroken
 	// The networks that have a breaker, by its state.
 	Closed   int `cbor:"closed" json:"networks_closed"`
 	Open     int `cbor:"open" json:"networks_open"`

@@ -17,4 +17,21 @@ type State struct {
 	Reserved int       `cbor:"reserved" json:"reserved"` // of it, by scans that run
 	Filter   string    `cbor:"filter,omitempty" json:"filter,omitempty"`
 	Gaps     []Gap     `cbor:"gaps,omitempty" json:"gaps,omitempty"` // layers that are not in force, at most MaxList
+	Breakers Breakers  `cbor:"breakers" json:"breakers"`
+	// Queue is who waits, in the order in which they would enter if nobody else came; the first
+	// MaxQueue.
+	Queue []Waiting `cbor:"queue,omitempty" json:"queue,omitempty"`
+}
+
+// MaxQueue bounds the waiting scans that a state lists. Waiting beside them is exact.
+const MaxQueue = 256
+
+// Waiting is a scan that waits at the gate. When it begins is what follows from what is known of those
+// before it; who comes later can be served before it, since users take turns.
+type Waiting struct {
+	Job string `cbor:"job" json:"job_id"`
+	// AboutS is in how many seconds it begins if each takes as long as is expected of it, LatestS if
+	// each takes all its time. -1: not known.
+	AboutS  int64 `cbor:"about_s" json:"about_s"`
+	LatestS int64 `cbor:"latest_s" json:"latest_s"`
 }
