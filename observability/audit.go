@@ -40,7 +40,8 @@ const (
 	ScopeLost      Event = "scope_lost"      // somebody else changed the kernel's filter: its scans are ended
 	Done           Event = "done"            // nothing of the scan runs any more
 	Interrupted    Event = "interrupted"     // the launcher died while it ran
-	Unreadable     Event = "unreadable"      // a job's record could not be read at the start; it was put aside with the outputs
+	Unreadable     Event = "unreadable"      // a job's record, or the breakers, could not be read at the start; it was put aside, a record with the outputs
+	Breaker        Event = "breaker"         // a breaker has changed; Caller is the operator who ordered it
 	Lost           Event = "lost"            // Records of what happened could not be kept until the log could be written again
 )
 
@@ -84,6 +85,8 @@ type Record struct {
 	OffScope    []Destination `json:"off_scope,omitempty"` // the first destinations of a scope_violation
 	Bytes       int64         `json:"bytes,omitempty"`
 	Records     int           `json:"records,omitempty"`
+
+	Breaker *BreakerChange `json:"breaker,omitempty"`
 
 	// Of a launch, sha256 over the whole lists, with a NUL between the words.
 	AddressesSHA256 string `json:"addresses_sha256,omitempty"`
@@ -136,6 +139,15 @@ type Usage struct {
 	OverRate uint64 `json:"over_rate_packets,omitempty"` // dropped beside those: more than its rate, or than a budget
 	Received uint64 `json:"received_packets,omitempty"`
 	Refused  uint64 `json:"refused_packets,omitempty"` // on the way to the scanner, from elsewhere
+}
+
+// BreakerChange is a change of the breaker of a tool or of a network.
+type BreakerChange struct {
+	Name string `json:"name"`
+	From string `json:"from"`
+	To   string `json:"to"`
+	Why  string `json:"why"`
+	ForS int64  `json:"for_s,omitempty"` // for which an operator opened it; 0: until one closes it
 }
 
 // Destination is one that a scanner may not send to, and did.

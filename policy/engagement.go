@@ -494,6 +494,12 @@ func (e Engagement) Names(c Caller) bool {
 // Targets is the targets as people write them.
 func (e Engagement) Targets() []string { return slices.Clone(e.targets) }
 
+// Touches says that an address of the network is a target, by its own rule or by that of a name.
+func (e Engagement) Touches(network netip.Prefix) bool {
+	of := spanOf(network)
+	return len(e.nets.inside.overlapping(of)) > 0 || slices.ContainsFunc(e.names, func(r nameRule) bool { return len(r.scope.inside.overlapping(of)) > 0 })
+}
+
 // Excluded is what is excluded, as people write it: what is so with all its ports, sorted, where
 // what lies in another is left out, and then that of which ports are.
 func (e Engagement) Excluded() []string {

@@ -51,6 +51,8 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 		p.Refused = refusal(v)
 	} else if missing := l.missing(); len(missing) > 0 {
 		p.Refused = unenforced(missing)
+	} else if broken := l.broken(call.Tool, v.Addresses(), false); broken != nil {
+		p.Refused = broken
 	} else if v.MoreNames {
 		_, p.Refused = l.resolvers()
 	}
@@ -102,6 +104,7 @@ func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabili
 		c.Scanners = append(c.Scanners, said)
 	}
 	c.Wordlists, c.WordlistsCount = l.wordlists.list(ctx)
+	c.Refusing = l.refusing(p, onPolicy(caller), now)
 	for _, j := range l.all() {
 		switch j.snapshot().State {
 		case wire.Running:

@@ -59,8 +59,9 @@ type Config struct {
 	Wordlists    []string          // directories
 	Limits       Limits            // of each scan
 	Together     sandbox.Total     // of all
-	Accept       []string          // layers that may be missing
-	Gaps         []wire.Gap        // what main could not give (stdio without root)
+	Breakers     Breakers
+	Accept       []string   // layers that may be missing
+	Gaps         []wire.Gap // what main could not give (stdio without root)
 
 	Log    *slog.Logger
 	Notify func(state string) // sd_notify
@@ -119,6 +120,7 @@ type Launcher struct {
 	scanners  scanners
 	wordlists wordlists
 	switches  switches
+	breakers  *breakers
 	servers   func() ([]netip.AddrPort, error) // of names, where the configuration has none
 	starts    *allowance                       // scans asked for
 	looks     *allowance                       // previews and capabilities
@@ -167,6 +169,9 @@ func (l *Launcher) live(ctx context.Context) error {
 	if err := l.recover(); err != nil {
 		return err
 	}
+	if err := l.openBreakers(); err != nil {
+		return err
+	}
 	if err := l.learnMachine(); err != nil {
 		return err
 	}
@@ -191,6 +196,7 @@ func (l *Launcher) serve(ctx context.Context) error {
 	g.Go(func() error { return l.followRules(ctx) })
 	g.Go(func() error { return l.followMachine(ctx) })
 	g.Go(func() error { return l.followFilter(rest) })
+	g.Go(func() error { return l.followBreakers(rest) })
 	g.Go(func() error { return l.keepLinked(rest) })
 	g.Go(func() error { return l.accept(ctx) })
 	g.Go(func() error { return l.acceptOperators(rest) })
@@ -224,6 +230,7 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l.scanners = scanners{tools: cfg.Tools, turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, ask: l.runVersion}
 	l.wordlists.dirs = cfg.Wordlists
 	l.switches.dir = cfg.StateDir
+	l.breakers = newBreakers(cfg.Breakers, cfg.StateDir, cfg.Log)
 	defer func() {
 		if err != nil {
 			l.close()

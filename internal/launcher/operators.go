@@ -90,11 +90,13 @@ func (l *Launcher) serveOperator(ctx context.Context, conn *net.UnixConn) error 
 }
 
 // operate carries out one order. Whatever it changes is on the record, with who gave it.
-func (l *Launcher) operate(_ context.Context, _ wire.Client, o wire.Order) wire.Answer {
+func (l *Launcher) operate(_ context.Context, who wire.Client, o wire.Order) wire.Answer {
 	switch {
 	case o.Look != nil:
 		state := l.state()
 		return wire.Answer{State: &state}
+	case o.Breaker != nil:
+		return l.orderBreaker(who, *o.Breaker)
 	}
 	return wire.Answer{Refused: &wire.Refusal{Code: "unknown_order", Reason: "this launcher does not know the order", Hint: hintRooms}}
 }

@@ -20,8 +20,8 @@ import (
 // The path of one scan, from the front's request to the end of the box. Each step can refuse,
 // and each refusal is audited:
 //
-//	start     caller → decode and validate → audit asked → precheck → record, durable
-//	run       resolve → decide → audit decided → gate → decide again → launch → audit done
+//	start     caller → decode and validate → audit asked → breaker of the tool → precheck → record, durable
+//	run       resolve → decide → audit decided → breakers → gate → decide again → breakers → launch → audit done
 //	launch    scanner → command → box → scope → audit launched → sandbox.Run
 //
 // start answers the front; run goes on in a goroutine of the job's own.
@@ -132,6 +132,9 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 	if refused := l.off(j.call.Tool); refused != nil {
 		return l.noted(j, refused)
 	}
+	if refused := l.broken(j.call.Tool, nil, true); refused != nil {
+		return l.noted(j, refused)
+	}
 	if refused := j.aimed(l); refused != nil {
 		return l.noted(j, refused)
 	}
@@ -190,6 +193,9 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 	if refused := l.inTime(ctx, j); refused != nil {
 		return denied(l.noted(j, refused))
 	}
+	if refused := l.broken(j.call.Tool, j.decided().Addresses(), true); refused != nil {
+		return denied(l.noted(j, refused))
+	}
 	place, leave, err := l.gate.Enter(ctx, j.caller.UID, l.share(ctx, j))
 	if err != nil {
 		return l.notEntered(ctx, err)
@@ -204,7 +210,7 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 	if missing := l.missing(); len(missing) > 0 {
 		return denied(l.noted(j, unenforced(missing)))
 	}
-	return l.launch(ctx, j, place)
+	return l.tried(j, func() wire.Outcome { return l.launch(ctx, j, place) })
 }
 
 // share is what a job needs of the budgets: the rate that its scanner would be launched with now.

@@ -22,6 +22,7 @@ func (l *Launcher) state() wire.State {
 		s.Filter = way.Filter
 	}
 	s.Gaps = firstOf(l.gaps(), wire.MaxList)
+	s.Breakers = l.breakers.told(s.At, l.cfg.Tools.Names())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Clients = len(l.clients)

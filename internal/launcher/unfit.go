@@ -59,6 +59,6 @@ func (l *Launcher) grants(engagement string) policy.Limits {
 }
 
 // seconds is a time in whole seconds, none too few.
-func seconds(d time.Duration) string {
-	return fmt.Sprint(int64((d + time.Second - 1) / time.Second))
-}
+func seconds(d time.Duration) string { return fmt.Sprint(wholeSeconds(d)) }
+
+func wholeSeconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }

@@ -1,6 +1,10 @@
 package wire
 
-import "time"
+import (
+	"fmt"
+	"slices"
+	"time"
+)
 
 // What keeps a breaker: a tool, by its name, or a network of targets, by its prefix.
 const (
@@ -109,4 +113,47 @@ type BreakerMoment struct {
 	From string    `cbor:"from" json:"from"`
 	To   string    `cbor:"to" json:"to"`
 	Why  string    `cbor:"why" json:"why"` // one of our words
+}
+
+// What an operator can have done with breakers.
+const (
+	BreakerList  = "list"
+	BreakerShow  = "show"
+	BreakerOpen  = "open"
+	BreakerClose = "close"
+)
+
+// MaxForS bounds for how long an operator opens a breaker, in seconds; one that is not to close by
+// itself has no bound.
+const MaxForS = 30 * 24 * 3600
+
+// BreakerOrder is an operator's order about breakers.
+type BreakerOrder struct {
+	Do    string `cbor:"do"`              // list, show, open, close
+	Name  string `cbor:"name,omitempty"`  // of one, but to list: a tool, a network, an address in it
+	ForS  int64  `cbor:"for_s,omitempty"` // to open, for so many seconds; 0: until it is closed
+	After string `cbor:"after,omitempty"` // to list those after this one
+}
+
+func (o *BreakerOrder) check() error {
+	switch {
+	case !slices.Contains([]string{BreakerList, BreakerShow, BreakerOpen, BreakerClose}, o.Do):
+		return fmt.Errorf("breaker: %.20q is not one of list, show, open, close", o.Do)
+	case len(o.Name) > maxBreakerName || len(o.After) > maxBreakerName:
+		return fmt.Errorf("breaker: a name is longer than %d bytes", maxBreakerName)
+	case o.ForS < 0 || o.ForS > MaxForS || o.ForS > 0 && o.Do != BreakerOpen:
+		return fmt.Errorf("breaker: %d seconds to %s", o.ForS, o.Do)
+	}
+	return nil
+}
+
+// maxBreakerName bounds a name in bytes: of a tool 64, of a network 43.
+const maxBreakerName = 128
+
+// BreakerPage is a part of the list of all breakers, tools first.
+type BreakerPage struct {
+	Enabled  bool      `cbor:"enabled" json:"enabled"`
+	Breakers []Breaker `cbor:"breakers,omitempty" json:"breakers"`
+	Total    int       `cbor:"total" json:"total"`
+	Next     string    `cbor:"next,omitempty" json:"-"` // what After is for the next part; empty: there is none
 }

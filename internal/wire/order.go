@@ -16,7 +16,8 @@ import (
 //
 // Who gives an order the kernel says (SO_PEERCRED); nothing in it does.
 type Order struct {
-	Look *Look `cbor:"look,omitempty"`
+	Look    *Look         `cbor:"look,omitempty"`
+	Breaker *BreakerOrder `cbor:"breaker,omitempty"`
 }
 
 // Look asks for the launcher's state.
@@ -27,6 +28,9 @@ type Look struct{}
 type Answer struct {
 	Refused *Refusal `cbor:"refused,omitempty"`
 	State   *State   `cbor:"state,omitempty"`
+	// To a BreakerOrder: a list, or one.
+	Breakers *BreakerPage   `cbor:"breakers,omitempty"`
+	Breaker  *BreakerDetail `cbor:"breaker,omitempty"`
 }
 
 // OrderTimeout bounds how long an operator waits for an answer, unless ctx ends before.
@@ -100,13 +104,16 @@ func SendAnswer(c *net.UnixConn, a Answer) error {
 
 func (o *Order) check() error {
 	n := 0
-	for _, set := range []bool{o.Look != nil} {
+	for _, set := range []bool{o.Look != nil, o.Breaker != nil} {
 		if set {
 			n++
 		}
 	}
 	if n != 1 {
 		return fmt.Errorf("an order has %d kinds, not one", n)
+	}
+	if o.Breaker != nil {
+		return o.Breaker.check()
 	}
 	return nil
 }

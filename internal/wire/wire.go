@@ -264,6 +264,20 @@ type Capabilities struct {
 	NotEnforced      []Gap            `cbor:"not_enforced,omitempty" json:"not_enforced"`
 	Wordlists        []Wordlist       `cbor:"wordlists,omitempty" json:"wordlists"` // the first MaxList
 	WordlistsCount   int              `cbor:"wordlists_count,omitempty" json:"wordlists_count,omitempty"`
+	// Refusing are the breakers that refuse scans now: of tools, and of networks in the caller's
+	// engagements; the first MaxRefusing.
+	Refusing []Refusing `cbor:"refusing,omitempty" json:"refusing,omitempty"`
+}
+
+// MaxRefusing bounds the breakers that capabilities tell of.
+const MaxRefusing = 16
+
+// Refusing is a breaker that refuses scans.
+type Refusing struct {
+	Breaker     string `cbor:"breaker" json:"breaker"` // a tool or a network
+	State       string `cbor:"state" json:"state"`     // open, half_open
+	RetryAfterS int64  `cbor:"retry_after_s,omitempty" json:"retry_after_s,omitempty"`
+	Reason      string `cbor:"reason" json:"reason"`
 }
 
 // Wordlist is a list of words that the operator offers to scans.
