@@ -68,7 +68,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetFlagErrorFunc(usage)
 	root.PersistentFlags().StringVar(&s.config, "config", "/etc/secmcpd/secmcpd.yaml", "the configuration file; conf.d/ beside it is read too")
 	root.SetHelpCommand(helpCommand())
-	root.AddCommand(connectCommand(s), reportCommand(s), statusCommand(s), checkCommand(s), engagementsCommand(s), toolsCommand(s), doctorCommand(s), auditCommand(s),
+	root.AddCommand(connectCommand(s), reportCommand(s), statusCommand(s), checkCommand(s), engagementsCommand(s), toolsCommand(s), breakerCommand(s), doctorCommand(s), auditCommand(s),
 		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s), versionCommand(s))
 
 	root.InitDefaultCompletionCmd(args...)
@@ -101,9 +101,13 @@ func strictWords(c *cobra.Command) {
 	switch wanted := c.Args; {
 	case c.HasSubCommands():
 		c.Args = cobra.ArbitraryArgs
+		alone := c.RunE
 		c.RunE = func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
+			switch {
+			case len(args) > 0:
 				return unknownCommand(c, args[0])
+			case alone != nil:
+				return alone(c, args)
 			}
 			return c.Help()
 		}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/strict"
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability/journal"
+	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox"
 	"github.com/secmcpd/secmcpd/sandbox/scope"
@@ -52,6 +54,7 @@ type settings struct {
 	Jobs             jobSettings       `yaml:"jobs"`
 	Metrics          metricSettings    `yaml:"metrics"`
 	Log              logSettings       `yaml:"log"`
+	Breakers         breakerSettings   `yaml:"breakers"`
 }
 
 type scanSettings struct {
@@ -63,6 +66,19 @@ type scanSettings struct {
 	CPUPercent int `yaml:"cpu_percent"` // of one processor
 	IOMiB      int `yaml:"io_mib"`      // a second from each disk, and as much to it
 	Packets    int `yaml:"packets_per_second"`
+}
+
+// breakerSettings are the rules of the breakers of networks, and of tools without rules of their own.
+type breakerSettings struct {
+	Enabled      bool                     `yaml:"enabled"`
+	Failures     int                      `yaml:"failures"`          // in a row
+	Successes    int                      `yaml:"success_threshold"` // of probes in a row
+	Recovery     time.Duration            `yaml:"recovery"`
+	MaxRecovery  time.Duration            `yaml:"max_recovery"`
+	Multiplier   factor                   `yaml:"multiplier"`
+	Probes       int                      `yaml:"probes"` // at once
+	ToolFailures map[string]int           `yaml:"tool_failures"`
+	ToolRecovery map[string]time.Duration `yaml:"tool_recovery"`
 }
 
 const bpf = "bpf"
@@ -117,6 +133,24 @@ type logSettings struct {
 	Format string `yaml:"format"` // one of journal.Formats
 }
 
+// factor is a decimal number of at most two places, as 1.5.
+type factor float64
+
+var decimalFactor = regexp.MustCompile(`^[0-9]{1,4}(\.[0-9]{1,2})?$`)
+
+// ReadScalar reads one.
+func (f *factor) ReadScalar(text string) *strict.Fault {
+	if !decimalFactor.MatchString(text) {
+		return &strict.Fault{Allowed: "a number such as 2 or 1.5"}
+	}
+	n, err := strconv.ParseFloat(text, 64)
+	*f = factor(n)
+	if err != nil {
+		return &strict.Fault{Allowed: "a number such as 2 or 1.5"}
+	}
+	return nil
+}
+
 func defaultSettings() settings {
 	return settings{
 		FrontUser:        "secmcpd",
@@ -139,6 +173,9 @@ func defaultSettings() settings {
 		Jobs:    jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour, FreeMiB: 128},
 		Metrics: metricSettings{Textfile: "/run/secmcpd-metrics/secmcpd.prom"},
 		Log:     logSettings{Level: "info", Format: journal.Auto},
+		Breakers: breakerSettings{Enabled: true, Failures: 5, Successes: 1, Recovery: time.Minute, MaxRecovery: 5 * time.Minute, Multiplier: 1.5, Probes: 1,
+			ToolFailures: map[string]int{"nmap_scan": 5, "masscan_scan": 3, "gobuster_scan": 4},
+			ToolRecovery: map[string]time.Duration{"nmap_scan": 2 * time.Minute, "masscan_scan": 90 * time.Second, "gobuster_scan": 3 * time.Minute}},
 	}
 }
 
@@ -259,6 +296,9 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		{"jobs.keep", int64(s.Jobs.Keep), 1, 1000000},
 		{"jobs.free_mib", int64(s.Jobs.FreeMiB), 8, 1 << 20},
 		{"jobs.keep_mib", int64(s.Jobs.KeepMiB), 16, 1 << 30},
+		{"breakers.failures", int64(s.Breakers.Failures), 1, 100},
+		{"breakers.success_threshold", int64(s.Breakers.Successes), 1, 10},
+		{"breakers.probes", int64(s.Breakers.Probes), 1, 16},
 	} {
 		if b.got < b.low || b.got > b.top {
 			wrong(b.field, b.got, fmt.Sprintf("%d to %d", b.low, b.top), "")
@@ -275,6 +315,7 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 			wrong(field, p, "an absolute path", "")
 		}
 	}
+	faults = append(faults, s.checkTools(at)...)
 	if p := s.Metrics.Textfile; p != "" && (!filepath.IsAbs(p) || filepath.Clean(p) != p || filepath.Ext(p) != ".prom") {
 		wrong("metrics.textfile", p, "an absolute path that ends in .prom, or nothing", "node_exporter reads no other file")
 	}
@@ -361,6 +402,67 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 	}
 	slices.SortFunc(faults, func(a, b strict.Fault) int { return strings.Compare(a.String(), b.String()) })
 	return faults
+}
+
+// checkTools says what is wrong with the breakers' settings.
+func (s *settings) checkTools(at faultAt) (faults strict.Faults) {
+	wrong := func(field string, got any, allowed, hint string) {
+		faults = append(faults, at(field, strict.Quote(fmt.Sprint(got)), allowed, hint))
+	}
+	tool := func(key, name string) {
+		if known := s.toolNames(); !slices.Contains(known, name) {
+			wrong(strict.Key(key, name), name, strings.Join(known, ", "), near(name, known))
+		}
+	}
+	b := s.Breakers
+	for name, n := range b.ToolFailures {
+		tool("breakers.tool_failures", name)
+		if n < 1 || n > 10 {
+			wrong(strict.Key("breakers.tool_failures", name), n, "1 to 10", "")
+		}
+	}
+	longest := b.Recovery
+	for name, d := range b.ToolRecovery {
+		tool("breakers.tool_recovery", name)
+		if d < 30*time.Second || d > 10*time.Minute {
+			wrong(strict.Key("breakers.tool_recovery", name), d, "30s to 10m", "")
+		}
+		longest = max(longest, d)
+	}
+	if d := b.Recovery; d < time.Second || d > 10*time.Minute {
+		wrong("breakers.recovery", d, "1s to 10m", "")
+	}
+	if d := b.MaxRecovery; d < longest || d > time.Hour {
+		wrong("breakers.max_recovery", d, longest.String()+" to 1h", "it is at least as long as each recovery")
+	}
+	if b.Multiplier < 1 || b.Multiplier > 10 {
+		wrong("breakers.multiplier", b.Multiplier, "1 to 10", "")
+	}
+	return faults
+}
+
+// breakers turns the settings into what the launcher is told.
+func (s *settings) breakers() launcher.Breakers {
+	b := s.Breakers
+	out := launcher.Breakers{Enabled: b.Enabled, Tools: map[string]policy.BreakerRules{},
+		Rules: policy.BreakerRules{Failures: b.Failures, Successes: b.Successes, Recovery: b.Recovery, MaxRecovery: b.MaxRecovery, Multiplier: float64(b.Multiplier), Probes: b.Probes}}
+	rules := func(tool string) policy.BreakerRules {
+		if own, is := out.Tools[tool]; is {
+			return own
+		}
+		return out.Rules
+	}
+	for tool, n := range b.ToolFailures {
+		own := rules(tool)
+		own.Failures = n
+		out.Tools[tool] = own
+	}
+	for tool, d := range b.ToolRecovery {
+		own := rules(tool)
+		own.Recovery = d
+		out.Tools[tool] = own
+	}
+	return out
 }
 
 // near is a hint at what was meant, where there is something like it.
@@ -540,6 +642,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued, Budget: s.Scans.Packets,
 		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, Interface: s.Slots.Interface, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Wordlists: s.Wordlists.Directories, Accept: s.AcceptUnenforced,
+		Breakers: s.breakers(),
 		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,
 			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},

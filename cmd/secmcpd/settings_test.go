@@ -52,7 +52,7 @@ func keys(v reflect.Value, prefix string) map[string]string {
 		case f.Kind() == reflect.Map:
 			var rows []string
 			for _, k := range f.MapKeys() {
-				rows = append(rows, fmt.Sprintf("%s: %s", k, f.MapIndex(k)))
+				rows = append(rows, fmt.Sprintf("%s: %v", k, f.MapIndex(k)))
 			}
 			slices.Sort(rows)
 			out[key] = strings.Join(rows, ", ")

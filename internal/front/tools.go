@@ -98,10 +98,12 @@ type problem struct {
 	Rule      string   `json:"rule,omitempty" jsonschema:"of the engagement"`
 	Example   string   `json:"example,omitempty"`
 	Retryable bool     `json:"retryable" jsonschema:"the same call may be answered otherwise later"`
+	// RetryAfterS is in how many seconds.
+	RetryAfterS int64 `json:"retry_after_s,omitempty" jsonschema:"in how many seconds it may be"`
 }
 
 func problemOf(r *wire.Refusal) problem {
-	return problem{Code: r.Code, Field: r.Field, Got: r.Got, Allowed: r.Allowed, Reason: r.Reason, Hint: r.Hint, Rule: r.Rule, Retryable: r.Retryable}
+	return problem{Code: r.Code, Field: r.Field, Got: r.Got, Allowed: r.Allowed, Reason: r.Reason, Hint: r.Hint, Rule: r.Rule, Retryable: r.Retryable, RetryAfterS: r.RetryAfterS}
 }
 
 // failure is the answer of a call that was refused.
