@@ -20,10 +20,11 @@ var ErrNoSlot = errors.New("every slot is withheld")
 const overtakes = 8
 
 // Gate lets jobs into a fixed number of slots, as long as their rates together stay within the
-// budget of all and that of their engagement. While there is no room, callers wait: uids take
-// turns, so that one who asks for a hundred jobs delays the others by one each, and among the
-// jobs of one uid under one engagement the first is served first. The last quarter of the waiting places is for uids
-// that have none waiting.
+// budget of all and that of their engagement, and of a tool as many run as may. While there is no
+// room, callers wait: uids take turns, so that one who asks for a hundred jobs delays the others by one
+// each, and among the jobs of one uid under one engagement the first is served first; those of a tool that
+// has slots of its own wait beside them, and are in the way of no other tool. The last quarter of
+// the waiting places is for uids that have none waiting.
 //
 // While one waits for its part of a budget, others enter that came later and have room, at most
 // [overtakes] of them out of that budget: neither does a large part wait for ever on many small
@@ -41,12 +42,16 @@ type Gate struct {
 	maxQueue int
 	waiting  int
 	arrived  uint64
+	grants   uint64
 	turns    []*queue // who is next first; none is empty
 	all      budget
 	of       map[string]*budget // engagements that have a job inside or waiting
+	tools    map[string]*budget // in slots: tools that have had a job
+	inside   map[int]*waiter    // by slot
+	changed  func()
 }
 
-// budget is in packets a second.
+// budget is in packets a second, or in slots.
 type budget struct {
 	most     int // 0: no bound
 	reserved int
@@ -61,14 +66,17 @@ func (b *budget) least(rate int) int {
 	return rate
 }
 
-func (b *budget) lacks(rate int) bool { return b.most > 0 && rate > 0 && rate > b.most-b.reserved }
+func (b *budget) lacks(n int) bool { return b.most > 0 && n > 0 && n > b.most-b.reserved }
 
 // Share is what a job needs besides a slot, in packets a second: a rate, which counts against the
-// budget of its engagement, too (0: it has none). The zero Share needs nothing.
+// budget of its engagement, too (0: it has none); and one of its tool's slots, if those are bounded. Job
+// is how [Gate.Forecast] names it. The zero Share needs nothing.
 type Share struct {
 	Rate       int
 	Engagement string
 	Budget     int
+	Tool       string
+	Job        string
 }
 
 // Place is what a job has inside: a slot, and the rate that is reserved for it: the one it asked
@@ -85,13 +93,16 @@ type waiter struct {
 	number    uint64 // in the order of arrival
 	share     Share
 	overtaken int
+	granted   uint64     // in the order of entering; 0: it waits
+	has       int        // of the budgets, once it has entered
 	place     chan Place // takes one place without blocking; closed when there will never be one
 }
 
 // NewGate makes a gate with slots numbered from 0, where at most maxQueue may wait. rate is the
 // budget of all jobs, in packets a second; 0: there is none.
 func NewGate(slots, maxQueue, rate int) *Gate {
-	g := &Gate{slots: max(slots, 0), withheld: map[int]bool{}, maxQueue: max(maxQueue, 0), all: budget{most: max(rate, 0)}, of: map[string]*budget{}}
+	g := &Gate{slots: max(slots, 0), withheld: map[int]bool{}, maxQueue: max(maxQueue, 0), all: budget{most: max(rate, 0)}, of: map[string]*budget{},
+		tools: map[string]*budget{}, inside: map[int]*waiter{}, changed: func() {}}
 	for i := range max(slots, 0) {
 		g.free = append(g.free, i)
 	}
@@ -113,11 +124,42 @@ func (g *Gate) Enter(ctx context.Context, uid uint32, share Share) (_ Place, lea
 		if !is {
 			return Place{}, nil, ErrNoSlot
 		}
-		return place, g.leaver(place, share.Engagement), nil
+		return place, g.leaver(place, w), nil
 	case <-ctx.Done():
 		g.withdraw(w)
 		return Place{}, nil, ctx.Err()
 	}
+}
+
+// PerTool bounds how many jobs of a tool are inside at once; one that is not named has no bound of its
+// own. Those inside stay, even if together they are more.
+func (g *Gate) PerTool(most map[string]int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, b := range g.tools {
+		b.most = 0
+	}
+	for tool, n := range most {
+		g.toolLocked(tool).most = max(n, 0)
+	}
+	g.serveLocked()
+}
+
+// OnChange has f called whenever somebody enters, leaves, or begins or ends to wait. It must not block,
+// nor ask the gate.
+func (g *Gate) OnChange(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.changed = f
+}
+
+func (g *Gate) toolLocked(tool string) *budget {
+	b := g.tools[tool]
+	if b == nil {
+		b = &budget{}
+		g.tools[tool] = b
+	}
+	return b
 }
 
 // Load is how many slots are taken and how many callers wait.
@@ -166,6 +208,7 @@ func (g *Gate) Withhold(slot int) {
 		}
 	}
 	g.turns, g.waiting = nil, 0
+	g.changed()
 }
 
 // Slots is how many slots there are that are not withheld.
@@ -202,6 +245,7 @@ func (g *Gate) join(uid uint32, share Share) (*waiter, error) {
 		g.removeLocked(w)
 		return nil, ErrQueueFull
 	}
+	g.changed()
 	return w, nil
 }
 
@@ -254,7 +298,7 @@ func (g *Gate) nextLocked() *waiter {
 	first := g.firstLocked()
 	kept := map[*budget]bool{}
 	may := func(w *waiter) bool {
-		return len(g.lackingLocked(w)) == 0 && !slices.ContainsFunc(g.usesLocked(w), func(b *budget) bool { return kept[b] })
+		return len(g.lackingLocked(w)) == 0 && !slices.ContainsFunc(g.usesLocked(w), func(u use) bool { return kept[u.of] })
 	}
 	// Those who were overtaken come before all others, whosever turn it is.
 	byArrival := slices.SortedFunc(slices.Values(first), func(a, b *waiter) int { return cmp.Compare(a.number, b.number) })
@@ -274,20 +318,37 @@ func (g *Gate) nextLocked() *waiter {
 		return nil
 	}
 	for _, p := range first {
-		if p.number < first[i].number && slices.ContainsFunc(g.lackingLocked(p), func(b *budget) bool { return slices.Contains(g.usesLocked(first[i]), b) }) {
+		if p.number < first[i].number && g.takesFromLocked(first[i], p) {
 			p.overtaken++
 		}
 	}
 	return first[i]
 }
 
-// firstLocked are those who wait longest of their uid under their engagement, in the order of turns.
+// takesFromLocked says that one who enters takes what another waits for: a part of a budget that has too
+// little left, or the last slot of their tool, which the other might have had now.
+func (g *Gate) takesFromLocked(enters, waits *waiter) bool {
+	tool := g.toolLocked(waits.share.Tool)
+	if enters.share.Tool == waits.share.Tool && tool.most > 0 && tool.reserved+1 >= tool.most {
+		return true
+	}
+	uses := g.usesLocked(enters)
+	return slices.ContainsFunc(g.lackingLocked(waits), func(b *budget) bool { return slices.ContainsFunc(uses, func(u use) bool { return u.of == b }) })
+}
+
+// firstLocked are those who wait longest of their uid under their engagement, in the order of turns. The
+// jobs of a tool that has slots of its own are a line of their own.
 func (g *Gate) firstLocked() (out []*waiter) {
+	type line struct{ engagement, tool string }
 	for _, q := range g.turns {
-		seen := map[string]bool{}
+		seen := map[line]bool{}
 		for _, w := range q.waiters {
-			if !seen[w.share.Engagement] {
-				seen[w.share.Engagement] = true
+			in := line{engagement: w.share.Engagement}
+			if g.toolLocked(w.share.Tool).most > 0 {
+				in.tool = w.share.Tool
+			}
+			if !seen[in] {
+				seen[in] = true
 				out = append(out, w)
 			}
 		}
@@ -295,19 +356,30 @@ func (g *Gate) firstLocked() (out []*waiter) {
 	return out
 }
 
-// usesLocked are the budgets that a job takes from.
-func (g *Gate) usesLocked(w *waiter) []*budget {
-	if w.share.Rate == 0 {
-		return nil
-	}
-	return []*budget{&g.all, g.of[w.share.Engagement]}
+// use is what a job takes from a budget.
+type use struct {
+	of *budget
+	n  int
 }
 
-// lackingLocked are those of them that have too little left.
+// usesLocked are the budgets that a job takes from: its tool's first.
+func (g *Gate) usesLocked(w *waiter) []use {
+	uses := []use{{g.toolLocked(w.share.Tool), 1}}
+	if rate := g.rateLocked(w); rate > 0 {
+		uses = append(uses, use{&g.all, rate}, use{g.of[w.share.Engagement], rate})
+	}
+	return uses
+}
+
+// lackingLocked are those of them that have too little left. Who waits for a slot of his tool has no need
+// of a rate yet, and keeps none from others.
 func (g *Gate) lackingLocked(w *waiter) (out []*budget) {
-	for _, b := range g.usesLocked(w) {
-		if b.lacks(g.rateLocked(w)) {
-			out = append(out, b)
+	for i, u := range g.usesLocked(w) {
+		if u.of.lacks(u.n) {
+			out = append(out, u.of)
+			if i == 0 {
+				return out
+			}
 		}
 	}
 	return out
@@ -324,28 +396,34 @@ func (g *Gate) grantLocked(w *waiter) {
 	g.taken++
 	g.all.reserved += place.Rate
 	g.of[w.share.Engagement].reserved += place.Rate
+	g.toolLocked(w.share.Tool).reserved++
+	g.grants++
+	g.inside[place.Slot], w.granted, w.has = w, g.grants, place.Rate
 	w.place <- place
 }
 
-func (g *Gate) leaver(place Place, engagement string) func() {
+func (g *Gate) leaver(place Place, w *waiter) func() {
 	return sync.OnceFunc(func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.releaseLocked(place, engagement)
+		g.releaseLocked(place, w)
 	})
 }
 
 // releaseLocked gives a place back and lets in whoever has room then. A slot that is withheld is
 // taken for good; its link is gone, so that its rate is not.
-func (g *Gate) releaseLocked(place Place, engagement string) {
+func (g *Gate) releaseLocked(place Place, w *waiter) {
 	g.all.reserved -= place.Rate
-	g.of[engagement].reserved -= place.Rate
-	g.forgetLocked(engagement)
+	g.of[w.share.Engagement].reserved -= place.Rate
+	g.forgetLocked(w.share.Engagement)
+	g.toolLocked(w.share.Tool).reserved--
+	delete(g.inside, place.Slot)
 	if !g.withheld[place.Slot] {
 		g.free = append(g.free, place.Slot)
 		g.taken--
 	}
 	g.serveLocked()
+	g.changed()
 }
 
 // withdraw takes out a waiter whose ctx ended. The place may have been granted in the same
@@ -356,13 +434,14 @@ func (g *Gate) withdraw(w *waiter) {
 	select {
 	case place, is := <-w.place:
 		if is {
-			g.releaseLocked(place, w.share.Engagement)
+			g.releaseLocked(place, w)
 		}
 		return
 	default:
 	}
 	g.removeLocked(w)
 	g.serveLocked() // something may have been kept for it
+	g.changed()
 }
 
 func (g *Gate) removeLocked(w *waiter) {

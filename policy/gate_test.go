@@ -2,11 +2,14 @@ package policy
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -276,7 +279,7 @@ func TestSlotsAreNeitherLostNorShared(t *testing.T) {
 // share arrives for a part of a budget. Its first letter is its uid, its engagement e.
 func (c *crowd) share(who string, rate int, engagement string, budget int) {
 	go func() {
-		place, leave, err := c.Enter(c.ctx, uint32(who[0]), Share{rate, engagement, budget})
+		place, leave, err := c.Enter(c.ctx, uint32(who[0]), Share{Rate: rate, Engagement: engagement, Budget: budget})
 		if err == nil && place.Rate != rate {
 			who += fmt.Sprint(":", place.Rate)
 		}
@@ -391,6 +394,189 @@ func TestALargePartIsNotOvertakenForEver(t *testing.T) {
 	})
 }
 
+// tool arrives for a slot of a tool, of which one may run.
+func (c *crowd) tool(who, tool string) {
+	go func() {
+		_, leave, err := c.Enter(c.ctx, uint32(who[0]), Share{Tool: tool, Engagement: "x", Job: who})
+		if err != nil {
+			who += ": " + err.Error()
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.served, c.leave[who] = append(c.served, who), leave
+	}()
+	synctest.Wait()
+}
+
+// Those who wait for a slot of their tool are in nobody's way, and take turns among themselves.
+func TestSlotsOfATool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, 3, 100)
+		c.PerTool(map[string]int{"masscan": 1})
+		for _, who := range []string{"a1", "a2", "a3", "b1"} {
+			c.tool(who, "masscan")
+		}
+		c.tool("a4", "nmap")
+		c.tool("b2", "nmap")
+		c.want(t, "a1 a4 b2")
+		c.tool("c1", "nmap")
+		c.goes("a1")
+		c.want(t, "a1 a4 b2 a2")
+		c.goes("b2")
+		c.goes("a2")
+		c.want(t, "a1 a4 b2 a2 c1 b1")
+		c.goes("b1")
+		c.want(t, "a1 a4 b2 a2 c1 b1 a3")
+		c.tool("b3", "masscan")
+		c.goes("c1")
+		c.PerTool(nil)
+		synctest.Wait()
+		c.want(t, "a1 a4 b2 a2 c1 b1 a3 b3")
+		for _, who := range []string{"a3", "a4", "b3"} {
+			c.goes(who)
+		}
+	})
+}
+
+// Whoever waits for a tool gets it, though others of his jobs enter meanwhile and take his turns.
+func TestWhoWaitsForAToolGetsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, 2, 100)
+		c.PerTool(map[string]int{"masscan": 1})
+		c.tool("b-0", "masscan")
+		c.tool("a-0", "nmap")
+		c.tool("a waits", "masscan")
+		passed := 0
+		for c.leave["a waits"] == nil && passed < 100 {
+			passed++
+			c.tool(fmt.Sprint("b-", passed), "masscan")
+			c.tool(fmt.Sprint("a-", passed), "nmap")
+			c.goes(fmt.Sprint("a-", passed-1))
+			c.goes(fmt.Sprint("b-", passed-1))
+		}
+		if passed != overtakes+1 {
+			t.Errorf("%d passed by: %v", passed-1, c.served)
+		}
+		c.goes("a waits")
+		c.goes(fmt.Sprint("a-", passed))
+		c.goes(fmt.Sprint("b-", passed))
+	})
+}
+
+// Two callers, or eight, who have 64 jobs at once and always want more, get the same of the gate to
+// within a tenth, whoever came first and however long their jobs are.
+func TestCallersGetTheSame(t *testing.T) {
+	for _, row := range []struct {
+		says           string
+		callers, slots int
+		first          bool // the first caller has filled the gate before the others come
+		longer         bool // each one's jobs are of other lengths
+	}{
+		{"two on few slots", 2, 4, false, false},
+		{"eight on few slots", 8, 4, false, false},
+		{"eight on 64 slots", 8, 64, false, false},
+		{"two on 64 slots", 2, 64, false, true},
+		{"five on seven slots, lengths mixed", 5, 7, false, true},
+		{"two, of whom one was there first", 2, 8, true, false},
+	} {
+		t.Run(row.says, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const atOnce = 64 // of all callers together, running or waiting, and as many of one who was there first
+				g := NewGate(row.slots, 1024, 0)
+				ctx, end := context.WithCancel(t.Context())
+				served := make([]int, row.callers)
+				var mu sync.Mutex
+				want := func(uid, worker int) {
+					random := rand.New(rand.NewPCG(uint64(uid), uint64(worker)))
+					for ctx.Err() == nil {
+						_, leave, err := g.Enter(ctx, uint32(uid), Share{})
+						if err != nil {
+							return
+						}
+						mu.Lock()
+						served[uid]++
+						mu.Unlock()
+						lasts := time.Second
+						if row.longer {
+							lasts = time.Duration(500+random.IntN(1000)) * time.Millisecond
+						}
+						time.Sleep(lasts)
+						leave()
+					}
+				}
+				for uid := range row.callers {
+					for worker := range max(atOnce/row.callers, row.slots) {
+						go want(uid, worker)
+					}
+					if row.first && uid == 0 {
+						time.Sleep(10 * time.Second)
+						mu.Lock()
+						served[0] = 0
+						mu.Unlock()
+					}
+				}
+				time.Sleep(10 * time.Minute) // of the bubble
+				end()
+				synctest.Wait()
+				time.Sleep(time.Minute)
+				least, most := slices.Min(served), slices.Max(served)
+				if float64(most) > 1.1*float64(least) || least < 100 {
+					t.Errorf("they were served %v", served)
+				}
+			})
+		})
+	}
+}
+
+func TestAForecast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, 2, 100)
+		c.PerTool(map[string]int{"masscan": 1})
+		for _, who := range []string{"a1", "a2", "b1"} {
+			c.tool(who, "masscan")
+		}
+		c.tool("c1", "nmap")
+		c.tool("c2", "nmap")
+		c.want(t, "a1 c1")
+		length := map[string]time.Duration{"a1": 10 * time.Second, "a2": 5 * time.Second, "b1": time.Second, "c1": 2 * time.Second, "c2": 20 * time.Second}
+		said := func(most int) string {
+			var out []string
+			for _, turn := range c.Forecast(most, func(job string, inside bool) time.Duration {
+				if inside != (job == "a1" || job == "c1") {
+					t.Errorf("%s is said to be inside: %v", job, inside)
+				}
+				return length[job]
+			}) {
+				out = append(out, fmt.Sprint(turn.Job, " ", turn.After))
+			}
+			return strings.Join(out, ", ")
+		}
+		// b1 has its turn after a2; c2 needs no slot of that tool.
+		if got, want := said(100), "c2 2s, a2 10s, b1 15s"; got != want {
+			t.Errorf("%s; want %s", got, want)
+		}
+		if got, want := said(1), "c2 2s"; got != want {
+			t.Errorf("%s; want %s", got, want)
+		}
+		if taken, waiting := c.Load(); taken != 2 || waiting != 3 {
+			t.Errorf("to ask has changed it: %d taken, %d wait", taken, waiting)
+		}
+		for _, who := range []string{"c1", "a1", "a2", "b1", "c2"} {
+			c.goes(who)
+		}
+	})
+}
+
+func BenchmarkForecast(b *testing.B) {
+	g := NewGate(64, 1024, 10000)
+	for i := range 64 + 1024 {
+		_, _ = g.join(uint32(i%40), Share{Rate: 1 + i%100, Engagement: fmt.Sprint("e", i%10), Budget: 2000, Tool: fmt.Sprint("t", i%3), Job: fmt.Sprint(i)})
+	}
+	for b.Loop() {
+		g.Forecast(256, func(string, bool) time.Duration { return time.Second })
+	}
+}
+
 // Those who were there before a large part came do not overtake it when they enter.
 func TestWhoCameBeforeDoesNotOvertake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -474,7 +660,7 @@ func TestABudgetIsNotKeptForWhoGivesUp(t *testing.T) {
 
 // Whoever comes, goes and gives up, whatever budgets become: nobody is let in beyond one, nobody
 // of a uid before an earlier one, nobody is overtaken more often than may be, nobody waits without
-// a cause, and all get in.
+// a cause, no more jobs of a tool run than may, and all get in, in the order that was foretold.
 func FuzzGate(f *testing.F) {
 	f.Add([]byte{0, 1, 90, 0, 2, 200, 0, 3, 5, 0, 4, 5, 1, 0, 0, 2, 0, 0, 3, 7, 9})
 	f.Add([]byte{0, 17, 255, 0, 18, 1, 0, 19, 1, 0, 20, 1, 0, 33, 1, 0, 34, 1, 0, 17, 1, 0, 17, 1, 0, 17, 1, 0, 17, 1, 3, 1, 4, 1, 1, 1})
@@ -487,29 +673,40 @@ func FuzzGate(f *testing.F) {
 			place Place
 		}
 		budgets := [4]int{0, 50, 100, 300}
+		tools := map[string]int{"t1": 1, "t2": 2}
+		g.PerTool(tools)
+		lineOf := func(o one) string {
+			line := fmt.Sprint(o.uid, o.w.share.Engagement)
+			if tools[o.w.share.Tool] > 0 {
+				line += o.w.share.Tool
+			}
+			return line
+		}
 		name := func(i byte) string { return fmt.Sprint("e", i%4) }
 		var waiting, inside []one
 		settle := func() {
 			var still []one
-			before := map[string]bool{}
+			before, fresh := map[string]bool{}, map[string]bool{}
 			behind := map[string]bool{}
 			for _, o := range waiting {
 				select {
 				case o.place = <-o.w.place:
-					if behind[fmt.Sprint(o.uid, o.w.share.Engagement)] {
+					if behind[lineOf(o)] {
 						t.Fatal("a later job of a uid was let in before an earlier one")
 					}
+					fresh[o.w.share.Tool] = true
 					before[o.w.share.Engagement] = before[o.w.share.Engagement] || o.place.Rate > 0
 					inside = append(inside, o)
 				default:
-					behind[fmt.Sprint(o.uid, o.w.share.Engagement)] = true
+					behind[lineOf(o)] = true
 					still = append(still, o)
 				}
 			}
 			waiting = still
 			sum, of := 0, map[string]int{}
-			held := map[int]bool{}
+			held, run := map[int]bool{}, map[string]int{}
 			for _, o := range inside {
+				run[o.w.share.Tool]++
 				sum += o.place.Rate
 				of[o.w.share.Engagement] += o.place.Rate
 				if held[o.place.Slot] {
@@ -519,6 +716,11 @@ func FuzzGate(f *testing.F) {
 			}
 			if sum != g.all.reserved || sum > all || len(inside) != g.taken || len(waiting) != g.waiting || len(g.free)+g.taken != 6 {
 				t.Fatalf("%d reserved and said to be %d; %d inside, %d taken; %d wait, %d said to", sum, g.all.reserved, len(inside), g.taken, len(waiting), g.waiting)
+			}
+			for tool, b := range g.tools {
+				if run[tool] != b.reserved || b.most != tools[tool] || fresh[tool] && b.most > 0 && run[tool] > b.most {
+					t.Fatalf("%d of %s run, said to be %d, of %d", run[tool], tool, b.reserved, b.most)
+				}
 			}
 			for e, b := range g.of {
 				if of[e] != b.reserved || before[e] && b.most > 0 && of[e] > b.most {
@@ -547,34 +749,64 @@ func FuzzGate(f *testing.F) {
 		leave := func(i int) {
 			o := inside[i]
 			inside = slices.Delete(inside, i, i+1)
-			g.leaver(o.place, o.w.share.Engagement)()
+			g.leaver(o.place, o.w)()
 		}
 		for len(data) >= 3 {
 			op, a, b := data[0], data[1], data[2]
 			data = data[3:]
 			switch {
-			case op%4 == 0:
+			case op%5 == 0:
 				o := one{uid: uint32(a / 16 % 5)}
 				var err error
-				if o.w, err = g.join(o.uid, Share{int(b), name(a), budgets[a%4]}); err == nil {
+				if o.w, err = g.join(o.uid, Share{Rate: int(b), Engagement: name(a), Budget: budgets[a%4], Tool: fmt.Sprint("t", b%4), Job: fmt.Sprint("job", g.arrived)}); err == nil {
 					waiting = append(waiting, o)
 				}
-			case op%4 == 1 && len(inside) > 0:
+			case op%5 == 1 && len(inside) > 0:
 				leave(int(a) % len(inside))
-			case op%4 == 2 && len(waiting) > 0:
+			case op%5 == 2 && len(waiting) > 0:
 				i := int(a) % len(waiting)
 				o := waiting[i]
 				waiting = slices.Delete(waiting, i, i+1)
 				g.withdraw(o.w)
-			case op%4 == 3:
+			case op%5 == 3:
 				budgets[a%4] = int(b)
 				g.Bound(name(a), int(b))
+			case op%5 == 4:
+				tools = map[string]int{"t1": int(a % 3), "t2": int(b % 4)}
+				g.PerTool(tools)
 			}
 			settle()
 		}
+		// Each stays for as long as its name says, so that they leave one by one.
+		lasts := func(job string, _ bool) time.Duration {
+			sum := sha256.Sum256([]byte(job))
+			return time.Duration(binary.BigEndian.Uint64(sum[:]) >> 8)
+		}
+		foretold := g.Forecast(1000, lasts)
+		ends := map[uint64]time.Duration{}
+		for _, o := range inside {
+			ends[o.w.number] = lasts(o.w.share.Job, true)
+		}
+		var came []Turn
 		for len(inside) > 0 {
-			leave(0)
+			next := 0
+			for i, o := range inside {
+				if ends[o.w.number] < ends[inside[next].w.number] {
+					next = i
+				}
+			}
+			now, already := ends[inside[next].w.number], len(inside)-1
+			leave(next)
 			settle()
+			entered := slices.Clone(inside[already:])
+			slices.SortFunc(entered, func(a, b one) int { return int(a.w.granted) - int(b.w.granted) })
+			for _, o := range entered {
+				ends[o.w.number] = now + lasts(o.w.share.Job, false)
+				came = append(came, Turn{o.w.share.Job, o.uid, now})
+			}
+		}
+		if !slices.Equal(came, foretold) {
+			t.Fatalf("foretold was %v, and it was %v", foretold, came)
 		}
 		if len(waiting) > 0 || g.taken != 0 || g.all.reserved != 0 || len(g.of) != 0 {
 			t.Fatalf("at the end %d wait, %d are taken, %d are reserved, of %v", len(waiting), g.taken, g.all.reserved, g.of)
