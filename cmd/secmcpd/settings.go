@@ -125,7 +125,8 @@ type jobSettings struct {
 }
 
 type metricSettings struct {
-	Textfile string `yaml:"textfile"` // for node_exporter; empty: none
+	Textfile string        `yaml:"textfile"` // for node_exporter; empty: none
+	Every    time.Duration `yaml:"every"`    // between two of its writings
 }
 
 type logSettings struct {
@@ -171,7 +172,7 @@ func defaultSettings() settings {
 		Limits: limitSettings{MemoryMiB: 512, Processes: 32, CPUPercent: 100, CPUTime: time.Hour, IOMiB: 64, OutputMiB: 64, TmpMiB: 16,
 			OpenFiles: 512},
 		Jobs:    jobSettings{Keep: 1000, KeepMiB: 2048, KeepFor: 90 * 24 * time.Hour, FreeMiB: 128},
-		Metrics: metricSettings{Textfile: "/run/secmcpd-metrics/secmcpd.prom"},
+		Metrics: metricSettings{Textfile: "/run/secmcpd-metrics/secmcpd.prom", Every: 15 * time.Second},
 		Log:     logSettings{Level: "info", Format: journal.Auto},
 		Breakers: breakerSettings{Enabled: true, Failures: 5, Successes: 1, Recovery: time.Minute, MaxRecovery: 5 * time.Minute, Multiplier: 1.5, Probes: 1,
 			ToolFailures: map[string]int{"nmap_scan": 5, "masscan_scan": 3, "gobuster_scan": 4},
@@ -316,6 +317,9 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		}
 	}
 	faults = append(faults, s.checkTools(at)...)
+	if d := s.Metrics.Every; d < 5*time.Second || d > 5*time.Minute {
+		wrong("metrics.every", d, "5s to 5m", "")
+	}
 	if p := s.Metrics.Textfile; p != "" && (!filepath.IsAbs(p) || filepath.Clean(p) != p || filepath.Ext(p) != ".prom") {
 		wrong("metrics.textfile", p, "an absolute path that ends in .prom, or nothing", "node_exporter reads no other file")
 	}
@@ -652,7 +656,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 // front turns settings into what the front is told.
 func (s *settings) front(from *surroundings, listener *net.UnixListener, link *net.UnixConn) front.Config {
 	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Tools: s.tools(), Version: version, Log: s.logger(from.stderr), Notify: notify,
-		Grace: 10 * time.Second, Metrics: s.Metrics.Textfile,
+		Grace: 10 * time.Second, Metrics: s.Metrics.Textfile, Every: s.Metrics.Every,
 		Keep: store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor, Free: int64(s.Jobs.FreeMiB) << 20}}
 	if link != nil {
 		cfg.Notify, cfg.Metrics = func(string) {}, "" // the file is the daemon's

@@ -19,7 +19,7 @@ func TestTheManualsTableOfSettingsIsTrue(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, section, _ := strings.Cut(string(manual), "## Settings")
-	section, _, _ = strings.Cut(section, "## Layers")
+	section, _, _ = strings.Cut(section, "\n## ")
 	said := map[string]string{}
 	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_.]+)` \\| ([^|]+) \\|").FindAllStringSubmatch(section, -1) {
 		said[m[1]] = strings.Trim(strings.TrimSpace(m[2]), "`")

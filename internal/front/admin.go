@@ -49,6 +49,7 @@ func (discard) Write(b []byte) (int, error) { return len(b), nil }
 func (f *front) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, http.StatusOK, f.status()) })
+	mux.Handle("GET /metrics", f.metrics.Handler())
 	return mux
 }
 

@@ -2,39 +2,49 @@ package front
 
 import (
 	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
+	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability/metrics"
+	"github.com/secmcpd/secmcpd/runners/report"
 )
 
-// countEvery is how often the file of metrics is written at least, countAtMost how often at most.
+// countAtMost is how often the file of metrics is written at most, countTimeout how long that, or
+// the answer to a scrape, may wait for the store.
 const (
-	countEvery  = 15 * time.Second
-	countAtMost = time.Second
+	countAtMost  = time.Second
+	countTimeout = 10 * time.Second
 )
 
 // count writes the file of metrics whenever a job has ended, and once more when the front ends.
 func (f *front) count(ctx context.Context) error {
+	defer f.flush()
 	path := f.cfg.Metrics
-	if path == "" {
-		return nil
+	if path != "" {
+		if _, err := os.Stat(filepath.Dir(path)); err != nil {
+			f.log.Warn("metrics are not written: make the directory and restart, or set metrics.textfile to \"\"", "why", err)
+			path = ""
+		}
 	}
-	if _, err := os.Stat(filepath.Dir(path)); err != nil {
-		f.log.Warn("metrics are not written: make the directory and restart, or set metrics.textfile to \"\"", "why", err)
-		return nil
-	}
-	r := metrics.New(metrics.Source{Version: f.cfg.Version, Ended: f.totals, Packets: f.packets, UnderWay: f.underWayNow, Budget: f.budgetNow, Space: f.spaceNow})
 	write := func() {
-		if err := r.WriteFile(path); err != nil {
+		f.flush()
+		if path == "" {
+			return
+		}
+		if err := f.metrics.WriteFile(path); err != nil {
 			f.log.Error("cannot write metrics", "why", err)
 		}
 	}
 	defer write()
-	defer r.Stop()
-	tick := time.NewTicker(countEvery)
+	defer f.metrics.Stop()
+	tick := time.NewTicker(max(f.cfg.Every, countAtMost))
 	defer tick.Stop()
 	for {
 		write()
@@ -52,12 +62,162 @@ func (f *front) count(ctx context.Context) error {
 	}
 }
 
-func (f *front) totals() (out []metrics.Ended, err error) {
-	ends, err := f.store.Ends(context.WithoutCancel(f.ctx))
-	for _, e := range ends {
-		out = append(out, metrics.Ended{Tool: e.Tool, State: string(e.State), Reason: e.Reason, Jobs: e.Jobs})
+// recount has the file written soon.
+func (f *front) recount() {
+	select {
+	case f.counted <- struct{}{}:
+	default:
 	}
-	return out, err
+}
+
+// tally is what has been counted and is not in the store yet. What is of a job is counted there, when
+// it ends; this is the rest, of which a front that is killed loses what it has not flushed.
+type tally struct {
+	moving sync.Mutex // held while sums go into the store, or are read with what is there
+	mu     sync.Mutex
+	sums   map[metrics.Total]int64 // N is 0 in the key; as many as there are words for them
+}
+
+func (f *front) add(t metrics.Total) {
+	n := t.N
+	t.N = 0
+	f.tally.mu.Lock()
+	defer f.tally.mu.Unlock()
+	if f.tally.sums == nil {
+		f.tally.sums = map[metrics.Total]int64{}
+	}
+	f.tally.sums[t] += n
+}
+
+// pending are the sums that are not in the store.
+func (t *tally) pending() (all []metrics.Total) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for sum, n := range t.sums {
+		if sum.N = n; n > 0 {
+			all = append(all, sum)
+		}
+	}
+	return all
+}
+
+// flush puts what has been counted into the store. What cannot be put there waits.
+func (f *front) flush() {
+	f.tally.moving.Lock()
+	defer f.tally.moving.Unlock()
+	ctx, done := context.WithTimeout(context.WithoutCancel(f.ctx), countTimeout)
+	defer done()
+	for some := range slices.Chunk(f.tally.pending(), store.MaxCounts) {
+		var all []store.Total
+		for _, t := range some {
+			all = append(all, store.Total(t))
+		}
+		if err := f.store.Add(ctx, all); err != nil {
+			f.log.Warn("cannot keep what was counted; it is kept later", "why", err)
+			return
+		}
+		for _, t := range some {
+			t.N = -t.N
+			f.add(t)
+		}
+	}
+}
+
+// countCall counts a call of a tool by what came of it. One that was refused with a job is in the job's
+// end.
+func (f *front) countCall(tool string, err error) {
+	var fs faults
+	var r refused
+	outcome := "refused"
+	switch {
+	case err == nil:
+		outcome = "answered"
+	case errors.As(err, &fs):
+		f.add(metrics.Refused(metrics.Arguments))
+	case errors.As(err, &r):
+		if r.JobID == "" {
+			f.add(metrics.Refused(r.Code))
+		}
+	case errors.Is(err, errUnreachable):
+		f.add(metrics.Refused("launcher_unreachable"))
+	default:
+		outcome = "failed"
+	}
+	f.add(metrics.Call(tool, outcome))
+}
+
+// reading is what it took to read a report.
+type reading struct {
+	bytes  int64
+	waited time.Duration // for the report to grow
+	took   time.Duration // without that
+}
+
+// at counts what is read of a report.
+func (r *reading) at(from io.Reader) io.Reader { return &metered{from, &r.bytes} }
+
+type metered struct {
+	from io.Reader
+	n    *int64
+}
+
+func (m *metered) Read(b []byte) (int, error) {
+	n, err := m.from.Read(b)
+	*m.n += int64(n)
+	return n, err
+}
+
+// countsOf is what a job that ends adds to the totals of its tool.
+func countsOf(row store.Job, record wire.Job, r report.Report, took reading) (out []store.Count) {
+	o, u := record.Outcome, record.Outcome.Usage
+	ms := func(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+	j := metrics.Job{ErrorType: errorType(row.State, o), Launched: !record.Started.IsZero() && o.Reason != wire.Launch,
+		Wait: record.Started.Sub(row.Created), Ran: ms(u.WallMS),
+		CPU: ms(u.CPUMS), Throttled: ms(u.ThrottledMS), WaitedCPU: ms(u.WaitedCPUMS), WaitedMemory: ms(u.WaitedMemoryMS), WaitedIO: ms(u.WaitedIOMS),
+		MemoryPeak: u.MemoryPeak, PidsRefused: u.PidsRefused, OffScope: u.OffScope, Output: u.Output, Read: u.Read, Written: u.Written,
+		Parse: took.took, Parsed: took.bytes, Cut: len(r.Cut) > 0}
+	if j.Ran == 0 && o.Ended.After(record.Started) {
+		j.Ran = o.Ended.Sub(record.Started) // of one whose launcher died, nobody measured it
+	}
+	if o.Refused != nil && row.State == store.Refused {
+		j.Code = o.Refused.Code
+	}
+	if o.Reason == wire.Launch {
+		j.Stage = o.Stage
+	}
+	for _, t := range j.Sums() {
+		out = append(out, store.Count{Name: t.Name, Label: t.Label, N: t.N})
+	}
+	return out
+}
+
+// errorType says how a job ended in the predecessor's words.
+func errorType(state store.State, o *wire.Outcome) string {
+	code := ""
+	if o.Refused != nil {
+		code = o.Refused.Code
+	}
+	switch {
+	case state == store.Completed, state == store.Partial && o.Reason == wire.Exited:
+		return metrics.None
+	case code == "scanner_missing":
+		return metrics.NotFound
+	case code == "breaker_open":
+		return metrics.BreakerOpen
+	}
+	switch o.Reason {
+	case wire.Timeout:
+		return metrics.Timeout
+	case wire.Refused:
+		return metrics.Validation
+	case wire.Memory, wire.Pids, wire.CPU, wire.Output, wire.DiskFull:
+		return metrics.Exhausted
+	case wire.Cancelled, wire.Withdrawn:
+		return metrics.Cancelled
+	case wire.Shutdown, wire.Interrupted, wire.ScopeLost:
+		return metrics.Interrupted
+	}
+	return metrics.Execution
 }
 
 // packetsOf is what became of a job's packets, each once: the fates are the metric's.
@@ -66,40 +226,97 @@ func packetsOf(u wire.Usage) map[string]uint64 {
 		"form": u.Dropped - min(u.Dropped, u.OffScope), "over_rate": u.OverRate, "refused": u.Refused}
 }
 
-func (f *front) packets() (out []metrics.Packets, err error) {
-	all, err := f.store.Packets(context.WithoutCancel(f.ctx))
-	for _, p := range all {
-		out = append(out, metrics.Packets(p))
-	}
-	return out, err
-}
-
-// budgetNow is the launcher's budget for all scans, and what those have of it that run.
-func (f *front) budgetNow() (allowed, reserved int) {
+// facts are what there is to count now.
+func (f *front) facts() (metrics.Facts, error) {
+	m := metrics.Facts{Version: f.cfg.Version, Tools: f.cfg.Tools.Names(), Process: processOf(wire.ThisProcess(f.since)), Running: map[string]int{}}
+	f.underWayFacts(&m)
 	f.mu.Lock()
 	if f.link != nil {
-		allowed = f.link.budget
+		m.Connected, m.Allowed = true, f.link.budget
 	}
+	m.Sessions = len(f.sessions)
+	users := map[uint32]bool{}
+	for _, s := range f.sessions {
+		users[s.client.UID] = true
+	}
+	m.Clients = len(users)
 	f.mu.Unlock()
+	if s := f.heard.Load(); s != nil {
+		m.Launcher = launcherFacts(s)
+	}
+	return m, f.keptFacts(&m)
+}
+
+// keptFacts are those of the store. The totals in it and those on their way there are of one moment.
+func (f *front) keptFacts(m *metrics.Facts) error {
+	ctx, done := context.WithTimeout(context.WithoutCancel(f.ctx), countTimeout)
+	defer done()
+	space, err := f.store.Space(ctx)
+	if err != nil {
+		return err
+	}
+	m.Kept, m.Most, m.Free, m.Least = space.Kept, f.cfg.Keep.Bytes, space.Free, f.cfg.Keep.Free
+	if m.JobsKept, m.Unfinished, err = f.store.Kept(ctx); err != nil {
+		return err
+	}
+	ends, err := f.store.Ends(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range ends {
+		m.Ended = append(m.Ended, metrics.Ended{Tool: e.Tool, State: string(e.State), Reason: e.Reason, Jobs: e.Jobs})
+	}
+	packets, err := f.store.Packets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range packets {
+		m.Packets = append(m.Packets, metrics.Packets(p))
+	}
+	f.tally.moving.Lock()
+	defer f.tally.moving.Unlock()
+	totals, err := f.store.Totals(ctx)
+	for _, t := range totals {
+		m.Totals = append(m.Totals, metrics.Total(t))
+	}
+	m.Totals = append(m.Totals, f.tally.pending()...)
+	return err
+}
+
+// underWayFacts are those of jobs under way.
+func (f *front) underWayFacts(m *metrics.Facts) {
+	now := time.Now()
 	for _, j := range f.underWayAll() {
 		j.mu.Lock()
-		if j.record.State == wire.Running {
-			reserved += j.record.Rate
+		switch j.record.State {
+		case wire.Running:
+			m.Running[j.row.Tool]++
+			m.Reserved += j.record.Rate
+		case wire.Ended:
+			m.Ending++
+		default:
+			m.Queued++
+			m.Oldest = max(m.Oldest, now.Sub(j.row.Created))
 		}
 		j.mu.Unlock()
 	}
-	return allowed, reserved
+}
+
+func launcherFacts(s *wire.State) *metrics.Launcher {
+	a := s.Counters.Audit
+	return &metrics.Launcher{Slots: s.Slots, Records: a.Records, AuditBytes: a.Bytes, AuditFiles: int64(a.Files), AuditPending: int64(a.Pending),
+		Unwritable: a.Unwritable, Process: processOf(s.Counters.Process)}
+}
+
+func processOf(p wire.Process) metrics.Process {
+	return metrics.Process{Resident: p.Resident, CPU: time.Duration(p.CPUMS) * time.Millisecond, Goroutines: p.Goroutines, Files: p.Files, Started: p.Started}
 }
 
 func (f *front) underWayNow() (queued, running int) {
-	for _, j := range f.underWayAll() {
-		j.mu.Lock()
-		if j.record.State == wire.Running {
-			running++
-		} else {
-			queued++
-		}
-		j.mu.Unlock()
+	m := metrics.Facts{Running: map[string]int{}}
+	f.underWayFacts(&m)
+	for _, n := range m.Running {
+		running += n
 	}
-	return queued, running
+	return m.Queued + m.Ending, running
 }

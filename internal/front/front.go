@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +22,7 @@ import (
 	mcpsession "github.com/secmcpd/secmcpd/internal/session"
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/metrics"
 	"github.com/secmcpd/secmcpd/runners"
 )
 
@@ -32,6 +34,7 @@ type Config struct {
 	StateDir string
 	Tools    runners.Table // the scanners that there are
 	Metrics  string        // the file for node_exporter; "": none
+	Every    time.Duration // between two of its writings, unless a job ends
 	Keep     store.Limits
 	Version  string
 	Log      *slog.Logger
@@ -59,7 +62,10 @@ type front struct {
 	damaged  chan error // holds one: the store is not what was written
 
 	counted   chan struct{} // holds one: a job has ended since metrics were written
-	keeping   sync.Mutex    // one job's result at a time is put into the store: each may be large
+	metrics   *metrics.Registry
+	tally     tally
+	heard     atomic.Pointer[wire.State] // what a launcher said last; it may be gone
+	keeping   sync.Mutex                 // one job's result at a time is put into the store: each may be large
 	pruning   sync.Mutex
 	exporting chan struct{} // has room for one: a result in one of its forms is large while it is written
 	comparing chan struct{} // has room for one: a scan_diff that reads results
@@ -99,6 +105,7 @@ func Serve(ctx context.Context, cfg Config) error {
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
 	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, term: consentTerm + time.Minute, counted: make(chan struct{}, 1), damaged: make(chan error, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1), searching: make(chan struct{}, 1),
 		jobs: map[string]*job{}, sessions: map[uint64]*session{}, since: time.Now()}
+	f.metrics = metrics.New(f.facts)
 	var err error
 	if f.sealer, err = newSealer(); err != nil {
 		return nil, err
@@ -208,6 +215,7 @@ func (f *front) prune(ctx context.Context) {
 	f.looksDamaged(err)
 	if err != nil && ctx.Err() == nil {
 		f.log.Error("cannot remove old jobs", "why", err)
+		f.add(metrics.StoreError())
 	} else if n > 0 {
 		f.log.Info("old jobs removed", "count", n)
 	}

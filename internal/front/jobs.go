@@ -21,6 +21,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability/journal"
+	"github.com/secmcpd/secmcpd/observability/metrics"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/runners/report"
 )
@@ -36,6 +37,7 @@ type job struct {
 	progress report.Progress
 	status   json.RawMessage // see readyStatus; nil: something has changed since
 	changed  chan struct{}   // closed and replaced at each change
+	looked   reading         // what reading its report took
 	over     chan struct{}   // closed when record.Outcome is set
 	done     chan struct{}   // closed when the end is committed
 
@@ -96,6 +98,7 @@ func (f *front) begin(ctx context.Context, s *session, row store.Job, value []by
 	if err := f.store.Create(ctx, row); err != nil {
 		f.looksDamaged(err)
 		f.log.Error("cannot keep a job", "why", err)
+		f.add(metrics.StoreError())
 		return nil, storeRefusal(err)
 	}
 	if d := f.cfg.Tools.Declaration(row.Tool); d != nil {
@@ -215,6 +218,7 @@ func (f *front) learn(l *link, record wire.Job, files []*os.File) {
 		if err := f.store.Update(f.ctx, row); err != nil {
 			f.looksDamaged(err)
 			f.log.Error("cannot keep a job's start", "job", row.ID, "why", err) // its end will be kept
+			f.add(metrics.StoreError())
 		}
 	}
 	if ended != nil {
@@ -284,7 +288,9 @@ func (f *front) read(j *job) {
 }
 
 func (f *front) conclude(j *job) {
+	began := time.Now()
 	r, err := f.parse(j)
+	j.looked.took = max(time.Since(began)-j.looked.waited, 0)
 	if err != nil {
 		f.log.Error("cannot read a report", "job", j.row.ID, "why", fmt.Sprintf("%T", err)) // the text may quote the scanner
 	}
@@ -306,10 +312,12 @@ func (f *front) conclude(j *job) {
 		}
 		if errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrNotFound) {
 			f.log.Error("a result cannot be kept and is given up", journal.Key, journal.ResultLost, "correlation", correlation(j.row), "job", j.row.ID, "why", err) // trying again changes nothing
+			f.add(metrics.StoreError())
 			break
 		}
 		f.looksDamaged(err)
 		f.log.Error("cannot keep a result; trying again", "job", j.row.ID, "why", err)
+		f.add(metrics.StoreError())
 		select {
 		case <-time.After(wait):
 		case <-f.ctx.Done():
@@ -348,19 +356,19 @@ func (f *front) parse(j *job) (report.Report, error) {
 		defer kept.Close()
 		beside, err := f.store.Artefact(j.row.ID, "stderr.txt")
 		if errors.Is(err, store.ErrNotFound) {
-			return f.parsed(j.row, record, kept, strings.NewReader(""), nil)
+			return f.parsed(j.row, record, j.looked.at(kept), strings.NewReader(""), nil)
 		}
 		if err != nil {
 			return report.Report{}, err
 		}
 		defer beside.Close()
-		return f.parsed(j.row, record, kept, beside, nil)
+		return f.parsed(j.row, record, j.looked.at(kept), beside, nil)
 	}
 	var beside io.Reader = strings.NewReader("")
 	if stderr != nil {
 		beside = &tail{ctx: f.ctx, file: stderr, over: j.over}
 	}
-	return f.parsed(j.row, record, &tail{ctx: f.ctx, file: stdout, over: j.over}, beside, func(p report.Progress) {
+	return f.parsed(j.row, record, j.looked.at(&tail{ctx: f.ctx, file: stdout, over: j.over, waited: &j.looked.waited}), beside, func(p report.Progress) {
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		j.progress = p
@@ -423,6 +431,7 @@ type tail struct {
 	file   *os.File
 	offset int64
 	over   chan struct{}
+	waited *time.Duration // for more, added up here; nil: nowhere
 }
 
 // tailInterval is how often a growing file is looked at. The launcher owns the file and the
@@ -448,11 +457,15 @@ func (t *tail) Read(b []byte) (int, error) {
 		if over {
 			return 0, io.EOF
 		}
+		began := time.Now()
 		select {
 		case <-t.over:
 		case <-t.ctx.Done():
 			return 0, t.ctx.Err()
 		case <-time.After(tailInterval):
+		}
+		if t.waited != nil {
+			*t.waited += time.Since(began)
 		}
 	}
 }
@@ -534,6 +547,7 @@ func (f *front) commit(j *job, r report.Report) error {
 		row.Ended = j.until
 	}
 	row.Packets = packetsOf(record.Outcome.Usage)
+	row.Counts = countsOf(row, record, r, j.looked)
 	row.Started = record.Started
 	if record.Verdict.Engagement != "" {
 		row.Engagement = record.Verdict.Engagement
@@ -551,10 +565,7 @@ func (f *front) commit(j *job, r report.Report) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case f.counted <- struct{}{}:
-	default:
-	}
+	f.recount()
 	j.mu.Lock()
 	j.row.State, j.row.Engagement, j.row.Started, j.row.Ended = row.State, row.Engagement, row.Started, row.Ended
 	j.mu.Unlock()

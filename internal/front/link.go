@@ -145,6 +145,9 @@ func (f *front) dispatch(l *link, m wire.Message, files []*os.File) error {
 		l.mu.Lock()
 		l.state = m.State
 		l.mu.Unlock()
+		if f.heard.Swap(m.State) == nil {
+			f.recount() // the file has nothing of a launcher yet
+		}
 	case m.Synced != nil:
 		f.reconcile(l)
 	default:

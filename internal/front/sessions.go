@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/metrics"
 )
 
 // session is one client's connection.
@@ -38,6 +39,7 @@ func (f *front) open(l *link, c wire.Client, files []*os.File) {
 	}
 	f.sessions[c.Handle] = s
 	f.mu.Unlock()
+	f.add(metrics.Session())
 	if !f.spawn(func() { f.serveSession(s) }) {
 		s.hangUp()
 	}

@@ -50,9 +50,3 @@ func (f *front) tellSpace(was bool) bool {
 	}
 	return r != nil
 }
-
-// spaceNow is for the metrics.
-func (f *front) spaceNow() (kept, allowed, free, reserved int64, err error) {
-	space, err := f.store.Space(context.WithoutCancel(f.ctx))
-	return space.Kept, f.cfg.Keep.Bytes, space.Free, f.cfg.Keep.Free, err
-}

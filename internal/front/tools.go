@@ -75,6 +75,7 @@ func newServer(f *front) (*mcp.Server, error) {
 		}, func(ctx context.Context, r *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 			value, err := t.call(f, ctx, sessionOf(ctx), r)
 			f.looksDamaged(err)
+			f.countCall(t.name, err)
 			return result(value, err)
 		})
 	}

@@ -23,10 +23,18 @@ func (l *Launcher) state() wire.State {
 	}
 	s.Gaps = firstOf(l.gaps(), wire.MaxList)
 	s.Breakers = l.breakers.told(s.At, l.cfg.Tools.Names())
+	s.Counters = l.counters()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Clients = len(l.clients)
 	return s
+}
+
+// counters are what the launcher counts of itself.
+func (l *Launcher) counters() wire.Counters {
+	a := l.audit.Figures()
+	return wire.Counters{Process: wire.ThisProcess(l.since),
+		Audit: wire.AuditFigures{Records: a.Records, Bytes: a.Bytes, Files: a.Files, Pending: a.Pending, Unwritable: a.Unwritable}}
 }
 
 // stateChanged has the front told soon.

@@ -56,6 +56,7 @@ type Job struct {
 	State                                  State
 	Reason                                 string            // of a job that ends: what ended its scanner; counted, not kept with the row
 	Packets                                map[string]uint64 // of a job that ends: how many by what became of them; counted likewise
+	Counts                                 []Count           // of a job that ends: what else is added to the totals of its tool
 	Created, Started, Ended                time.Time         // to the millisecond; zero where not yet
 	Pinned                                 string            // the name that its user has pinned it under
 	Arguments                              json.RawMessage   // as read, in canonical form
@@ -143,7 +144,7 @@ CREATE INDEX jobs_following ON jobs (follows) WHERE follows <> '';
 CREATE INDEX jobs_followers ON jobs (id, follows) WHERE follows <> '';
 `, `
 CREATE INDEX jobs_pinned_bytes ON jobs (uid, bytes) WHERE pinned <> ''; -- what a row takes stands behind its result, which is long to read over
-`}
+`, totalsMigration}
 
 // Open opens or creates the store in dir. Directories of jobs that the database does not know
 // are removed: they are what a crash between the two left. A database that is damaged is set aside,
@@ -312,6 +313,9 @@ func (s *Store) update(ctx context.Context, tx *sql.Tx, j Job) error {
 				_, err = tx.ExecContext(ctx, `INSERT INTO packets (tool, fate, packets) SELECT tool, ?, ? FROM jobs WHERE id = ?
 					ON CONFLICT (tool, fate) DO UPDATE SET packets = packets + excluded.packets`, fate, int64(min(n, maxPackets)), j.ID)
 			}
+		}
+		if err == nil {
+			err = addOf(ctx, tx, j.ID, j.Counts)
 		}
 	}
 	return named("update job", err)

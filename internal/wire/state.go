@@ -17,6 +17,7 @@ type State struct {
 	Reserved int       `cbor:"reserved" json:"reserved"` // of it, by scans that run
 	Filter   string    `cbor:"filter,omitempty" json:"filter,omitempty"`
 	Gaps     []Gap     `cbor:"gaps,omitempty" json:"gaps,omitempty"` // layers that are not in force, at most MaxList
+	Counters Counters  `cbor:"counters" json:"counters"`
 	Breakers Breakers  `cbor:"breakers" json:"breakers"`
 	// Queue is who waits, in the order in which they would enter if nobody else came; the first
 	// MaxQueue.
@@ -34,4 +35,19 @@ type Waiting struct {
 	// each takes all its time. -1: not known.
 	AboutS  int64 `cbor:"about_s" json:"about_s"`
 	LatestS int64 `cbor:"latest_s" json:"latest_s"`
+}
+
+// Counters are what the launcher counts of itself; scans are counted where their results are kept.
+type Counters struct {
+	Audit   AuditFigures `cbor:"audit" json:"audit"`
+	Process Process      `cbor:"process" json:"process"`
+}
+
+// AuditFigures are those of the audit log.
+type AuditFigures struct {
+	Records    uint64 `cbor:"records" json:"records"`                           // since it was begun
+	Bytes      int64  `cbor:"bytes" json:"bytes"`                               // of all its files
+	Files      int    `cbor:"files" json:"files"`                               //
+	Pending    int    `cbor:"pending,omitempty" json:"pending,omitempty"`       // records that wait until it can be written
+	Unwritable bool   `cbor:"unwritable,omitempty" json:"unwritable,omitempty"` // the last attempt to write it failed
 }

@@ -5,7 +5,15 @@
 package metrics
 
 import (
+	"maps"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // Ended is how many jobs of a tool have ended in one way. Its words come from short lists of our
@@ -21,36 +29,82 @@ type Packets struct {
 	Packets    int64
 }
 
-// Source says what there is to count.
-type Source struct {
-	Version  string
-	Ended    func() ([]Ended, error)
-	Packets  func() ([]Packets, error)
-	UnderWay func() (queued, running int)
-	Budget   func() (allowed, reserved int) // packets a second of all jobs that run
-	Space    func() (kept, allowed, free, reserved int64, err error)
+// Total is a sum of another kind: one of the names of [Job] or [Call] and its siblings.
+type Total struct {
+	Name, Tool, Label string
+	N                 int64
 }
 
-var (
-	up       = prometheus.NewDesc("secmcpd_up", "1 while the front runs; 0 is the last thing that it writes.", nil, nil)
-	build    = prometheus.NewDesc("secmcpd_build_info", "Always 1; the version is the label.", []string{"version"}, nil)
-	ended    = prometheus.NewDesc("secmcpd_jobs_ended_total", "Jobs that have ended, by tool, by how the job ended (state), and by what ended its scanner (reason): exited by itself, or one of its limits.", []string{"tool", "state", "reason"}, nil)
-	packets  = prometheus.NewDesc("secmcpd_packets_total", "Packets of jobs that have ended, by tool and by what the kernel's filter did with them (fate): sent and received passed; off_scope, form and over_rate were dropped on the way out, refused on the way in.", []string{"tool", "fate"}, nil)
-	budget   = prometheus.NewDesc("secmcpd_budget_packets_per_second", "Packets per second of all jobs that run: allowed by the machine's budget, and reserved out of it.", []string{"share"}, nil)
-	space    = prometheus.NewDesc("secmcpd_state_bytes", "Bytes where results are kept: kept of jobs that have ended and allowed for them, free on the disk and reserved of it; below that no new job is begun.", []string{"share"}, nil)
-	underWay = prometheus.NewDesc("secmcpd_jobs", "Jobs under way, by state: queued or running.", []string{"state"}, nil)
-)
+// Process is a process of the daemon.
+type Process struct {
+	Resident   int64 // bytes
+	CPU        time.Duration
+	Goroutines int
+	Files      int
+	Started    time.Time
+}
+
+// Breaker is one breaker, or those of all target networks together.
+type Breaker struct {
+	Name  string
+	State string           // one of BreakerStates
+	Calls map[string]int64 // by result
+	Moves map[[2]string]int64
+}
+
+// Launcher is what the launcher has said of itself.
+type Launcher struct {
+	Slots                                int
+	Records                              uint64 // of the audit log
+	AuditBytes, AuditFiles, AuditPending int64
+	Unwritable                           bool
+	Process                              Process
+	Breakers                             []Breaker
+}
+
+// Check is one check of health. Status: 0 healthy, 1 degraded, 2 unhealthy.
+type Check struct {
+	Name   string
+	Status int
+}
+
+// Facts are what there is to count, at one moment.
+type Facts struct {
+	Version string
+	Tools   []string // that there are: what is counted of them begins with 0
+
+	// Of ever.
+	Ended   []Ended
+	Packets []Packets
+	Totals  []Total
+
+	// Of now, and 0 in the last file.
+	Running           map[string]int // by tool
+	Queued, Ending    int
+	Oldest            time.Duration
+	Allowed, Reserved int // packets a second of all jobs that run
+	Sessions, Clients int
+	Process           Process
+	Connected         bool
+	Checks            []Check
+
+	// Of what lasts.
+	Unfinished, JobsKept    int64
+	Kept, Most, Free, Least int64     // bytes where results are kept
+	Launcher                *Launcher // nil: none has said anything yet
+}
 
 // Registry is one of our own: a file for node_exporter must hold no family that it exports itself.
 type Registry struct {
 	*prometheus.Registry
-	source  Source
+	facts   func() (Facts, error)
 	stopped bool
 }
 
-// New makes the registry of a front.
-func New(s Source) *Registry {
-	r := &Registry{Registry: prometheus.NewPedanticRegistry(), source: s}
+// New makes the registry of a front. With an error of facts nothing is exported: no total is better
+// than a wrong one.
+func New(facts func() (Facts, error)) *Registry {
+	r := &Registry{Registry: prometheus.NewPedanticRegistry(), facts: facts}
 	r.MustRegister(collector{r}) // fails for descriptions that contradict each other only
 	return r
 }
@@ -62,53 +116,389 @@ func (r *Registry) WriteFile(path string) error { return prometheus.WriteToTextf
 // Stop makes the next file the last: nothing is up, nothing is under way.
 func (r *Registry) Stop() { r.stopped = true }
 
+// maxScrapes bounds those that are answered at once: each reads the store.
+const maxScrapes = 4
+
+// Handler answers scrapes in the text format or in OpenMetrics, as the asker prefers.
+func (r *Registry) Handler() http.Handler {
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: maxScrapes, Timeout: 10 * time.Second})
+}
+
 type collector struct{ *Registry }
 
 func (c collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{up, build, ended, packets, budget, space, underWay} {
-		to <- d
+	for _, f := range families {
+		to <- f.desc
 	}
 }
 
 func (c collector) Collect(to chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
-		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
-	}
-	var queued, running, allowed, reserved int
-	alive := 0.0
-	if !c.stopped {
-		alive = 1
-		queued, running = c.source.UnderWay()
-		allowed, reserved = c.source.Budget()
-	}
-	gauge(up, alive)
-	gauge(build, 1, c.source.Version)
-	gauge(underWay, float64(queued), "queued")
-	gauge(underWay, float64(running), "running")
-	gauge(budget, float64(allowed), "allowed")
-	gauge(budget, float64(reserved), "reserved")
-	kept, most, free, least, err := c.source.Space()
+	facts, err := c.facts()
 	if err != nil {
-		to <- prometheus.NewInvalidMetric(space, err)
+		to <- prometheus.NewInvalidMetric(up.desc, err) // the whole file fails, and says why
 		return
 	}
-	for share, bytes := range map[string]int64{"kept": kept, "allowed": most, "free": free, "reserved": least} {
-		gauge(space, float64(bytes), share)
+	s := samples{to: to}
+	if c.stopped {
+		facts = facts.last()
+		s.add(up, 0)
+	} else {
+		s.add(up, 1)
 	}
-	all, err := c.source.Ended()
+	s.now(facts)
+	s.ever(facts)
+}
+
+// last are the facts of a front that ends: nothing is under way in it. What is on disk stays, and
+// where breakers stand, which they keep.
+func (f Facts) last() Facts {
+	f.Running, f.Queued, f.Ending, f.Oldest = nil, 0, 0, 0
+	f.Allowed, f.Reserved, f.Sessions, f.Clients = 0, 0, 0, 0
+	f.Process, f.Connected = Process{}, false
+	checks := slices.Clone(f.Checks)
+	for i := range checks {
+		checks[i].Status = 0
+	}
+	f.Checks = checks
+	if f.Launcher != nil {
+		l := *f.Launcher
+		l.Slots, l.Unwritable, l.AuditPending, l.Process = 0, false, 0, Process{}
+		f.Launcher = &l
+	}
+	return f
+}
+
+type samples struct{ to chan<- prometheus.Metric }
+
+func (s samples) add(f *Family, value float64, labels ...string) {
+	kind := prometheus.GaugeValue
+	if f.Type == "counter" {
+		kind = prometheus.CounterValue
+	}
+	m, err := prometheus.NewConstMetric(f.desc, kind, value, labels...)
 	if err != nil {
-		to <- prometheus.NewInvalidMetric(ended, err) // the whole file fails, and says why: no total is better than a wrong one
+		m = prometheus.NewInvalidMetric(f.desc, err)
+	}
+	s.to <- m
+}
+
+func number(set bool) float64 {
+	if set {
+		return 1
+	}
+	return 0
+}
+
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}
+
+func (s samples) now(f Facts) {
+	s.add(build, 1, f.Version)
+	running := 0
+	for _, tool := range f.Tools {
+		s.add(active, float64(f.Running[tool]), tool)
+		running += f.Running[tool]
+	}
+	for state, n := range map[string]int{"queued": f.Queued, "running": running, "ending": f.Ending} {
+		s.add(jobs, float64(n), state)
+	}
+	s.add(unfinished, float64(f.Unfinished))
+	s.add(oldest, f.Oldest.Seconds())
+	s.add(budget, float64(f.Allowed), "allowed")
+	s.add(budget, float64(f.Reserved), "reserved")
+	s.add(sessions, float64(f.Sessions))
+	s.add(clients, float64(f.Clients))
+	for share, bytes := range map[string]int64{"kept": f.Kept, "allowed": f.Most, "free": f.Free, "reserved": f.Least} {
+		s.add(space, float64(bytes), share)
+	}
+	s.add(kept, float64(f.JobsKept))
+	for _, c := range f.Checks {
+		s.add(health, float64(c.Status), c.Name)
+	}
+	s.process("front", f.Process)
+	s.add(launcher, number(f.Connected))
+	if f.Launcher == nil {
 		return
 	}
-	for _, e := range all {
-		to <- prometheus.MustNewConstMetric(ended, prometheus.CounterValue, float64(e.Jobs), e.Tool, e.State, e.Reason)
-	}
-	fates, err := c.source.Packets()
-	if err != nil {
-		to <- prometheus.NewInvalidMetric(packets, err)
-		return
-	}
-	for _, p := range fates {
-		to <- prometheus.MustNewConstMetric(packets, prometheus.CounterValue, float64(p.Packets), p.Tool, p.Fate)
+	l := f.Launcher
+	s.add(slots, float64(l.Slots))
+	s.add(audited, float64(l.Records))
+	s.add(auditBytes, float64(l.AuditBytes))
+	s.add(auditFiles, float64(l.AuditFiles))
+	s.add(auditPending, float64(l.AuditPending))
+	s.add(unwritable, number(l.Unwritable))
+	s.process("launcher", l.Process)
+	for _, b := range l.Breakers {
+		s.add(breakerState, float64(max(slices.Index(BreakerStates, b.State), 0)), b.Name)
+		for result, n := range b.Calls {
+			s.add(breakerCalls, float64(n), b.Name, result)
+		}
+		for move, n := range b.Moves {
+			s.add(breakerMoves, float64(n), b.Name, move[0], move[1])
+		}
 	}
 }
+
+func (s samples) process(room string, p Process) {
+	s.add(resident, float64(p.Resident), room)
+	s.add(cpuOf, p.CPU.Seconds(), room)
+	s.add(goroutines, float64(p.Goroutines), room)
+	s.add(files, float64(p.Files), room)
+	s.add(started, seconds(p.Started), room)
+}
+
+func (s samples) ever(f Facts) {
+	for _, e := range f.Ended {
+		s.add(ended, float64(e.Jobs), e.Tool, e.State, e.Reason)
+	}
+	for _, p := range f.Packets {
+		s.add(packets, float64(p.Packets), p.Tool, p.Fate)
+	}
+	t := sums(f.Totals)
+	for _, tool := range t.tools(f.Tools) {
+		s.add(executions, t.of(sumEnded, tool, None), tool, "success", None)
+		for _, kind := range ErrorTypes {
+			s.add(executions, t.of(sumEnded, tool, kind), tool, "failure", kind)
+			s.add(errorsOf, t.of(sumEnded, tool, kind), tool, kind)
+		}
+		for _, h := range histograms {
+			s.histogram(t, h, tool)
+		}
+		for _, c := range plain {
+			s.add(c.family, t.of(c.sum, tool, "")/c.per, tool)
+		}
+		for resource, name := range map[string]string{"cpu": "cpu", "memory": "memory", "io": "io"} {
+			s.add(pressure, t.of(sumPressure, tool, name)/1000, tool, resource)
+		}
+		for _, direction := range []string{"read", "written"} {
+			s.add(disk, t.of(sumDisk, tool, direction), tool, direction)
+		}
+	}
+	for _, tool := range t.named(sumCalls) {
+		for _, outcome := range Outcomes {
+			s.add(calls, t.of(sumCalls, tool, outcome), tool, outcome)
+		}
+	}
+	for _, stage := range Stages {
+		s.add(unlaunched, t.all(sumStage, stage), stage)
+	}
+	for _, code := range Codes {
+		s.add(refusals, t.all(sumRefused, code), code)
+	}
+	s.add(sessionsOf, t.of(sumSessions, "", ""))
+	s.add(storeErrors, t.of(sumStoreErrors, "", ""))
+}
+
+// The names of sums, as the store has them: never another meaning under one of them.
+const (
+	sumEnded       = "ended"        // label: an error type, or none
+	sumSeconds     = "scan"         // milliseconds; label: a bucket, or sum
+	sumWait        = "wait"         // likewise
+	sumParse       = "parse"        // microseconds; likewise
+	sumMemory      = "memory"       // bytes; likewise
+	sumLaunched    = "launched"     //
+	sumStage       = "stage"        // label: a stage
+	sumRefused     = "refused"      // label: a code
+	sumCalls       = "calls"        // label: an outcome
+	sumViolations  = "violations"   //
+	sumCPU         = "cpu"          // milliseconds
+	sumThrottled   = "throttled"    // milliseconds
+	sumPressure    = "pressure"     // milliseconds; label: cpu, memory, io
+	sumDisk        = "disk"         // bytes; label: read, written
+	sumPids        = "pids"         //
+	sumOutput      = "output"       // bytes
+	sumParsed      = "parsed"       // bytes
+	sumCut         = "cut"          //
+	sumSessions    = "sessions"     //
+	sumStoreErrors = "store_errors" //
+	sumOf          = "sum"          // the label of a histogram's sum
+)
+
+// histograms are those of the store, with how many of what is summed make one of the family's unit.
+var histograms = []struct {
+	family *Family
+	sum    string
+	per    float64
+}{
+	{executionTime, sumSeconds, 1e3},
+	{waited, sumWait, 1e3},
+	{parse, sumParse, 1e6},
+	{memory, sumMemory, 1},
+}
+
+// plain are the sums that have a tool and no more.
+var plain = []struct {
+	family *Family
+	sum    string
+	per    float64
+}{
+	{launches, sumLaunched, 1},
+	{violations, sumViolations, 1},
+	{cpu, sumCPU, 1e3},
+	{throttled, sumThrottled, 1e3},
+	{pids, sumPids, 1},
+	{output, sumOutput, 1},
+	{parsed, sumParsed, 1},
+	{cut, sumCut, 1},
+}
+
+// histogram reads the buckets of a sum. Those that an earlier version had, with other bounds, count
+// in the next one that there is.
+func (s samples) histogram(t totals, h struct {
+	family *Family
+	sum    string
+	per    float64
+}, tool string) {
+	counts := make([]uint64, len(h.family.bounds))
+	all := uint64(0)
+	for label, n := range t[key{h.sum, tool}] {
+		if label == sumOf {
+			continue
+		}
+		all += uint64(n)
+		bound, err := strconv.ParseFloat(label, 64)
+		if at := slices.IndexFunc(h.family.bounds, func(b float64) bool { return bound <= b }); err == nil && at >= 0 {
+			counts[at] += uint64(n)
+		}
+	}
+	buckets := map[float64]uint64{}
+	below := uint64(0)
+	for i, n := range counts {
+		below += n
+		buckets[h.family.bounds[i]] = below
+	}
+	m, err := prometheus.NewConstHistogram(h.family.desc, all, t.of(h.sum, tool, sumOf)/h.per, buckets, tool)
+	if err != nil {
+		m = prometheus.NewInvalidMetric(h.family.desc, err)
+	}
+	s.to <- m
+}
+
+type key struct{ name, tool string }
+
+// totals are sums by name and tool, then by label.
+type totals map[key]map[string]int64
+
+func sums(list []Total) totals {
+	t := totals{}
+	for _, one := range list {
+		k := key{one.Name, one.Tool}
+		if t[k] == nil {
+			t[k] = map[string]int64{}
+		}
+		t[k][one.Label] += one.N
+	}
+	return t
+}
+
+func (t totals) of(name, tool, label string) float64 { return float64(t[key{name, tool}][label]) }
+
+func (t totals) all(name, label string) float64 {
+	n := int64(0)
+	for k, labels := range t {
+		if k.name == name {
+			n += labels[label]
+		}
+	}
+	return float64(n)
+}
+
+// named are the tools that a sum has.
+func (t totals) named(name string) []string {
+	var out []string
+	for k := range t {
+		if k.name == name {
+			out = append(out, k.tool)
+		}
+	}
+	return out
+}
+
+// tools are those that there are, and those that there were.
+func (t totals) tools(now []string) []string {
+	all := map[string]bool{}
+	for _, tool := range append(t.named(sumEnded), now...) {
+		all[tool] = true
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
+// Job is one that has ended, as far as it is counted.
+type Job struct {
+	ErrorType string // one of ErrorTypes, or None
+	Code      string // of its refusal
+	Stage     string // of the launch that failed
+	Launched  bool
+	Wait      time.Duration // for its start
+	Ran       time.Duration
+	CPU, Throttled,
+	WaitedCPU, WaitedMemory, WaitedIO time.Duration
+	MemoryPeak, PidsRefused, OffScope uint64
+	Output, Read, Written             int64
+	Parse                             time.Duration
+	Parsed                            int64 // bytes
+	Cut                               bool
+}
+
+// Sums are what a job adds to the totals of its tool.
+func (j Job) Sums() (out []Total) {
+	add := func(name, label string, n int64) {
+		if n > 0 {
+			out = append(out, Total{Name: name, Label: label, N: n})
+		}
+	}
+	observe := func(h int, value float64) {
+		bound := math.Inf(1)
+		if at := slices.IndexFunc(histograms[h].family.bounds, func(b float64) bool { return value <= b }); at >= 0 {
+			bound = histograms[h].family.bounds[at]
+		}
+		add(histograms[h].sum, strconv.FormatFloat(bound, 'g', -1, 64), 1)
+		add(histograms[h].sum, sumOf, int64(math.Round(value*histograms[h].per)))
+	}
+	add(sumEnded, j.ErrorType, 1)
+	if j.Code != "" {
+		add(sumRefused, Among(Codes, j.Code), 1)
+	}
+	if j.Stage != "" {
+		add(sumStage, Among(Stages, j.Stage), 1)
+	}
+	if !j.Launched {
+		return out
+	}
+	add(sumLaunched, "", 1)
+	observe(0, j.Ran.Seconds())
+	observe(1, max(j.Wait, 0).Seconds())
+	observe(2, max(j.Parse, 0).Seconds())
+	if j.MemoryPeak > 0 { // else no cgroup counts it
+		observe(3, float64(j.MemoryPeak))
+	}
+	add(sumViolations, "", int64(number(j.OffScope > 0)))
+	add(sumCPU, "", j.CPU.Milliseconds())
+	add(sumThrottled, "", j.Throttled.Milliseconds())
+	add(sumPressure, "cpu", j.WaitedCPU.Milliseconds())
+	add(sumPressure, "memory", j.WaitedMemory.Milliseconds())
+	add(sumPressure, "io", j.WaitedIO.Milliseconds())
+	add(sumDisk, "read", j.Read)
+	add(sumDisk, "written", j.Written)
+	add(sumPids, "", int64(min(j.PidsRefused, math.MaxInt64)))
+	add(sumOutput, "", j.Output)
+	add(sumParsed, "", j.Parsed)
+	add(sumCut, "", int64(number(j.Cut)))
+	return out
+}
+
+// Call is one call of a tool.
+func Call(tool, outcome string) Total {
+	return Total{Name: sumCalls, Tool: tool, Label: outcome, N: 1}
+}
+
+// Refused is a call that was refused without a job.
+func Refused(code string) Total { return Total{Name: sumRefused, Label: Among(Codes, code), N: 1} }
+
+// Session is an agent's connection that has begun, StoreError a write to the store that failed.
+func Session() Total    { return Total{Name: sumSessions, N: 1} }
+func StoreError() Total { return Total{Name: sumStoreErrors, N: 1} }

@@ -1,0 +1,135 @@
+package front
+
+import (
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secmcpd/secmcpd/internal/store"
+	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/metrics"
+	"github.com/secmcpd/secmcpd/runners/report"
+)
+
+func TestHowAJobEndedIsOneOfThePredecessorsErrorTypes(t *testing.T) {
+	refused := func(code string) *wire.Outcome {
+		return &wire.Outcome{Reason: wire.Refused, Refused: &wire.Refusal{Code: code}}
+	}
+	for what, c := range map[string]struct {
+		state store.State
+		o     *wire.Outcome
+		want  string
+	}{
+		"a whole report":                        {store.Completed, &wire.Outcome{Reason: wire.Exited}, metrics.None},
+		"hosts that were given up":              {store.Partial, &wire.Outcome{Reason: wire.Exited}, metrics.None},
+		"a bad exit":                            {store.Failed, &wire.Outcome{Reason: wire.Exited, Code: 1}, metrics.Execution},
+		"a signal":                              {store.Failed, &wire.Outcome{Reason: wire.Signalled}, metrics.Execution},
+		"a call that no scanner makes":          {store.Failed, &wire.Outcome{Reason: wire.Violation}, metrics.Execution},
+		"a launch that failed":                  {store.Failed, &wire.Outcome{Reason: wire.Launch, Stage: "cgroup", Refused: &wire.Refusal{Code: "launch_failed"}}, metrics.Execution},
+		"a scanner that went before the launch": {store.Failed, &wire.Outcome{Reason: wire.Launch, Stage: "scanner", Refused: &wire.Refusal{Code: "scanner_missing"}}, metrics.NotFound},
+		"no scanner":                            {store.Refused, refused("scanner_missing"), metrics.NotFound},
+		"a breaker":                             {store.Refused, refused("breaker_open"), metrics.BreakerOpen},
+		"policy":                                {store.Refused, refused("target_never"), metrics.Validation},
+		"no time":                               {store.Partial, &wire.Outcome{Reason: wire.Timeout}, metrics.Timeout},
+		"no memory":                             {store.Partial, &wire.Outcome{Reason: wire.Memory}, metrics.Exhausted},
+		"too much output":                       {store.Truncated, &wire.Outcome{Reason: wire.Output}, metrics.Exhausted},
+		"a full disk":                           {store.Partial, &wire.Outcome{Reason: wire.DiskFull}, metrics.Exhausted},
+		"its caller":                            {store.Cancelled, &wire.Outcome{Reason: wire.Cancelled}, metrics.Cancelled},
+		"a narrowed engagement":                 {store.Partial, &wire.Outcome{Reason: wire.Withdrawn}, metrics.Cancelled},
+		"a launcher that died":                  {store.Interrupted, &wire.Outcome{Reason: wire.Interrupted}, metrics.Interrupted},
+		"a filter that was changed":             {store.Interrupted, &wire.Outcome{Reason: wire.ScopeLost}, metrics.Interrupted},
+	} {
+		if got := errorType(c.state, c.o); got != c.want {
+			t.Errorf("%s: %s, want %s", what, got, c.want)
+		}
+	}
+}
+
+func TestWhatAJobCountsFor(t *testing.T) {
+	at := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	row := store.Job{State: store.Partial, Created: at}
+	record := wire.Job{Started: at.Add(3 * time.Second), Outcome: &wire.Outcome{Reason: wire.Memory, Ended: at.Add(20 * time.Second),
+		Usage: wire.Usage{WallMS: 16500, CPUMS: 2500, MemoryPeak: 512 << 20, Output: 900, OffScope: 2, WaitedMemoryMS: 40, PidsRefused: 1}}}
+	has := func(counts []store.Count, want ...store.Count) {
+		t.Helper()
+		for _, c := range want {
+			if !slices.Contains(counts, c) {
+				t.Errorf("no %v in %v", c, counts)
+			}
+		}
+	}
+	all := countsOf(row, record, report.Report{Cut: []string{"hosts"}}, reading{bytes: 900, took: 2 * time.Millisecond})
+	has(all, store.Count{Name: "ended", Label: "resource_exhausted", N: 1}, store.Count{Name: "scan", Label: "30", N: 1}, store.Count{Name: "scan", Label: "sum", N: 16500},
+		store.Count{Name: "wait", Label: "5", N: 1}, store.Count{Name: "wait", Label: "sum", N: 3000}, store.Count{Name: "memory", Label: "5.36870912e+08", N: 1},
+		store.Count{Name: "parse", Label: "0.01", N: 1}, store.Count{Name: "parse", Label: "sum", N: 2000}, store.Count{Name: "parsed", N: 900}, store.Count{Name: "cut", N: 1},
+		store.Count{Name: "cpu", N: 2500}, store.Count{Name: "pressure", Label: "memory", N: 40}, store.Count{Name: "violations", N: 1}, store.Count{Name: "launched", N: 1})
+	if len(all) > store.MaxCounts/2 {
+		t.Errorf("%d counts", len(all))
+	}
+
+	record.Outcome.Usage = wire.Usage{} // its launcher died
+	has(countsOf(row, record, report.Report{}, reading{}), store.Count{Name: "scan", Label: "30", N: 1}, store.Count{Name: "scan", Label: "sum", N: 17000})
+
+	never := wire.Job{Outcome: &wire.Outcome{Reason: wire.Refused, Refused: &wire.Refusal{Code: "of another version"}, Ended: at}}
+	row.State = store.Refused
+	if got := countsOf(row, never, report.Report{}, reading{}); !slices.Equal(got, []store.Count{{Name: "ended", Label: "validation_error", N: 1}, {Name: "refused", Label: "other", N: 1}}) {
+		t.Errorf("one that was refused: %v", got)
+	}
+	never.Outcome = &wire.Outcome{Reason: wire.Launch, Stage: "cgroup", Refused: &wire.Refusal{Code: "launch_failed"}, Ended: at}
+	row.State = store.Failed
+	if got := countsOf(row, never, report.Report{}, reading{}); !slices.Equal(got, []store.Count{{Name: "ended", Label: "execution_error", N: 1}, {Name: "stage", Label: "cgroup", N: 1}}) {
+		t.Errorf("one that was not launched: %v", got)
+	}
+}
+
+// Calls, sessions and refusals without a job are counted, and outlive the front; a scrape is answered
+// whether there is a file or not.
+func TestCallsAreCountedAndKept(t *testing.T) {
+	h := openHouse(t, 100, "")
+	h.synced()
+	s := h.agent(1000, nil)
+	h.call(s, "nmap_scan", map[string]any{"targets": []string{}})
+	h.call(s, "job_result", map[string]any{"job_id": strings.Repeat("a", 26)})
+	h.call(s, "job_list", nil)
+	answer := h.scanned(s, quick, allowed(8, "10.91.0.8/29"), capture(t, "connect.xml"), exited)
+	if answer["status"] != "completed" {
+		t.Fatalf("%v", answer)
+	}
+	scrape := func(f *front) string {
+		w := httptest.NewRecorder()
+		f.adminHandler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		return w.Body.String()
+	}
+	want := []string{`secmcpd_calls_total{outcome="refused",tool="nmap_scan"} 1`, `secmcpd_calls_total{outcome="refused",tool="job_result"} 1`,
+		`secmcpd_calls_total{outcome="answered",tool="job_list"} 1`, `secmcpd_calls_total{outcome="answered",tool="nmap_scan"} 1`,
+		`secmcpd_refusals_total{code="arguments"} 1`, `secmcpd_refusals_total{code="no_such_job"} 1`, "secmcpd_sessions_total 1",
+		`mcp_tool_execution_total{error_type="none",status="success",tool="nmap_scan"} 1`, `mcp_tool_execution_seconds_count{tool="nmap_scan"} 1`,
+		`secmcpd_parse_seconds_count{tool="nmap_scan"} 1`, "secmcpd_jobs_kept 1"}
+	check := func(when, text string) {
+		t.Helper()
+		for _, line := range want {
+			if !strings.Contains(text, line+"\n") {
+				t.Errorf("%s: no %s in\n%s", when, line, text)
+			}
+		}
+	}
+	check("before it was kept", scrape(h.front))
+	h.front.flush()
+	check("after", scrape(h.front))
+	if left := h.front.tally.pending(); len(left) > 0 {
+		t.Errorf("%v were not kept", left)
+	}
+
+	h.tell(wire.Message{State: &wire.State{Version: "test", Slots: 4, Counters: wire.Counters{Audit: wire.AuditFigures{Records: 12, Bytes: 3400, Files: 1, Unwritable: true}}}})
+	deadline := time.Now().Add(5 * time.Second)
+	for h.front.heard.Load() == nil && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	want = []string{"secmcpd_slots 4", "secmcpd_audit_records_total 12", "secmcpd_audit_bytes 3400", "secmcpd_audit_unwritable 1", "secmcpd_launcher_connected 1"}
+	check("once the launcher has spoken", scrape(h.front))
+	h.cut()
+	want[4] = "secmcpd_launcher_connected 0"
+	check("once it is gone", scrape(h.front))
+}
