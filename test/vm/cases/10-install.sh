@@ -15,4 +15,6 @@ done
 for path in /etc/secmcpd /etc/secmcpd/conf.d /etc/secmcpd/engagements.d /etc/secmcpd/runners.d; do
 	equal "$path" "$(stat -c '%a %U:%G' "$path")" "755 root:root"
 done
+equal "the file of metrics" "$(stat -c '%a %U' /run/secmcpd-metrics/secmcpd.prom)" "644 secmcpd"
+equal "where node_exporter looks" "$(readlink -f /var/lib/prometheus/node-exporter/secmcpd.prom)" /run/secmcpd-metrics/secmcpd.prom
 secmcpd version

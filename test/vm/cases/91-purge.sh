@@ -1,7 +1,7 @@
 # Purged, nothing is left but users: a uid that could own files somewhere is not given away.
 touch /etc/secmcpd/engagements.d/of-the-operator.yaml
 dpkg --purge secmcpd
-for path in /var/lib/secmcpd /var/lib/secmcpd-launcher /var/log/secmcpd /run/secmcpd /run/secmcpd-metrics /usr/bin/secmcpd \
+for path in /var/lib/secmcpd /var/lib/secmcpd-launcher /var/log/secmcpd /run/secmcpd /run/secmcpd-metrics /var/lib/prometheus /usr/bin/secmcpd \
 	/etc/secmcpd/secmcpd.yaml /etc/systemd/system/sockets.target.wants/secmcpd.socket; do
 	refused test -e "$path"
 done
