@@ -171,7 +171,7 @@ var Codes = []string{
 	"target_out_of_scope", "target_excluded", "target_never", "name_not_allowed", "port_not_allowed", "port_excluded", "name_unresolved", "name_outside_scope",
 	"too_many_addresses", "too_many_ports", "rate_too_high", "duration_too_long", "intrusive", "approval_unavailable",
 
-	"audit_unavailable", "bad_value", "busy", "caller_gone", "cannot_finish", "confirmation_needed", "disk_full", "front_gone", "job_exists",
+	"audit_unavailable", "bad_value", "breaker_open", "busy", "caller_gone", "cannot_finish", "confirmation_needed", "disk_full", "front_gone", "job_exists",
 	"launch_failed", "no_command", "no_resolver", "no_slot", "not_enforced", "off_segment", "scanner_missing", "scope_unavailable",
 	"stopping", "too_many_connections", "too_many_jobs", "tool_disabled", "unknown_wordlist", "wordlist_unusable",
 
