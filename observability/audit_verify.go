@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -142,21 +144,17 @@ func VerifyAudit(dir string) (AuditSummary, error) { return verifyAudit(dir, rot
 
 func verifyAudit(dir string, rotateAt int64) (AuditSummary, error) {
 	for again := 0; ; again++ {
-		before, err := auditFiles(dir)
-		if err != nil {
-			return AuditSummary{}, fmt.Errorf("cannot verify the audit log: %w", err)
+		s, err := verifyOnce(dir, rotateAt)
+		// A write under way looks like a line that is cut off.
+		if again < 5 && errors.Is(err, errUnfinished) {
+			time.Sleep(50 * time.Millisecond)
+			continue
 		}
-		s, err := verifyFiles(dir, before, rotateAt)
-		after, listed := auditFiles(dir)
-		// A rotation meanwhile looks like a file that is gone, a write like a line that is cut off.
-		if err == nil || again == 3 || listed != nil || slices.Equal(before, after) && !errors.Is(err, errUnfinished) {
-			var fault *AuditFault
-			if err != nil && !errors.As(err, &fault) {
-				err = fmt.Errorf("cannot verify the audit log: %w", err)
-			}
-			return s, err
+		var fault *AuditFault
+		if err != nil && !errors.As(err, &fault) {
+			err = fmt.Errorf("cannot verify the audit log: %w", err)
 		}
-		time.Sleep(50 * time.Millisecond)
+		return s, err
 	}
 }
 
@@ -173,7 +171,8 @@ func (f *AuditFault) Is(other error) bool {
 type verification struct {
 	dir      string
 	files    []string
-	rotateAt int64 // from which size on a file is put aside
+	newest   *os.File // that of current; nil: there is none
+	rotateAt int64    // from which size on a file is put aside
 	noted    headText
 	at       chain
 	summary  AuditSummary
@@ -183,16 +182,20 @@ type verification struct {
 	lastLine int
 }
 
-func verifyFiles(dir string, files []string, rotateAt int64) (AuditSummary, error) {
-	v := &verification{dir: dir, files: files, rotateAt: rotateAt}
+func verifyOnce(dir string, rotateAt int64) (AuditSummary, error) {
+	v := &verification{dir: dir, rotateAt: rotateAt}
 	var err error
 	// Before the log: it may be behind, never ahead.
 	if v.noted, err = readHead(dir); err != nil {
 		return v.summary, err
 	}
+	if v.files, v.newest, err = openFiles(dir); err != nil {
+		return v.summary, err
+	}
+	defer v.newest.Close() // nil can be closed
 	v.named = v.noted.seq == 0 && v.noted.hash == "" && !v.noted.broken
-	v.summary.Files = len(files)
-	for i := range files {
+	v.summary.Files = len(v.files)
+	for i := range v.files {
 		if err := v.file(i); err != nil {
 			return v.summary, err
 		}
@@ -201,12 +204,49 @@ func verifyFiles(dir string, files []string, rotateAt int64) (AuditSummary, erro
 	return v.summary, v.end()
 }
 
+// openFiles lists the files of a log as they are at one moment. The newest is opened: it may get
+// another name, and another file its name, as soon as the moment is over.
+func openFiles(dir string) (files []string, newest *os.File, err error) {
+	for again := 0; ; again++ {
+		newest, err = os.Open(filepath.Join(dir, current))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, err
+		}
+		if files, err = auditFiles(dir); err != nil {
+			newest.Close()
+			return nil, nil, err
+		}
+		if same(newest, filepath.Join(dir, current)) || again == 100 {
+			return files, newest, nil
+		}
+		newest.Close()
+	}
+}
+
+// same says that a file still has its name; of none, that there still is none.
+func same(f *os.File, path string) bool {
+	there, err := os.Stat(path)
+	if f == nil || err != nil {
+		return f == nil && errors.Is(err, fs.ErrNotExist)
+	}
+	is, err := f.Stat()
+	return err == nil && os.SameFile(is, there)
+}
+
+// lines gives the lines of one file.
+func (v *verification) lines(i int, do func(line []byte, whole bool) error) error {
+	if v.files[i] == current && v.newest != nil {
+		return eachLine(io.NewSectionReader(v.newest, 0, math.MaxInt64), do)
+	}
+	return eachLineOf(v.path(v.files[i]), do)
+}
+
 func (v *verification) path(name string) string { return filepath.Join(v.dir, name) }
 
 // file follows the chain through one file.
 func (v *verification) file(i int) error {
 	name, n := v.files[i], 0
-	return eachLineOf(v.path(name), func(line []byte, whole bool) error {
+	return v.lines(i, func(line []byte, whole bool) error {
 		n++
 		fault := &AuditFault{File: v.path(name), Line: n, Record: v.at.seq + 1}
 		err := v.at.add(line)
@@ -308,7 +348,7 @@ func (v *verification) gone(seq uint64, i int) bool {
 func (v *verification) find(i, line int, after chain) (where string, err error) {
 	for ; i < len(v.files) && where == ""; i, line = i+1, 0 {
 		n := 0
-		err := eachLineOf(v.path(v.files[i]), func(text []byte, _ bool) error {
+		err := v.lines(i, func(text []byte, _ bool) error {
 			n++
 			var r Record
 			if n > line && json.Unmarshal(text, &r) == nil && r.Seq == after.seq+1 && r.Prev == after.hash {
@@ -378,21 +418,23 @@ func auditFiles(dir string) ([]string, error) {
 // ReadAudit gives the records of a log in dir in their order, with their lines, until do returns an
 // error; io.EOF ends it without one. It holds one record at a time, and does not follow the chain.
 func ReadAudit(dir string, do func(r Record, line []byte) error) error {
-	files, err := auditFiles(dir)
-	if err != nil {
+	v := &verification{dir: dir}
+	var err error
+	if v.files, v.newest, err = openFiles(dir); err != nil {
 		return fmt.Errorf("cannot read the audit log: %w", err)
 	}
+	defer v.newest.Close() // nil can be closed
 	over := false
-	for _, name := range files {
+	for i, name := range v.files {
 		n := 0
-		err := eachLineOf(filepath.Join(dir, name), func(line []byte, whole bool) error {
+		err := v.lines(i, func(line []byte, whole bool) error {
 			n++
 			var r Record
 			if err := json.Unmarshal(line, &r); err != nil {
 				if !whole && name == current {
 					return io.EOF // it is being written
 				}
-				return &AuditFault{File: filepath.Join(dir, name), Line: n, What: errNone.Error()}
+				return &AuditFault{File: v.path(name), Line: n, What: errNone.Error()}
 			}
 			err := do(r, line)
 			over = errors.Is(err, io.EOF)
