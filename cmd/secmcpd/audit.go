@@ -197,6 +197,12 @@ func auditLine(r observability.Record) string {
 	list("ports", r.Ports, 0)
 	say("scanner", strings.TrimSpace(r.Scanner+" "+r.Version))
 	list("not_enforced", r.NotEnforced, 0)
+	if b := r.Breaker; b != nil {
+		say("breaker", b.Name)
+		say("from", b.From)
+		say("to", b.To)
+		say("why", b.Why)
+	}
 	say("outcome", r.Outcome)
 	if r.ExitCode != nil {
 		say("exit_code", strconv.Itoa(*r.ExitCode))

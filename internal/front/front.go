@@ -22,6 +22,7 @@ import (
 	mcpsession "github.com/secmcpd/secmcpd/internal/session"
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/observability/metrics"
 	"github.com/secmcpd/secmcpd/runners"
 )
@@ -91,7 +92,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	}
 	defer s.Close()
 	if a := s.Aside(); a != nil {
-		cfg.Log.Error("the database of jobs was damaged and is set aside; what could be read of it is taken over", "to", a.Path, "jobs", a.Kept, "why", a.Why)
+		cfg.Log.Error("the database of jobs was damaged and is set aside; what could be read of it is taken over", journal.Key, journal.StateSetAside, "to", a.Path, "jobs", a.Kept, "why", a.Why)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -20,6 +20,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/policy"
 )
 
@@ -445,8 +446,8 @@ func (l *Launcher) openBreakers() error {
 	if aside != nil {
 		return errors.Join(err, aside)
 	}
-	l.log.Error("the breakers' file cannot be read; it is put aside and all begin closed", "why", err, "to", to)
-	return l.audit.Append(observability.Record{Event: observability.Unreadable, Reason: clip("breakers: " + err.Error())})
+	l.log.Error("the breakers' file cannot be read; it is put aside and all begin closed", journal.Key, journal.StateSetAside, "why", err, "to", to)
+	return l.audit.Note(observability.Record{Event: observability.Unreadable, Reason: clip("breakers: " + err.Error())})
 }
 
 // followBreakers keeps them and moves them with the time, until ctx ends.
@@ -468,11 +469,15 @@ func (l *Launcher) followBreakers(ctx context.Context) error {
 // breakerChanged puts a change on the record. An operator's is there with who gave the order.
 func (l *Launcher) breakerChanged(k breakerKey, m policy.BreakerMoment) {
 	l.stateChanged()
-	level := slog.LevelInfo
-	if m.To == policy.BreakerOpen {
-		level = slog.LevelWarn
+	args := []any{"breaker", k.String(), "from", m.From, "to", m.To, "why", m.Why}
+	switch m.To {
+	case policy.BreakerOpen:
+		l.log.Warn("a breaker has opened", append(args, journal.Key, journal.BreakerOpened)...)
+	case policy.BreakerClosed:
+		l.log.Info("a breaker has closed", append(args, journal.Key, journal.BreakerClosed)...)
+	default:
+		l.log.Info("a breaker has changed", args...)
 	}
-	l.log.Log(context.Background(), level, "a breaker has changed", "breaker", k.String(), "from", m.From, "to", m.To, "why", m.Why)
 	if m.Why != policy.WhyOperator {
 		l.note(observability.Record{Event: observability.Breaker, Breaker: &observability.BreakerChange{Name: k.String(), From: string(m.From), To: string(m.To), Why: m.Why}})
 	}

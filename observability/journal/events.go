@@ -156,6 +156,21 @@ var (
 		"The result of a scan is larger than what can be kept, or its job is gone.",
 		"The job ends without it; its caller is told.",
 		"Have smaller scans asked for."}
+	BreakerOpened = &Event{"breaker_opened", "af7e48b2e4b54f1cb6520a0a6410de8e",
+		"A breaker has opened: @SECMCPD_BREAKER@",
+		"So many scans with this tool, or to this network, have failed that no further one is begun for a while (@SECMCPD_WHY@).",
+		"Scans that need it are refused with the time after which to ask again. When that is over, single scans are let through to try it.",
+		"`secmcpd breaker` shows what has failed. `secmcpd doctor` looks at the scanners; look at the network yourself."}
+	BreakerClosed = &Event{"breaker_closed", "f9968bcdaf9249b89ec5a54520dfadd7",
+		"A breaker has closed: @SECMCPD_BREAKER@",
+		"The scans that were let through to try it have succeeded, or an operator has closed it.",
+		"Scans with this tool, or to this network, are run again.",
+		"There is nothing to do."}
+	StateSetAside = &Event{"state_set_aside", "7ab1b19115e5464b95e598468ef5fcb4",
+		"What a room had kept cannot be read and was set aside",
+		"The database of jobs, or the file of the breakers, was damaged, by a disk most likely.",
+		"It was put aside whole, what could be read of it was taken over, and a new one was begun. The service goes on.",
+		"Look at the disk (`journalctl -k`). Keep what was set aside as long as somebody may miss a result; it is removed when others come."}
 )
 
 // Events are all of them, in the order of the catalogue.
@@ -186,6 +201,9 @@ var Events = []*Event{
 	StoreFull,
 	StoreFreed,
 	ResultLost,
+	BreakerOpened,
+	BreakerClosed,
+	StateSetAside,
 }
 
 // Catalogue is the text of the journal's catalogue.
