@@ -106,7 +106,8 @@ type house struct {
 	conn   *wire.Conn // the front's end
 	raw    *net.UnixConn
 	events chan event
-	early  []event // came before an answer that was waited for
+	early  []event             // came before an answer that was waited for
+	ends   map[string]wire.Job // of jobs that nobody has waited for yet
 	seq    uint64
 	inside func(*Launcher) // changes it before it lives
 }
@@ -380,10 +381,26 @@ func (h *house) ask(handle uint64) wire.Reply {
 	return h.reply(func(seq uint64) wire.Message { return wire.Message{Ask: &wire.Ask{Seq: seq, Handle: handle}} })
 }
 
-// ended waits for the end of a job.
+// endOf waits for the end of a job. That of another which comes before it is kept until it is asked for:
+// of two jobs that end at once either may be told first.
 func (h *house) endOf(job string) wire.Job {
 	h.t.Helper()
-	return *h.until(func(m wire.Message) bool { return m.Job != nil && m.Job.ID == job && m.Job.State == wire.Ended }).m.Job
+	if end, is := h.ends[job]; is {
+		delete(h.ends, job)
+		return end
+	}
+	return *h.until(func(m wire.Message) bool {
+		if m.Job == nil || m.Job.State != wire.Ended {
+			return false
+		}
+		if m.Job.ID != job {
+			if h.ends == nil {
+				h.ends = map[string]wire.Job{}
+			}
+			h.ends[m.Job.ID] = *m.Job
+		}
+		return m.Job.ID == job
+	}).m.Job
 }
 
 // value is a call as an honest front encodes it.
