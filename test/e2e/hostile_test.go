@@ -72,7 +72,7 @@ func hostileScanner(t *testing.T) (path string) {
 // A scanner that is an attacker's, started as every scanner is: each thing that it tries gets the
 // answer that the table says, and what is deadly is told and recorded as a violation.
 func TestAHostileScannerThroughTheHouse(t *testing.T) {
-	settings := "scanners: {nmap: " + hostileScanner(t) + "}\n"
+	settings := "scanners: {nmap: " + hostileScanner(t) + "}\nbreakers: {enabled: false}\n"
 	t.Run("daemon", func(t *testing.T) {
 		h := newHouse(t, lab.Options{Settings: settings})
 		h.hostile(0)

@@ -154,6 +154,7 @@ hog_up() {
 	accept_lacks
 	settings hog <<-EOF
 		scanners: {nmap: /usr/local/bin/hog}
+		breakers: {enabled: false}
 		${1-}
 	EOF
 	trap 'settings_gone hog' EXIT

@@ -4,7 +4,7 @@
 agent alice
 lab_up 22
 install -m 755 /test/bin/probe /usr/local/bin/probe
-settings hostile <<<'scanners: {nmap: /usr/local/bin/probe}'
+settings hostile <<<'{scanners: {nmap: /usr/local/bin/probe}, breakers: {enabled: false}}'
 trap 'settings_gone hostile; lab_down' EXIT
 pid=$(launcher)
 violations() { grep -c '"event":"violation"' /var/log/secmcpd/audit.jsonl || true; }
