@@ -102,6 +102,12 @@ demo: build
 	$(call need,$(FOR_TEST))
 	go run ./test/demo
 
+# Thousands of scans of eight users at once, and what both rooms hold meanwhile. CI runs a short one.
+SOAK := -jobs 5000 -for 10m
+soak: build
+	$(call need,$(FOR_TEST))
+	go run -tags $(TAGS) ./test/soak $(SOAK)
+
 bench: build
 	$(call need,$(FOR_TEST) bubblewrap)
 	go run ./test/bench
@@ -154,4 +160,4 @@ vmtest: packages
 clean:
 	rm -rf bin dist
 
-.PHONY: build test bpf lint vuln conformance clients dialects demo bench packages bundle systest vmtest clean
+.PHONY: build test bpf lint vuln conformance clients dialects demo soak bench packages bundle systest vmtest clean

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"syscall"
 	"time"
@@ -37,7 +38,7 @@ func serveCommand(s *surroundings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			collectSeldom()
+			collectSeldom(c.Context())
 			cfg := settings.front(s, sockets["front"], nil)
 			cfg.Admin = sockets["admin"]
 			return front.Serve(c.Context(), cfg)
@@ -263,18 +264,43 @@ func stdioFront(ctx context.Context, s *surroundings, settings settings, fd int)
 	if !ok {
 		return errors.New("cannot serve: the link is no Unix socket")
 	}
-	collectSeldom()
+	collectSeldom(ctx)
 	return front.Serve(ctx, settings.front(s, nil, link))
 }
 
 // collectSeldom lets the front's heap grow further before it is collected than Go does by itself: a
-// call leaves 90 KiB of the SDK's buffers behind, of which nothing stays. From half of the unit's
-// MemoryMax on it is collected as often as that takes. GOGC and GOMEMLIMIT say otherwise.
-func collectSeldom() {
+// call leaves 90 KiB of the SDK's buffers behind, of which nothing stays. It is collected as often as it takes
+// to stay small, and where results are at work that are large themselves, from half of the unit's
+// MemoryMax on. GOGC and GOMEMLIMIT say otherwise.
+func collectSeldom(ctx context.Context) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(200)
 	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(256 << 20)
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
 	}
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	limit := func() {
+		metrics.Read(live)
+		if live[0].Value.Uint64() > smallHeap/2 {
+			debug.SetMemoryLimit(largeHeap)
+		} else {
+			debug.SetMemoryLimit(smallHeap)
+		}
+	}
+	limit()
+	go func() {
+		for tick := time.NewTicker(time.Second); ctx.Err() == nil; {
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+				limit()
+			}
+		}
+	}()
 }
+
+const (
+	smallHeap = 44 << 20 // beside it, 22 MiB are the program
+	largeHeap = 256 << 20
+)

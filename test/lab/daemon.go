@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -403,6 +404,20 @@ func (d *Daemon) Boxes() (pids []string, err error) {
 		pids = append(pids, strings.Fields(string(b))...)
 	}
 	return pids, err
+}
+
+// Cgroups is how many cgroups there are below the daemon's.
+func (d *Daemon) Cgroups() (n int, err error) {
+	err = filepath.WalkDir(d.cgroup, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			n++
+		}
+		if errors.Is(err, fs.ErrNotExist) { // it has gone meanwhile
+			return nil
+		}
+		return err
+	})
+	return n, err
 }
 
 // Stop ends the daemon as systemctl stop does, and removes what was made for it. What is left
