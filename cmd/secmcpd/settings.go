@@ -66,6 +66,8 @@ type scanSettings struct {
 	CPUPercent int `yaml:"cpu_percent"` // of one processor
 	IOMiB      int `yaml:"io_mib"`      // a second from each disk, and as much to it
 	Packets    int `yaml:"packets_per_second"`
+	// Of one tool at once; a tool that is not named has no bound of its own.
+	PerTool map[string]int `yaml:"per_tool"`
 }
 
 // breakerSettings are the rules of the breakers of networks, and of tools without rules of their own.
@@ -165,7 +167,7 @@ func defaultSettings() settings {
 		RunnersDir:       "/etc/secmcpd/runners.d",
 		Scanners:         map[string]string{"nmap": "/usr/bin/nmap", "masscan": "/usr/bin/masscan", "gobuster": "/usr/bin/gobuster"},
 		Wordlists:        wordlistSettings{Directories: []string{"/usr/share/secmcpd/wordlists"}},
-		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200, IOMiB: 128, Packets: 10000},
+		Scans:            scanSettings{AtOnce: 4, Queued: 64, MemoryMiB: 1536, Processes: 128, CPUPercent: 200, IOMiB: 128, Packets: 10000, PerTool: map[string]int{"masscan_scan": 1}},
 		// 66000 lies between the users of the distributions (below 65536) and the ranges of
 		// containers (from 100000).
 		Slots: slotSettings{Mode: scope.Translated, Filter: bpf, FirstUID: 66000, IPv4: netip.MustParsePrefix("10.254.200.0/22"), IPv6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48")},
@@ -408,7 +410,7 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 	return faults
 }
 
-// checkTools says what is wrong with the breakers' settings.
+// checkTools says what is wrong with the settings of single tools, and with the breakers'.
 func (s *settings) checkTools(at faultAt) (faults strict.Faults) {
 	wrong := func(field string, got any, allowed, hint string) {
 		faults = append(faults, at(field, strict.Quote(fmt.Sprint(got)), allowed, hint))
@@ -416,6 +418,12 @@ func (s *settings) checkTools(at faultAt) (faults strict.Faults) {
 	tool := func(key, name string) {
 		if known := s.toolNames(); !slices.Contains(known, name) {
 			wrong(strict.Key(key, name), name, strings.Join(known, ", "), near(name, known))
+		}
+	}
+	for name, n := range s.Scans.PerTool {
+		tool("scans.per_tool", name)
+		if n < 1 || n > 64 {
+			wrong(strict.Key("scans.per_tool", name), n, "1 to 64", "a tool that is not named has no bound of its own; `secmcpd tools disable` refuses one")
 		}
 	}
 	b := s.Breakers
@@ -646,7 +654,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued, Budget: s.Scans.Packets,
 		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, Interface: s.Slots.Interface, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Wordlists: s.Wordlists.Directories, Accept: s.AcceptUnenforced,
-		Breakers: s.breakers(),
+		Breakers: s.breakers(), PerTool: s.Scans.PerTool,
 		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,
 			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},

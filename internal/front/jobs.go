@@ -35,6 +35,7 @@ type job struct {
 	files    map[string]*os.File // the launcher's outputs, read-only
 	reading  bool                // a goroutine reads the report and will commit
 	progress report.Progress
+	waits    *waits          // its place in the queue, as the launcher last said; nil: it is not known, or it does not wait
 	status   json.RawMessage // see readyStatus; nil: something has changed since
 	changed  chan struct{}   // closed and replaced at each change
 	looked   reading         // what reading its report took
@@ -206,6 +207,9 @@ func (f *front) learn(l *link, record wire.Job, files []*os.File) {
 	ended := record.Outcome
 	record.Outcome = j.record.Outcome
 	j.record = record
+	if record.State != wire.Queued {
+		j.waits = nil
+	}
 	j.change()
 	started := record.State != wire.Queued && !j.row.State.Finished() && j.row.State != store.Running
 	if started {

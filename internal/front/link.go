@@ -148,6 +148,7 @@ func (f *front) dispatch(l *link, m wire.Message, files []*os.File) error {
 		if f.heard.Swap(m.State) == nil {
 			f.recount() // the file has nothing of a launcher yet
 		}
+		f.tellQueue(m.State.Queue, time.Now())
 	case m.Synced != nil:
 		f.reconcile(l)
 	default:

@@ -30,6 +30,7 @@ type answer struct {
 	Ended       time.Time       `json:"ended,omitzero"`
 	Deadline    time.Time       `json:"deadline,omitzero"`
 	End         *end            `json:"end,omitempty" jsonschema:"how it ended"`
+	Queue       *queue          `json:"queue,omitempty" jsonschema:"where it waits"`
 	Progress    *progress       `json:"progress,omitempty"`
 	Summary     *summary        `json:"summary,omitempty"`
 	Hosts       []report.Host   `json:"hosts,omitempty" jsonschema:"up, silent (not looked for, nothing answered) or timed_out (nothing known of their ports)"`
@@ -404,6 +405,11 @@ func (j *job) underWay() answer {
 	if a.Status == store.Running {
 		p := j.progress
 		a.Progress = &progress{Task: p.Task, Percent: p.Percent, RemainingS: p.Remaining, HostsDone: p.Hosts}
+	}
+	if a.Status == store.Queued {
+		if a.Queue = j.waits.now(time.Now()); a.Queue != nil {
+			a.PollAfterS = int(min(max(a.Queue.ExpectedStartS, 5), 30))
+		}
 	}
 	if p := j.progress; p.Remaining > 0 {
 		a.PollAfterS = min(max(p.Remaining, 2), 60)

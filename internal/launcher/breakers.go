@@ -524,7 +524,13 @@ func (l *Launcher) tried(j *job, launch func() wire.Outcome) (o wire.Outcome) {
 		return denied(l.noted(j, by.refusal()))
 	}
 	began := time.Now()
-	defer func() { through.back(time.Now(), failures(o, l.statuses(j)), j.record.ID, time.Since(began)) }()
+	defer func() {
+		took := time.Since(began)
+		through.back(time.Now(), failures(o, l.statuses(j)), j.record.ID, took)
+		if o.Reason == wire.Exited {
+			l.tempo.learn(j.call.Tool, took, j.hoped())
+		}
+	}()
 	return launch()
 }
 

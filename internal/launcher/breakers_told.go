@@ -23,7 +23,9 @@ func (b *breakers) snapshot(now time.Time, tools []string) (all []breakerKey, is
 	b.mu.Unlock()
 	for _, t := range tools {
 		k := breakerKey{tool: t}
-		is[k] = is[k] // of one that nothing has come to, the zero one
+		if _, kept := is[k]; !kept {
+			is[k] = policy.Breaker{}
+		}
 	}
 	for k, one := range is {
 		is[k] = one.At(now, b.rules(k))

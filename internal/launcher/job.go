@@ -43,6 +43,8 @@ type job struct {
 	limits  *observability.Limits
 	place   policy.Place // at the gate; of no rate: none yet
 	entered time.Time
+	// How long it is expected to take once it has its place, and at most.
+	expected, wall time.Duration
 	// audited says that the end is in the audit log, acknowledged that the front has committed it.
 	audited, acknowledged bool
 }
@@ -65,6 +67,40 @@ func (j *job) enters(p policy.Place) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.place, j.entered = p, time.Now()
+}
+
+// lasts notes how long a job takes once it has its place.
+func (j *job) lasts(expected, wall time.Duration) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.expected, j.wall = expected, wall
+}
+
+// hoped is how long it was expected to take.
+func (j *job) hoped() time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.expected
+}
+
+// left is how long a job holds a place yet, or would hold one: as is expected, of which scans like it take a
+// part, and at most. Of one that takes longer nothing is known but its deadline.
+func (j *job) left(now time.Time, inside bool, part float64) (about, latest time.Duration) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	expected := min(time.Duration(float64(j.expected)*part), j.wall)
+	if !inside {
+		return expected, j.wall
+	}
+	began, deadline := j.entered, j.entered.Add(j.wall)
+	if j.record.State == wire.Running {
+		began, deadline = j.record.Started, j.record.Deadline
+	}
+	about, latest = began.Add(expected).Sub(now), deadline.Sub(now)
+	if about <= 0 {
+		about = latest
+	}
+	return max(about, 0), max(latest, 0)
 }
 
 func (j *job) inside() (policy.Place, time.Time) {

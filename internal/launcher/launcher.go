@@ -48,6 +48,7 @@ type Config struct {
 	Slots        int               // scans at once
 	Queue        int               // scans that may wait
 	Budget       int               // packets a second of all scans together; 0: no bound
+	PerTool      map[string]int    // scans of a tool at once; one that is not named has no bound of its own
 	FirstSlotUID uint32            // Slots+3 uids from here belong to boxes
 	Mode         scope.Mode        // how scans leave this machine
 	NoBPF        bool              // nf_tables alone is the filter
@@ -121,6 +122,7 @@ type Launcher struct {
 	wordlists wordlists
 	switches  switches
 	breakers  *breakers
+	tempo     tempo
 	servers   func() ([]netip.AddrPort, error) // of names, where the configuration has none
 	starts    *allowance                       // scans asked for
 	looks     *allowance                       // previews and capabilities
@@ -230,6 +232,8 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l.scanners = scanners{tools: cfg.Tools, turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, ask: l.runVersion}
 	l.wordlists.dirs = cfg.Wordlists
 	l.switches.dir = cfg.StateDir
+	l.gate.PerTool(cfg.PerTool)
+	l.gate.OnChange(l.stateChanged)
 	l.breakers = newBreakers(cfg.Breakers, cfg.StateDir, cfg.Log)
 	defer func() {
 		if err != nil {

@@ -270,7 +270,7 @@ func (l *Launcher) place(handle uint64) (leave func(), refused *wire.Refusal) {
 		all += n
 	}
 	if all >= maxRequests || l.requests[c.UID] >= maxRequestsPerUID {
-		return nil, &wire.Refusal{Code: "busy", Reason: "too many requests are being answered", Hint: "ask again in a moment", Retryable: true}
+		return nil, &wire.Refusal{Code: "busy", Reason: "too many requests are being answered", Hint: "ask again in a moment", Retryable: true, RetryAfterS: 1}
 	}
 	l.requests[c.UID]++
 	l.answering.Add(1)

@@ -106,6 +106,7 @@ type house struct {
 	conn   *wire.Conn // the front's end
 	raw    *net.UnixConn
 	events chan event
+	states chan wire.State     // the last one
 	early  []event             // came before an answer that was waited for
 	ends   map[string]wire.Job // of jobs that nobody has waited for yet
 	seq    uint64
@@ -217,18 +218,24 @@ func (h *house) greet(gaps ...wire.Gap) {
 	if err := h.conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version, Gaps: gaps}}); err != nil {
 		h.t.Fatal(err)
 	}
-	go func(conn *wire.Conn, events chan event) {
+	h.states = make(chan wire.State, 1)
+	go func(conn *wire.Conn, events chan event, states chan wire.State) {
 		for {
 			m, files, err := conn.Receive()
 			if m.State != nil {
-				continue // it comes again and again, between all else
+				select { // it comes again and again, between all else: the last one counts
+				case <-states:
+				default:
+				}
+				states <- *m.State
+				continue
 			}
 			events <- event{m, files, err}
 			if err != nil {
 				return
 			}
 		}
-	}(h.conn, h.events)
+	}(h.conn, h.events, h.states)
 	if e := h.next(); e.m.Hello == nil {
 		h.t.Fatalf("the launcher began with %+v, %v", e.m, e.err)
 	}
@@ -247,6 +254,21 @@ func (h *house) next() event {
 	case <-time.After(30 * time.Second):
 		h.t.Fatal("the launcher says nothing")
 		panic("unreachable")
+	}
+}
+
+// stateOnce waits for a state that fits.
+func (h *house) stateOnce(fits func(wire.State) bool) wire.State {
+	h.t.Helper()
+	for deadline := time.After(20 * time.Second); ; {
+		select {
+		case s := <-h.states:
+			if fits(s) {
+				return s
+			}
+		case <-deadline:
+			h.t.Fatal("the state is never so")
+		}
 	}
 }
 

@@ -40,7 +40,8 @@ func newAllowance(burst int, perSecond rate.Limit) *allowance {
 	return &allowance{perSecond: perSecond, burst: burst, byUser: map[uint32]*rate.Limiter{}}
 }
 
-func (a *allowance) allow(uid uint32, n int, now time.Time) bool {
+// allow takes n of what a user may have, or says how long it is until it could be had.
+func (a *allowance) allow(uid uint32, n int, now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	of := a.byUser[uid]
@@ -51,8 +52,19 @@ func (a *allowance) allow(uid uint32, n int, now time.Time) bool {
 		of = rate.NewLimiter(a.perSecond, a.burst)
 		a.byUser[uid] = of
 	}
-	return of.AllowN(now, n)
+	r := of.ReserveN(now, n)
+	if !r.OK() { // never: it is more than a burst
+		return longest
+	}
+	wait := r.DelayFrom(now)
+	if wait > 0 {
+		r.CancelAt(now)
+	}
+	return wait
 }
+
+// longest is how long a user is told to wait at most.
+const longest = time.Hour
 
 // tooFast refuses a request of a user who asks for more than is answered. It is before anything
 // is written: such a refusal is counted and audited with the others.
@@ -61,14 +73,18 @@ func (l *Launcher) tooFast(handle uint64, m wire.Message) *wire.Refusal {
 	if !ok {
 		return gone()
 	}
-	now := time.Now()
-	if m.Start == nil && l.looks.allow(c.UID, 1, now) || m.Start != nil && l.starts.allow(c.UID, 1, now) {
+	of := l.looks
+	if m.Start != nil {
+		of = l.starts
+	}
+	wait := of.allow(c.UID, 1, time.Now())
+	if wait == 0 {
 		return nil
 	}
 	if m.Start != nil {
 		l.unheard.add(c)
 	}
-	return &wire.Refusal{Code: policy.RateTooHigh, Reason: "too many requests in a short time", Hint: "ask again in a few seconds", Retryable: true}
+	return &wire.Refusal{Code: policy.RateTooHigh, Reason: "too many requests in a short time", Hint: "ask again in a few seconds", Retryable: true, RetryAfterS: wholeSeconds(wait)}
 }
 
 // unheardEvery is how often the audit log is told of the scans of one user that were refused for

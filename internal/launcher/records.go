@@ -31,6 +31,9 @@ var artefacts = []string{fileStdout, fileStderr, fileArgv, fileSpec}
 // maxRecords bounds the jobs that are kept for a front that does not come to take them.
 const maxRecords = 256
 
+// maxRecordsPerUID bounds those of one user: the last quarter is for others.
+const maxRecordsPerUID = maxRecords - maxRecords/4
+
 // recordHeader is the first line of a record, before the job in CBOR. Its number changes with
 // what is stored, so that after a downgrade a record is put aside and not misread.
 const (

@@ -110,7 +110,17 @@ func (l *Launcher) enlist(j *job) *wire.Refusal {
 	}
 	if len(l.jobs) >= maxRecords {
 		return &wire.Refusal{Code: "busy", Reason: fmt.Sprintf("%d jobs are kept already", len(l.jobs)),
-			Hint: "wait for running scans to end", Retryable: true}
+			Hint: "wait for running scans to end", Retryable: true, RetryAfterS: busyAgain}
+	}
+	own := 0
+	for _, other := range l.jobs {
+		if other.record.UID == j.record.UID {
+			own++
+		}
+	}
+	if own >= maxRecordsPerUID {
+		return &wire.Refusal{Code: "busy", Reason: fmt.Sprintf("%d jobs of yours are kept already", own),
+			Hint: "wait for running scans to end, or cancel some", Retryable: true, RetryAfterS: busyAgain}
 	}
 	l.jobs[j.record.ID] = j
 	return nil
@@ -216,21 +226,30 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 // share is what a job needs of the budgets: the rate that its scanner would be launched with now.
 func (l *Launcher) share(ctx context.Context, j *job) policy.Share {
 	v := j.decided()
-	s := policy.Share{Rate: v.Limits.Rate, Engagement: v.Engagement, Budget: v.Limits.Budget}
+	s := policy.Share{Rate: v.Limits.Rate, Engagement: v.Engagement, Budget: v.Limits.Budget, Tool: j.call.Tool, Job: j.record.ID}
+	wall, _ := deadline(v, j.plan.Limit, time.Now())
+	expected := wall
 	if tool, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(j.call.Tool)); err == nil {
-		wall, _ := deadline(v, j.plan.Limit, time.Now())
-		if c, _, err := l.commandFor(j.call, tool, v, wall); err == nil && c.Rate > 0 {
-			s.Rate = min(s.Rate, c.Rate)
+		if c, _, err := l.commandFor(j.call, tool, v, wall); err == nil {
+			if c.Rate > 0 {
+				s.Rate = min(s.Rate, c.Rate)
+			}
+			expected = min(wall, c.Time)
 		}
 	}
+	j.lasts(expected, wall)
 	return s // what is wrong with either is told when it is launched
 }
 
 // resolved asks for the names of a job once and pins their answers.
 func (l *Launcher) resolved(ctx context.Context, j *job, ask []string) *wire.Refusal {
-	if !l.names.allow(j.caller.UID, len(ask), time.Now()) {
+	if len(ask) > namesBurst {
+		return l.noted(j, &wire.Refusal{Code: policy.RateTooHigh, Field: "targets", Got: strconv.Itoa(len(ask)), Allowed: []string{strconv.Itoa(namesBurst)},
+			Reason: "more names than are resolved for one scan", Hint: "split the scan, or give addresses"})
+	}
+	if wait := l.names.allow(j.caller.UID, len(ask), time.Now()); wait > 0 {
 		return l.noted(j, &wire.Refusal{Code: policy.RateTooHigh, Field: "targets", Reason: "too many names in a short time",
-			Hint: "wait a minute, or give addresses", Retryable: true})
+			Hint: "ask again in " + seconds(wait) + " seconds, or give addresses", Retryable: true, RetryAfterS: wholeSeconds(wait)})
 	}
 	servers, refused := l.resolvers()
 	if refused != nil {
@@ -319,7 +338,8 @@ func (l *Launcher) notEntered(ctx context.Context, err error) wire.Outcome {
 			Hint: "the operator finds them in the log, and restarts the launcher once they are gone"})
 	}
 	if errors.Is(err, policy.ErrQueueFull) {
-		return denied(&wire.Refusal{Code: "busy", Reason: "the queue of waiting scans is full", Hint: "wait for running scans to end", Retryable: true})
+		return denied(&wire.Refusal{Code: "busy", Reason: "the queue of waiting scans is full, or its last places are kept for users who have none waiting", Hint: "wait for running scans to end", Retryable: true,
+			RetryAfterS: l.firstEnd()})
 	}
 	return l.failed("gate", err)
 }
