@@ -375,9 +375,13 @@ func (b *breakers) load() error {
 	return nil
 }
 
-// setAside takes a file that cannot be read out of the way, and says where it is.
+// setAside takes a file that cannot be read out of the way, and says where it is: in place of one that was
+// put there before.
 func (b *breakers) setAside() (string, error) {
 	to := b.path + ".broken"
+	if err := os.RemoveAll(to); err != nil {
+		return "", fmt.Errorf("cannot put the breakers' file aside: %w", err)
+	}
 	if err := os.Rename(b.path, to); err != nil {
 		return "", fmt.Errorf("cannot put the breakers' file aside: %w", err)
 	}
@@ -444,7 +448,7 @@ func (l *Launcher) openBreakers() error {
 	}
 	to, aside := l.breakers.setAside()
 	if aside != nil {
-		return errors.Join(err, aside)
+		l.log.Error("the breakers' file stays where it is, and is written over", "why", aside)
 	}
 	l.log.Error("the breakers' file cannot be read; it is put aside and all begin closed", journal.Key, journal.StateSetAside, "why", err, "to", to)
 	return l.audit.Note(observability.Record{Event: observability.Unreadable, Reason: clip("breakers: " + err.Error())})

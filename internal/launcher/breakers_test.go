@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -255,6 +256,62 @@ func TestBreakersThatCannotBeRead(t *testing.T) {
 	}
 }
 
+// A disk that takes nothing is told once, and the breakers go on; when it does again they are kept.
+func TestBreakersThatCannotBeWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "gone")
+	var log bytes.Buffer
+	b := newBreakers(quickBreakers, dir, slog.New(slog.NewTextHandler(&log, nil)))
+	now := time.Now()
+	b.fails(t, now, 2, keys("nmap_scan", networks("192.0.2.0/24")))
+	b.save()
+	b.stopped(now, keys("nmap_scan", nil), true)
+	b.save()
+	if n := strings.Count(log.String(), "cannot keep the breakers"); n != 1 {
+		t.Errorf("told %d times: %s", n, &log)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.save()
+	next := someBreakers(t, dir)
+	if err := next.load(); err != nil || next.stopped(now, keys("nmap_scan", nil), false) == nil || !strings.Contains(log.String(), "kept again") {
+		t.Errorf("%v: %s", err, &log)
+	}
+}
+
+// What is no file is put aside, too, twice; and a launcher that is killed while a probe runs has room for
+// another one when it is back.
+func TestWhatIsNoFileIsPutAside(t *testing.T) {
+	b := someBreakers(t, t.TempDir())
+	for range 2 {
+		if err := os.MkdirAll(filepath.Join(b.path, "something"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.load(); err == nil {
+			t.Error("a directory was read")
+		}
+		if _, err := b.setAside(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := time.Now()
+	b.fails(t, now, 2, keys("nmap_scan", nil))
+	if _, by := b.permit(now.Add(2*time.Minute), keys("nmap_scan", nil)); by != nil {
+		t.Fatalf("%+v", by.refusal())
+	}
+	b.save()
+	next := someBreakers(t, filepath.Dir(b.path))
+	if err := next.load(); err != nil {
+		t.Fatal(err)
+	}
+	if one := next.is[breakerKey{tool: "nmap_scan"}]; one.In() != policy.BreakerHalfOpen {
+		t.Errorf("it is %s", one.In())
+	}
+	if _, by := next.permit(now.Add(2*time.Minute), keys("nmap_scan", nil)); by != nil {
+		t.Errorf("%+v", by.refusal())
+	}
+}
+
 // However many networks fail, as many are kept as may be, and what was forgotten stays counted.
 func TestNetworksAreBounded(t *testing.T) {
 	b := someBreakers(t, t.TempDir())
@@ -335,6 +392,45 @@ func TestNetworksAreBounded(t *testing.T) {
 	for k, one := range b.is {
 		if k.tool == "" && one.In() == policy.BreakerClosed {
 			t.Errorf("%s is kept", k)
+		}
+	}
+}
+
+// Whatever comes together, no more probes are under way than may, and every permit comes back.
+func TestBreakersWithManyAtOnce(t *testing.T) {
+	b := someBreakers(t, t.TempDir())
+	b.cfg.Rules.Recovery, b.cfg.Rules.MaxRecovery, b.cfg.Rules.Probes = time.Millisecond, 2*time.Millisecond, 2
+	passes := keys("nmap_scan", networks("192.0.2.0/24", "2001:db8::/64"))
+	var all sync.WaitGroup
+	for worker := range 16 {
+		all.Go(func() {
+			for i := range 60 {
+				p, by := b.permit(time.Now(), passes)
+				b.mu.Lock()
+				for k, one := range b.is {
+					if one.Probes() > 2 || one.Probes() < 0 {
+						t.Errorf("%s has %d probes", k, one.Probes())
+					}
+				}
+				b.mu.Unlock()
+				if by != nil {
+					time.Sleep(200 * time.Microsecond)
+					continue
+				}
+				time.Sleep(time.Duration(i%5) * 100 * time.Microsecond)
+				end := []wire.Outcome{{Reason: wire.Timeout}, {Reason: wire.Exited}, {Reason: wire.Cancelled}, {}}[(worker+i)%4]
+				p.back(time.Now(), failures(end, []int{0}), jobA, time.Millisecond)
+				if i%20 == worker {
+					b.force(time.Now(), passes[i%3], i%2 == 0, time.Millisecond)
+				}
+				b.look(time.Now())
+			}
+		})
+	}
+	all.Wait()
+	for k, one := range b.is {
+		if one.Probes() != 0 {
+			t.Errorf("%s: %d permits did not come back", k, one.Probes())
 		}
 	}
 }

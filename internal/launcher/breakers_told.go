@@ -165,8 +165,8 @@ func (l *Launcher) orderBreaker(who wire.Client, o wire.BreakerOrder) wire.Answe
 
 // breakerNamed is the breaker that an operator names: a tool, an address, a network.
 func (l *Launcher) breakerNamed(name string) (breakerKey, *wire.Refusal) {
-	if slices.Contains(l.cfg.Tools.Names(), name) {
-		return breakerKey{tool: name}, nil
+	if k := (breakerKey{tool: name}); name != "" && (slices.Contains(l.cfg.Tools.Names(), name) || l.breakers.keeps(k)) {
+		return k, nil
 	}
 	network, err := netip.ParsePrefix(name)
 	if a, isAddress := netip.ParseAddr(name); err != nil && isAddress == nil && a.Zone() == "" {
@@ -176,6 +176,14 @@ func (l *Launcher) breakerNamed(name string) (breakerKey, *wire.Refusal) {
 		return breakerKey{}, unknownBreaker(name, "there is no such tool, and it is no network")
 	}
 	return breakerKey{network: policy.Networks([]netip.Prefix{network})[0]}, nil
+}
+
+// keeps says that there is one, also of a tool that is gone.
+func (b *breakers) keeps(k breakerKey) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, is := b.is[k]
+	return is
 }
 
 func unknownBreaker(name, why string) *wire.Refusal {
