@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +121,25 @@ func TestABreakerOpensOutlivesItsLauncherAndCloses(t *testing.T) {
 	}
 	if out, err := h.command(0, "breaker", "close", "nosuch_scan").CombinedOutput(); err == nil || !strings.Contains(string(out), "no_such_breaker: name: got") {
 		t.Errorf("%v: %s", err, out)
+	}
+	// What is left of a file that cannot be read is put aside, and the service goes on.
+	path := filepath.Join(h.daemon.Dir, "launcher", "breakers")
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second) // what was counted last is written within one
+	if err := os.WriteFile(path, []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.restart(lab.Launcher)
+	if b := h.breaker("fping_scan"); at(b, "breaker", "state") != "closed" || at(b, "breaker", "counts", "failure") != 0.0 {
+		t.Errorf("%s", show(b))
+	}
+	if kept, err := os.ReadFile(path + ".broken"); err != nil || string(kept) != "nonsense" || !strings.Contains(h.daemon.Log(lab.Launcher), "put aside and all begin closed") {
+		t.Errorf("%q, %v", kept, err)
+	}
+	if answer := h.call("fping_scan", alive); answer["status"] != "completed" {
+		t.Errorf("%s", show(answer))
 	}
 	if _, err := observability.VerifyAudit(h.daemon.AuditDir()); err != nil {
 		t.Error(err)
