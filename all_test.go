@@ -43,6 +43,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"observability/journal", module + "observability", "each room logs; the audit log is the launcher's"},
 	{"observability", module + "policy", "the audit log keeps plain records"},
 	{"observability", module + "sandbox", "the audit log keeps plain records"},
+	{"observability/health", module + "observability", "both rooms say how they are; the audit log is the launcher's"},
+	{"observability/health", "net", "what is looked at is the rooms' to say"},
 	{"observability/metrics", module + "observability", "the front counts; the audit log is the launcher's"},
 	{"internal/launcher", module + "observability/metrics", "the front counts; the privileged room has nothing to export"},
 	{"internal/front", module + "sandbox", "the front has no privilege and nothing to use it on"},

@@ -1,0 +1,327 @@
+package health
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode/utf8"
+)
+
+func TestWhatIsSeenIsSummedUp(t *testing.T) {
+	now := time.Now()
+	see := func(name string, p Priority, f Finding) Seen {
+		return Seen{Name: name, Priority: p, Finding: f, At: now.Add(-time.Second), Every: 30 * time.Second}
+	}
+	old := func(s Seen) Seen { s.At = now.Add(-91 * time.Second); return s }
+	never := func(s Seen) Seen { s.At, s.Finding = time.Time{}, Finding{}; return s }
+	well, poor, ill := Well("all is well"), Poor("so so"), Ill("it is broken")
+	for _, test := range []struct {
+		says        string
+		seen        []Seen
+		status      Status
+		live, ready bool
+		reasons     string
+	}{
+		{"nothing is looked at", nil, Healthy, true, true, ""},
+		{"all is well", []Seen{see("loop", Critical, well), see("disk", Important, well), see("clock", Informational, well)}, Healthy, true, true, ""},
+		{"a loop does not turn", []Seen{see("disk", Important, ill), see("loop", Critical, ill)}, Unhealthy, false, false, "loop: it is broken|disk: it is broken"},
+		{"a loop turns slowly", []Seen{see("loop", Critical, poor)}, Degraded, true, true, "loop: so so"},
+		{"a disk is full", []Seen{see("loop", Critical, well), see("clock", Informational, poor), see("disk", Important, ill)}, Degraded, true, false, "disk: it is broken|clock: so so"},
+		{"a disk is nearly full", []Seen{see("disk", Important, poor)}, Degraded, true, true, "disk: so so"},
+		{"one of two that inform is broken", []Seen{see("clock", Informational, ill), see("memory", Informational, well)}, Healthy, true, true, "clock: it is broken"},
+		{"all that inform are broken", []Seen{see("loop", Critical, well), see("clock", Informational, ill), see("memory", Informational, ill)}, Degraded, true, true, "clock: it is broken|memory: it is broken"},
+		{"one that informs is so so", []Seen{see("loop", Critical, well), see("clock", Informational, poor), see("memory", Informational, well)}, Degraded, true, true, "clock: so so"},
+		{"a loop was not looked at for long", []Seen{old(see("loop", Critical, well))}, Unhealthy, false, false, "loop: stale: last looked at 1m31s ago: all is well"},
+		{"a disk was not looked at for long", []Seen{old(see("disk", Important, well))}, Degraded, true, true, "disk: stale: last looked at 1m31s ago: all is well"},
+		{"a full disk was not looked at for long", []Seen{old(see("disk", Important, ill))}, Degraded, true, false, "disk: stale: last looked at 1m31s ago: it is broken"},
+		{"a loop was never looked at", []Seen{never(see("loop", Critical, well))}, Degraded, true, false, "loop: not looked at yet"},
+		{"what informs was never looked at", []Seen{never(see("clock", Informational, well))}, Degraded, true, true, "clock: not looked at yet"},
+	} {
+		r := Sum(now, test.seen)
+		if r.Status != test.status || r.Live != test.live || r.Ready != test.ready || strings.Join(r.Reasons, "|") != test.reasons {
+			t.Errorf("%s: %s, live %v, ready %v, %q", test.says, r.Status, r.Live, r.Ready, r.Reasons)
+		}
+		if len(r.Checks) != len(test.seen) {
+			t.Errorf("%s: %d checks", test.says, len(r.Checks))
+		}
+	}
+}
+
+func TestALineForPeople(t *testing.T) {
+	for _, test := range []struct {
+		r    Report
+		want string
+	}{
+		{Report{Ready: true}, "1 scan running"},
+		{Report{Ready: true, Reasons: []string{"clock: not set"}}, "1 scan running; degraded: clock: not set"},
+		{Report{Reasons: []string{"audit: disk full"}}, "not ready: audit: disk full; 1 scan running"},
+		{Report{Reasons: []string{"audit: disk full", "clock: not set", "memory: full"}}, "not ready: audit: disk full (and 2 more); 1 scan running"},
+	} {
+		if got := test.r.Line("1 scan running"); got != test.want {
+			t.Errorf("%q, want %q", got, test.want)
+		}
+	}
+}
+
+// Whatever a check says, what is kept of it is one short line of text.
+func TestAFindingIsBounded(t *testing.T) {
+	f := Ill("%s", "a\nb\x1b[31m"+strings.Repeat("ä", 1000))
+	for i := range 100 {
+		f = f.With(fmt.Sprintf("key %02d%s", i, strings.Repeat("k", 300)), strings.Repeat("v", 300))
+	}
+	f = f.bounded()
+	if len(f.Message) > MaxMessage || !utf8.ValidString(f.Message) || !strings.HasPrefix(f.Message, "a b\uFFFD[31mä") || len(f.Metadata) != MaxMetadata {
+		t.Errorf("%d bytes: %q, %d", len(f.Message), f.Message, len(f.Metadata))
+	}
+	for k, v := range f.Metadata {
+		if len(k) > MaxMessage || len(v) > MaxMessage {
+			t.Errorf("%d, %d", len(k), len(v))
+		}
+	}
+}
+
+func seen(r *Runner, name string) Seen {
+	checks := r.Report().Checks
+	return checks[slices.IndexFunc(checks, func(s Seen) bool { return s.Name == name })]
+}
+
+// A check that hangs is told, is not begun again while it does, and keeps no other from being run.
+func TestACheckThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		release := make(chan struct{})
+		var hung, others atomic.Int32
+		r := New(10*time.Second, nil,
+			Check{"hangs", Important, 5 * time.Second, 2 * time.Second, func(context.Context) Finding {
+				hung.Add(1)
+				<-release
+				return Well("at last")
+			}},
+			Check{"turns", Critical, 5 * time.Second, 2 * time.Second, func(context.Context) Finding {
+				others.Add(1)
+				return Well("")
+			}})
+		done := make(chan struct{})
+		go func() { r.Run(ctx); close(done) }()
+		time.Sleep(3 * time.Second)
+		if s := seen(r, "hangs"); s.Status != Unhealthy || s.Message != "no answer within 2s" {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Minute)
+		if s := seen(r, "hangs"); s.Status != Unhealthy || s.Message != "no answer for 1m0s" || s.Stale(time.Now()) {
+			t.Errorf("%+v", s)
+		}
+		if hung.Load() != 1 || others.Load() != 13 {
+			t.Errorf("begun %d times, the other %d times", hung.Load(), others.Load())
+		}
+		if report := r.Report(); !report.Live || report.Ready {
+			t.Errorf("%+v", report)
+		}
+		close(release)
+		time.Sleep(6 * time.Second)
+		if s := seen(r, "hangs"); s.Status != Healthy || s.Message != "at last" || hung.Load() < 2 {
+			t.Errorf("%+v, begun %d times", s, hung.Load())
+		}
+		stop()
+		<-done
+	})
+}
+
+// What comes after its time counts for nothing: it would make a check that is always too late one
+// that comes and goes.
+func TestACheckThatIsAlwaysTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		var healthy atomic.Int32
+		var r *Runner
+		r = New(10*time.Second, func() {
+			if seen(r, "slow").Status == Healthy {
+				healthy.Add(1)
+			}
+		}, Check{"slow", Important, 5 * time.Second, time.Second, func(context.Context) Finding {
+			time.Sleep(1500 * time.Millisecond)
+			return Well("")
+		}})
+		done := make(chan struct{})
+		go func() { r.Run(ctx); close(done) }()
+		time.Sleep(time.Minute)
+		if s := seen(r, "slow"); s.Status != Unhealthy || healthy.Load() != 0 {
+			t.Errorf("%+v, %d times healthy", s, healthy.Load())
+		}
+		stop()
+		<-done
+		time.Sleep(2 * time.Second)
+	})
+}
+
+func TestARoundEndsInItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var checks []Check
+		for i := range 5 {
+			checks = append(checks, Check{fmt.Sprint(i), Important, time.Minute, time.Hour, func(ctx context.Context) Finding {
+				if i == 0 {
+					<-release
+				}
+				<-ctx.Done()
+				return Poor("was told to end")
+			}})
+		}
+		r := New(3*time.Second, nil, checks...)
+		begun := time.Now()
+		r.Round(t.Context())
+		if took := time.Since(begun); took != 3*time.Second+grace {
+			t.Errorf("it took %s", took)
+		}
+		if s := seen(r, "0"); s.Message != "no answer within 3s" {
+			t.Errorf("%+v", s)
+		}
+		if s := seen(r, "1"); s.Message != "was told to end" || s.Took != 3*time.Second {
+			t.Errorf("%+v", s)
+		}
+		close(release)
+	})
+}
+
+func TestAFindingThatNobodyRenewsIsStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(time.Second, nil, Check{"loop", Critical, 5 * time.Second, time.Second, func(context.Context) Finding { return Well("turns") }})
+		if r.Report().Ready {
+			t.Error("ready before anything was looked at")
+		}
+		r.Round(t.Context())
+		if now := r.Report(); !now.Live || !now.Ready {
+			t.Errorf("%+v", now)
+		}
+		time.Sleep(16 * time.Second)
+		if now := r.Report(); now.Live || now.Ready || now.Status != Unhealthy {
+			t.Errorf("%+v", now)
+		}
+	})
+}
+
+// The history has a line for each change of the whole, and the last hundred of them.
+func TestTheHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := false
+		n := 0
+		r := New(time.Second, nil, Check{"disk", Important, time.Second, time.Second, func(context.Context) Finding {
+			if n++; full {
+				return Ill("%d bytes are missing", n)
+			}
+			return Well("enough")
+		}})
+		look := func() { r.Round(t.Context()); time.Sleep(time.Second) }
+		look()
+		look()
+		full = true
+		look()
+		look() // another number is no change
+		full = false
+		look()
+		var said []string
+		for _, c := range r.History() {
+			said = append(said, fmt.Sprint(c.Status, c.Live, c.Ready, c.Reasons))
+		}
+		if got := strings.Join(said, "; "); got != "healthytrue true []; degradedtrue false [disk: 3 bytes are missing]; healthytrue true []" {
+			t.Error(got)
+		}
+		for range 2 * maxHistory {
+			full = !full
+			look()
+		}
+		if got := len(r.History()); got != maxHistory {
+			t.Errorf("%d changes are kept", got)
+		}
+	})
+}
+
+type told struct {
+	at    time.Time
+	state string
+}
+
+// listen is a service whose messages are kept.
+func listen(messages *[]told) *Service {
+	return NewService(func(state string) { *messages = append(*messages, told{time.Now(), state}) })
+}
+
+func TestTheLineOfStatusIsToldWhenItChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []told
+		s := listen(&got)
+		ctx, stop := context.WithCancel(t.Context())
+		go s.Run(ctx, 0, nil)
+		begun := time.Now()
+		for i := range 25 { // every 100 ms, each twice
+			line := fmt.Sprintf("%d scans\nrunning", i)
+			s.Status(line)
+			s.Status(line)
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Second)
+		stop()
+		synctest.Wait()
+		var lines []string
+		for _, m := range got {
+			lines = append(lines, fmt.Sprintf("%s %s", m.at.Sub(begun), m.state))
+		}
+		if want := "0s STATUS=0 scans; running, 1s STATUS=9 scans; running, 2s STATUS=19 scans; running, 3s STATUS=24 scans; running"; strings.Join(lines, ", ") != want &&
+			strings.Join(lines, ", ") != strings.NewReplacer("=9 ", "=10 ", "=19 ", "=20 ").Replace(want) { // both happen at that moment
+			t.Error(lines)
+		}
+	})
+}
+
+// The watchdog is fed at half of its time while all is well, not at all while it is not, and again
+// as soon as it is.
+func TestTheWatchdogIsFedWhileTheRoomIsAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []told
+		s := listen(&got)
+		ctx, stop := context.WithCancel(t.Context())
+		var alive atomic.Bool
+		alive.Store(true)
+		begun := time.Now()
+		go s.Run(ctx, 30*time.Second, alive.Load)
+		time.Sleep(40 * time.Second)
+		alive.Store(false)
+		time.Sleep(20*time.Second + 500*time.Millisecond)
+		alive.Store(true)
+		time.Sleep(20 * time.Second)
+		stop()
+		synctest.Wait()
+		var at []string
+		for _, m := range got {
+			if m.state != "WATCHDOG=1" {
+				t.Errorf("%q", m.state)
+			}
+			at = append(at, m.at.Sub(begun).String())
+		}
+		if got := strings.Join(at, " "); got != "0s 15s 30s 1m1s 1m16s" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestAReloadIsTold(t *testing.T) {
+	var got []told
+	s := listen(&got)
+	before := monotonic()
+	done := s.Reloading()
+	done()
+	s.Extend(90 * time.Second)
+	s.Stopping()
+	var usec int64
+	if n, err := fmt.Sscanf(got[0].state, "RELOADING=1\nMONOTONIC_USEC=%d", &usec); n != 1 || err != nil || usec < before.Microseconds() || usec > monotonic().Microseconds() {
+		t.Errorf("%q", got[0].state)
+	}
+	if len(got) != 4 || got[1].state != "READY=1" || got[2].state != "EXTEND_TIMEOUT_USEC=90000000" || got[3].state != "STOPPING=1" {
+		t.Errorf("%v", got)
+	}
+}
