@@ -137,6 +137,26 @@ func divide(dir string, available []string, total Total) ([]string, error) {
 	return enabled, nil
 }
 
+// Delegated says what of the cgroup that was handed over at the start is no longer there: somebody else
+// took a controller away, or the directory.
+func (s *Sandbox) Delegated() error {
+	f := s.features
+	if f.Cgroup == "" {
+		return nil // a gap since the start
+	}
+	boxes := filepath.Join(f.Cgroup, together)
+	if _, err := os.Stat(boxes); err != nil {
+		return fmt.Errorf("the cgroup of the boxes is gone: %w", err)
+	}
+	now := controllers(boxes, "cgroup.subtree_control")
+	for _, c := range f.Controllers {
+		if !slices.Contains(now, c) {
+			return fmt.Errorf("the controller %s is no longer there for boxes in %s", c, boxes)
+		}
+	}
+	return nil
+}
+
 // Total limits all boxes of a Sandbox together; 0 is no limit beside those of
 // each. A box that runs into it is told like one that ran into its own.
 type Total struct {

@@ -19,11 +19,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/secmcpd/secmcpd/internal/bridge"
 	"github.com/secmcpd/secmcpd/internal/launcher"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/health"
 	"github.com/secmcpd/secmcpd/runners"
 	"github.com/secmcpd/secmcpd/sandbox"
 	"github.com/secmcpd/secmcpd/sandbox/scope"
@@ -555,18 +555,13 @@ func lookAudit(s settings) finding {
 }
 
 func lookSpace(s settings) finding {
-	const least = launcher.MinFree >> 20
-	for _, at := range []struct {
-		dir  string
-		need int64
-	}{{s.LauncherStateDir, int64(s.Limits.OutputMiB) + least}, {s.StateDir, int64(s.Jobs.FreeMiB)}, {s.AuditDir, least}} {
-		var st unix.Statfs_t
-		if unix.Statfs(at.dir, &st) != nil {
-			continue // told by "directories"
-		}
-		if free := int64(st.Bavail) * st.Bsize >> 20; free < at.need {
-			return fault(fmt.Sprintf("%d MiB free in %s", free, at.dir), fmt.Sprintf("%d MiB are needed there; scans are refused or fail", at.need), "free some space, or lower limits.output_mib, jobs.keep_mib and jobs.free_mib")
-		}
+	needs := append(launcher.Needs(s.LauncherStateDir, s.AuditDir, int64(s.Limits.OutputMiB)<<20), health.Need{Dir: s.StateDir, Bytes: int64(s.Jobs.FreeMiB) << 20})
+	needs = slices.DeleteFunc(needs, func(n health.Need) bool {
+		_, err := health.DiskOf(n.Dir)
+		return err != nil // told by "directories"
+	})
+	if f := health.Disks(100, needs...); f.Status == health.Unhealthy {
+		return fault(f.Message, "scans are refused or fail", "free some space, or lower limits.output_mib, jobs.keep_mib and jobs.free_mib")
 	}
 	return ok("enough")
 }

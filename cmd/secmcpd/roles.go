@@ -21,6 +21,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/front"
 	"github.com/secmcpd/secmcpd/internal/launcher"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/health"
 	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
@@ -167,6 +168,7 @@ func stdioLauncher(ctx context.Context, s *surroundings, settings settings) erro
 		return err
 	}
 	cfg.Log, cfg.Notify = settings.logger(s.stderr), func(string) {}
+	cfg.Health, cfg.Watchdog = health.Settings{}, 0 // nobody asks
 	cfg.Front = link
 	if cfg.Stdio, err = stdioCaller(); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -162,6 +163,15 @@ func helpCommand() *cobra.Command {
 func notify(state string) {
 	// Nobody to tell is normal; a socket that cannot be written to shows as a start timeout.
 	_, _ = daemon.SdNotify(false, state)
+}
+
+// watchdog is the time after which systemd restarts this process if it does not hear from it; 0: never.
+func watchdog() time.Duration {
+	d, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return 0 // it is not ours
+	}
+	return d
 }
 
 // version is set by the build.

@@ -23,6 +23,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/strict"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/health"
 	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/runners"
@@ -55,6 +56,7 @@ type settings struct {
 	Metrics          metricSettings    `yaml:"metrics"`
 	Log              logSettings       `yaml:"log"`
 	Breakers         breakerSettings   `yaml:"breakers"`
+	Health           healthSettings    `yaml:"health"`
 }
 
 type scanSettings struct {
@@ -154,6 +156,19 @@ func (f *factor) ReadScalar(text string) *strict.Fault {
 	return nil
 }
 
+// healthSettings are of what each room looks at: above a share of the machine it is degraded.
+type healthSettings struct {
+	Every         time.Duration `yaml:"every"`   // between two looks
+	Timeout       time.Duration `yaml:"timeout"` // of one
+	CPUPercent    int           `yaml:"cpu_percent"`
+	MemoryPercent int           `yaml:"memory_percent"`
+	DiskPercent   int           `yaml:"disk_percent"`
+}
+
+func (h healthSettings) forRooms() health.Settings {
+	return health.Settings{Every: h.Every, Timeout: h.Timeout, CPU: h.CPUPercent, Memory: h.MemoryPercent, Disk: h.DiskPercent}
+}
+
 func defaultSettings() settings {
 	return settings{
 		FrontUser:        "secmcpd",
@@ -179,6 +194,7 @@ func defaultSettings() settings {
 		Breakers: breakerSettings{Enabled: true, Failures: 5, Successes: 1, Recovery: time.Minute, MaxRecovery: 5 * time.Minute, Multiplier: 1.5, Probes: 1,
 			ToolFailures: map[string]int{"nmap_scan": 5, "masscan_scan": 3, "gobuster_scan": 4},
 			ToolRecovery: map[string]time.Duration{"nmap_scan": 2 * time.Minute, "masscan_scan": 90 * time.Second, "gobuster_scan": 3 * time.Minute}},
+		Health: healthSettings{Every: 30 * time.Second, Timeout: 10 * time.Second, CPUPercent: 80, MemoryPercent: 80, DiskPercent: 80},
 	}
 }
 
@@ -302,6 +318,9 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		{"breakers.failures", int64(s.Breakers.Failures), 1, 100},
 		{"breakers.success_threshold", int64(s.Breakers.Successes), 1, 10},
 		{"breakers.probes", int64(s.Breakers.Probes), 1, 16},
+		{"health.cpu_percent", int64(s.Health.CPUPercent), 0, 100},
+		{"health.memory_percent", int64(s.Health.MemoryPercent), 0, 100},
+		{"health.disk_percent", int64(s.Health.DiskPercent), 0, 100},
 	} {
 		if b.got < b.low || b.got > b.top {
 			wrong(b.field, b.got, fmt.Sprintf("%d to %d", b.low, b.top), "")
@@ -311,6 +330,12 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		if d < time.Minute || d > 10*365*24*time.Hour {
 			wrong(field, d, "1m to 87600h", "")
 		}
+	}
+	if d := s.Health.Every; d < 5*time.Second || d > 5*time.Minute {
+		wrong("health.every", d, "5s to 5m", "")
+	}
+	if d := s.Health.Timeout; d < time.Second || d > time.Minute {
+		wrong("health.timeout", d, "1s to 1m", "")
 	}
 	for field, p := range map[string]string{"front_socket": s.FrontSocket, "admin_socket": s.AdminSocket, "launcher_admin_socket": s.LauncherAdmin, "state_dir": s.StateDir, "launcher_state_dir": s.LauncherStateDir,
 		"audit_dir": s.AuditDir, "engagements_dir": s.EngagementsDir, "runners_dir": s.RunnersDir} {
@@ -658,16 +683,29 @@ func (s *settings) launcher() (launcher.Config, error) {
 		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,
 			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},
+		Health: s.Health.forRooms(), Assumed: s.assumed(), Watchdog: watchdog(),
 	}, nil
+}
+
+// assumed are the scanners whose paths are the defaults: nobody said that they are there.
+func (s *settings) assumed() (names []string) {
+	for name, path := range defaultSettings().Scanners {
+		if s.Scanners[name] == path {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // front turns settings into what the front is told.
 func (s *settings) front(from *surroundings, listener *net.UnixListener, link *net.UnixConn) front.Config {
 	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Tools: s.tools(), Version: version, Log: s.logger(from.stderr), Notify: notify,
 		Grace: 10 * time.Second, Metrics: s.Metrics.Textfile, Every: s.Metrics.Every,
-		Keep: store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor, Free: int64(s.Jobs.FreeMiB) << 20}}
+		Keep:   store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor, Free: int64(s.Jobs.FreeMiB) << 20},
+		Health: s.Health.forRooms(), Watchdog: watchdog()}
 	if link != nil {
 		cfg.Notify, cfg.Metrics = func(string) {}, "" // the file is the daemon's
+		cfg.Health, cfg.Watchdog = health.Settings{}, 0
 	}
 	return cfg
 }

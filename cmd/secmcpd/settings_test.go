@@ -42,7 +42,13 @@ func keys(v reflect.Value, prefix string) map[string]string {
 		key, f := prefix+v.Type().Field(i).Tag.Get("yaml"), v.Field(i)
 		switch {
 		case f.Type() == reflect.TypeFor[time.Duration]():
-			out[key] = strings.TrimSuffix(strings.TrimSuffix(time.Duration(f.Int()).String(), "0s"), "0m")
+			text := time.Duration(f.Int()).String() // 1h0m0s
+			for _, none := range []string{"m0s", "h0m"} {
+				if strings.HasSuffix(text, none) {
+					text = strings.TrimSuffix(text, none[1:])
+				}
+			}
+			out[key] = text
 		case f.Kind() == reflect.Struct && f.Type().Name() != "Prefix":
 			for k, w := range keys(f, key+".") {
 				out[k] = w

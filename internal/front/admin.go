@@ -50,6 +50,9 @@ func (f *front) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, http.StatusOK, f.status()) })
 	mux.Handle("GET /metrics", f.metrics.Handler())
+	mux.HandleFunc("GET /healthz", f.healthz)
+	mux.HandleFunc("GET /readyz", f.readyz)
+	mux.HandleFunc("GET /livez", f.livez)
 	return mux
 }
 
@@ -63,17 +66,21 @@ func answerJSON(w http.ResponseWriter, code int, v any) {
 
 // adminStatus is the answer of /v1/status.
 type adminStatus struct {
-	Version  string      `json:"version"`
-	Since    time.Time   `json:"since"`
-	Sessions int         `json:"sessions"`
-	Queued   int         `json:"queued"`
-	Running  int         `json:"running"`
-	Gaps     []wire.Gap  `json:"gaps,omitempty"`
-	Launcher *wire.State `json:"launcher"` // null: it is not connected
+	Version  string       `json:"version"`
+	Since    time.Time    `json:"since"`
+	Sessions int          `json:"sessions"`
+	Queued   int          `json:"queued"`
+	Running  int          `json:"running"`
+	Gaps     []wire.Gap   `json:"gaps,omitempty"`
+	Health   *wire.Health `json:"health,omitempty"` // the front's; the launcher's is in its state
+	Launcher *wire.State  `json:"launcher"`         // null: it is not connected
 }
 
 func (f *front) status() adminStatus {
 	s := adminStatus{Version: f.cfg.Version, Since: f.since, Gaps: f.gaps, Launcher: f.launcherState()}
+	if f.cfg.Health.Every > 0 {
+		s.Health = wire.HealthOf(f.health.Report())
+	}
 	s.Queued, s.Running = f.underWayNow()
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -22,6 +22,7 @@ import (
 	mcpsession "github.com/secmcpd/secmcpd/internal/session"
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/health"
 	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/observability/metrics"
 	"github.com/secmcpd/secmcpd/runners"
@@ -38,6 +39,8 @@ type Config struct {
 	Every    time.Duration // between two of its writings, unless a job ends
 	Keep     store.Limits
 	Version  string
+	Health   health.Settings
+	Watchdog time.Duration // after which systemd restarts this room; 0: it does not
 	Log      *slog.Logger
 	Notify   func(state string) // sd_notify
 	// Grace is how long after the end of the launcher's connection what its jobs have written is
@@ -61,6 +64,10 @@ type front struct {
 
 	statuses statuses
 	damaged  chan error // holds one: the store is not what was written
+
+	health    *health.Runner
+	service   *health.Service
+	accepting turned
 
 	counted   chan struct{} // holds one: a job has ended since metrics were written
 	metrics   *metrics.Registry
@@ -115,6 +122,9 @@ func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) 
 	if err != nil {
 		return nil, err
 	}
+	f.service = health.NewService(cfg.Notify)
+	f.health = health.New(cfg.Health.Timeout, f.service.Changed, f.checks()...)
+	f.accepting.now()
 	f.speaker = mcpsession.New(server, mcpsession.Limits{}, f.log)
 	f.speaker.Ready, f.speaker.Info = f.ready, encode(f.implementation())
 	return f, f.remember(ctx)
@@ -139,10 +149,16 @@ func (f *front) serve(stop func()) error {
 	g.Go(func() error { return f.watchSpace(ctx) })
 	g.Go(func() error { return f.count(ctx) })
 	g.Go(func() error { return f.endWhenDamaged(ctx) })
-	f.cfg.Notify("READY=1")
+	g.Go(func() error { f.health.Run(ctx); return nil })
+	g.Go(func() error { f.service.Run(ctx, f.line); return nil })
+	g.Go(func() error {
+		f.service.Feed(ctx, f.cfg.Watchdog, func() bool { return f.health.Report().Live })
+		return nil
+	})
+	f.service.Ready()
 	err := g.Wait()
 	stop()
-	f.cfg.Notify("STOPPING=1")
+	f.service.Stopping()
 	f.mu.Lock()
 	f.closing = true
 	f.mu.Unlock()

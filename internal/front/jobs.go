@@ -187,6 +187,7 @@ func storeRefusal(err error) *wire.Refusal {
 
 // learn takes a record from the launcher, with the descriptors of its outputs the first time.
 func (f *front) learn(l *link, record wire.Job, files []*os.File) {
+	defer f.service.Changed()
 	j, over := f.known(record)
 	if j == nil {
 		closeAll(files)

@@ -36,6 +36,7 @@ type link struct {
 	waiting map[uint64]chan wire.Reply
 	listed  map[string]bool // jobs that it spoke of; nil once synced
 	state   *wire.State     // as it last said; nil: not yet
+	spoke   time.Time       // when it did, or came
 }
 
 var errUnreachable = errors.New("the launcher cannot be reached")
@@ -45,9 +46,20 @@ var errUnreachable = errors.New("the launcher cannot be reached")
 func (f *front) accept(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { _ = f.cfg.Listener.SetDeadline(time.Unix(1, 0)) })()
 	for {
+		f.accepting.now()
+		// The health of this room goes by it that the loop turns. Whoever ends ctx sets the deadline after that.
+		if err := f.cfg.Listener.SetDeadline(time.Now().Add(acceptTurn)); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("cannot accept: %w", err)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
 		conn, err := f.cfg.Listener.AcceptUnix()
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("cannot accept: %w", err)
@@ -106,7 +118,7 @@ func (f *front) follow(uc *net.UnixConn) error {
 	if err := errors.Join(uc.SetReadDeadline(time.Time{}), conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version, Gaps: f.gaps}})); err != nil {
 		return err
 	}
-	l := &link{conn: conn, instance: m.Hello.Instance, gaps: m.Hello.Gaps, budget: m.Hello.Budget, ended: make(chan struct{}),
+	l := &link{conn: conn, instance: m.Hello.Instance, gaps: m.Hello.Gaps, budget: m.Hello.Budget, ended: make(chan struct{}), spoke: time.Now(),
 		waiting: map[uint64]chan wire.Reply{}, listed: map[string]bool{}}
 	f.take(l)
 	defer f.lose(l)
@@ -143,7 +155,7 @@ func (f *front) dispatch(l *link, m wire.Message, files []*os.File) error {
 		l.deliver(*m.Reply)
 	case m.State != nil:
 		l.mu.Lock()
-		l.state = m.State
+		l.state, l.spoke = m.State, time.Now()
 		l.mu.Unlock()
 		if f.heard.Swap(m.State) == nil {
 			f.recount() // the file has nothing of a launcher yet

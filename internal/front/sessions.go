@@ -39,6 +39,7 @@ func (f *front) open(l *link, c wire.Client, files []*os.File) {
 	}
 	f.sessions[c.Handle] = s
 	f.mu.Unlock()
+	f.service.Changed()
 	f.add(metrics.Session())
 	if !f.spawn(func() { f.serveSession(s) }) {
 		s.hangUp()
@@ -85,6 +86,7 @@ func (f *front) serveSession(s *session) {
 	delete(f.sessions, s.client.Handle)
 	current := f.link == s.link
 	f.mu.Unlock()
+	f.service.Changed()
 	if current {
 		f.tell(s.link, wire.Message{Leave: &wire.Leave{Handle: s.client.Handle}})
 	}

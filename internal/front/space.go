@@ -9,7 +9,7 @@ import (
 	"github.com/secmcpd/secmcpd/observability/journal"
 )
 
-// spaceEvery is how often the disk is looked at for the unit's status.
+// spaceEvery is how often the disk is looked at for the log.
 const spaceEvery = 15 * time.Second
 
 // crowded refuses new jobs while the disk has less room than is kept free: what a scan finds has to go somewhere, and
@@ -23,7 +23,7 @@ func (f *front) crowded() *wire.Refusal {
 		Hint: "the operator frees space there, or lowers jobs.keep_mib or jobs.free_mib", Retryable: true}
 }
 
-// watchSpace tells systemd and the log when the disk gets too full for new jobs, and when it no longer is.
+// watchSpace tells the log when the disk gets too full for new jobs, and when it no longer is.
 func (f *front) watchSpace(ctx context.Context) error {
 	tick := time.NewTicker(spaceEvery)
 	defer tick.Stop()
@@ -43,10 +43,8 @@ func (f *front) tellSpace(was bool) bool {
 	switch {
 	case r != nil && !was:
 		f.log.Error("no new scan is started", journal.Key, journal.StoreFull, "why", r.Reason)
-		f.cfg.Notify("STATUS=disk_full: " + r.Reason)
 	case r == nil && was:
 		f.log.Info("there is room for new scans again", journal.Key, journal.StoreFreed)
-		f.cfg.Notify("STATUS=")
 	}
 	return r != nil
 }

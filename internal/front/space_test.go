@@ -1,11 +1,11 @@
 package front
 
 import (
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/health"
 )
 
 // While less is free than has to be, no scan is begun and no preview allows one; what was found before can be read,
@@ -15,13 +15,14 @@ func TestAFullDiskRefusesNewJobsAndKeepsTheOld(t *testing.T) {
 	h.synced()
 	s := h.agent(1000, nil)
 	id := h.scanned(s, quick, allowed(8, "10.91.0.8/29"), capture(t, "connect.xml"), exited)["job_id"].(string)
-	var told []string
-	h.front.cfg.Notify = func(state string) { told = append(told, state) }
 
 	h.front.cfg.Keep.Free = 1 << 60
 	full := h.front.tellSpace(false)
-	if again := h.front.tellSpace(full); !full || !again || len(told) != 1 || !strings.HasPrefix(told[0], "STATUS=disk_full: ") {
-		t.Errorf("full %v, %v; told %q", full, again, told)
+	if again := h.front.tellSpace(full); !full || !again {
+		t.Errorf("full %v, %v", full, again)
+	}
+	if f := h.front.lookDisk(); f.Status != health.Unhealthy || !strings.Contains(f.Message, "MiB are free in") {
+		t.Errorf("%+v", f)
 	}
 	a := h.call(s, "nmap_scan", map[string]any{"targets": []string{"10.77.0.10"}})
 	if at(a, "error", "code") != "disk_full" || at(a, "error", "retryable") != true || at(a, "job_id") != nil {
@@ -47,8 +48,8 @@ func TestAFullDiskRefusesNewJobsAndKeepsTheOld(t *testing.T) {
 	}
 
 	h.front.cfg.Keep.Free = 0
-	if h.front.tellSpace(full) || !slices.Equal(told[1:], []string{"STATUS="}) {
-		t.Errorf("told %q", told)
+	if f := h.front.lookDisk(); h.front.tellSpace(full) || f.Status == health.Unhealthy {
+		t.Errorf("%+v", f)
 	}
 	if a := h.scanned(s, quick, allowed(8, "10.91.0.8/29"), capture(t, "connect.xml"), exited); a["status"] != "completed" {
 		t.Errorf("with room again: %v", a)

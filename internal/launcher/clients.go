@@ -41,9 +41,20 @@ func (l *Launcher) accept(ctx context.Context) error {
 	}
 	defer context.AfterFunc(ctx, func() { _ = l.cfg.Listener.SetDeadline(time.Unix(1, 0)) })()
 	for {
+		l.accepting.now()
+		// The health of this room goes by it that the loop turns. Whoever ends ctx sets the deadline after that.
+		if err := l.cfg.Listener.SetDeadline(time.Now().Add(acceptTurn)); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("cannot accept: %w", err)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
 		conn, err := l.cfg.Listener.AcceptUnix()
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			continue
 		}
 		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 			l.log.Error("cannot accept for lack of descriptors", "why", err)

@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/health"
 	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/runners"
@@ -63,6 +63,10 @@ type Config struct {
 	Breakers     Breakers
 	Accept       []string   // layers that may be missing
 	Gaps         []wire.Gap // what main could not give (stdio without root)
+
+	Health   health.Settings
+	Assumed  []string      // scanners whose paths nobody configured: that one is not there is no fault
+	Watchdog time.Duration // after which systemd restarts this room; 0: it does not
 
 	Log    *slog.Logger
 	Notify func(state string) // sd_notify
@@ -132,7 +136,12 @@ type Launcher struct {
 	wanted    chan struct{} // a front is needed
 	changed   chan struct{} // holds one: the state is not what the front was told
 	since     time.Time
-	stop      func() // ends serve
+	health    *health.Runner
+	service   *health.Service
+	accepting turned
+	wasReady  atomic.Bool
+	news      atomic.Bool // the front is to hear that this room is ready, or no longer is
+	stop      func()      // ends serve
 	link      link
 	deciding  sync.Mutex     // one verdict at a time
 	resolving *policy.Gate   // one box for names at a time
@@ -203,17 +212,23 @@ func (l *Launcher) serve(ctx context.Context) error {
 	g.Go(func() error { return l.accept(ctx) })
 	g.Go(func() error { return l.acceptOperators(rest) })
 	g.Go(func() error { return l.tellState(rest) })
+	g.Go(func() error { l.health.Run(rest); return nil })
+	g.Go(func() error { l.service.Run(rest, l.line); return nil })
+	g.Go(func() error {
+		l.service.Feed(rest, l.cfg.Watchdog, func() bool { return l.health.Report().Live })
+		return nil
+	})
 	g.Go(func() error {
 		<-ctx.Done()
 		l.log.Info("stopping", journal.Key, journal.Stopping)
-		l.cfg.Notify("STOPPING=1")
+		l.service.Stopping()
 		l.endAll()
 		l.farewell()
 		endRest()
 		l.hangups.close()
 		return nil
 	})
-	l.cfg.Notify("READY=1")
+	l.service.Ready()
 	l.want()
 	err := g.Wait()
 	l.answering.Wait()
@@ -235,6 +250,10 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l.gate.PerTool(cfg.PerTool)
 	l.gate.OnChange(l.stateChanged)
 	l.breakers = newBreakers(cfg.Breakers, cfg.StateDir, cfg.Log)
+	l.service = health.NewService(cfg.Notify)
+	l.health = health.New(cfg.Health.Timeout, l.looked, l.checks()...)
+	l.accepting.now()
+	l.wasReady.Store(true)
 	defer func() {
 		if err != nil {
 			l.close()
@@ -274,9 +293,29 @@ const maxReady = 8
 
 // slots is the network of them. It may come later than the launcher, and stays then.
 type slots struct {
-	mu  sync.Mutex
-	net *scope.Net // nil: gap says why
-	gap *wire.Gap
+	mu    sync.Mutex
+	net   *scope.Net // nil: gap says why
+	gap   *wire.Gap
+	proof proof
+}
+
+func (n *slots) proved() proof {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.proof
+}
+
+// attacked notes how the attack on the filter ended, whose network is set next.
+func (n *slots) attacked(state string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.proof = proof{state: state, at: time.Now(), lost: n.proof.lost}
+}
+
+func (n *slots) lose() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.proof.lost = time.Now()
 }
 
 func (n *slots) get() (*scope.Net, *wire.Gap) {
@@ -297,16 +336,30 @@ func (l *Launcher) openNet(ctx context.Context) {
 	net, err := l.tryNet(ctx)
 	if err == nil {
 		l.slots.set(net, nil)
-		kind, _ := net.Filter()
-		l.cfg.Notify("STATUS=the kernel keeps scans within their scopes, by " + kind)
+		l.service.Status(l.filterLine())
+		l.service.Changed()
 		return
 	}
 	why := clip(err.Error())
-	l.cfg.Notify("STATUS=the kernel's scope filter is not in force: " + strings.ReplaceAll(why, "\n", "; "))
 	if _, gap := l.slots.get(); gap == nil || gap.Why != why {
 		l.log.Error("the kernel's scope filter is not in force; it is tried again until it is", journal.Key, journal.ScopeMissing, "why", err)
 	}
 	l.slots.set(nil, &wire.Gap{Layer: sandbox.Scope, Why: why, Follows: "nothing in the kernel keeps a scanner within its targets"})
+	l.service.Status(l.filterLine())
+	l.service.Changed()
+}
+
+// filterLine is the line of status before anything was looked at.
+func (l *Launcher) filterLine() string {
+	net, gap := l.slots.get()
+	switch {
+	case net != nil:
+		kind, _ := net.Filter()
+		return "the kernel keeps scans within their scopes, by " + kind
+	case gap != nil:
+		return "the kernel's scope filter is not in force: " + gap.Why
+	}
+	return "starting"
 }
 
 func (l *Launcher) tryNet(ctx context.Context) (*scope.Net, error) {
@@ -339,9 +392,11 @@ func (l *Launcher) proveFilter(ctx context.Context, net *scope.Net) error {
 	switch {
 	case err == nil:
 		l.log.Info("the kernel's scope filter was attacked and let nothing through")
+		l.slots.attacked(proven)
 		return nil
 	case errors.Is(err, scope.ErrUnproven):
 		l.log.Error("nothing that a scan sends leaves this machine, or no answer comes back: another firewall drops it, most likely; `secmcpd doctor` names it", "why", err)
+		l.slots.attacked(unproven)
 		return nil
 	}
 	return err
@@ -510,6 +565,7 @@ func (l *Launcher) followFilter(ctx context.Context) error {
 			l.log.Error("what follows from that did not go well", "why", err)
 		}
 		l.note(observability.Record{Event: observability.ScopeLost, Reason: clip(what.Error())})
+		l.slots.lose()
 	})
 }
 

@@ -36,7 +36,7 @@ type link struct {
 }
 
 // keepLinked holds a connection to the front for as long as there is something to say to it: a
-// client, or a record that has not been acknowledged.
+// client, a record that has not been acknowledged, or that this room became ready or no longer is.
 func (l *Launcher) keepLinked(ctx context.Context) error {
 	for {
 		select {
@@ -79,7 +79,7 @@ func (l *Launcher) linked() bool {
 func (l *Launcher) needsFront() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.clients)+len(l.jobs) > 0
+	return len(l.clients)+len(l.jobs) > 0 || l.news.Load()
 }
 
 // linkOnce dials the front, tells it all that is known, and serves it until one side ends.
@@ -172,6 +172,7 @@ func (l *Launcher) bring(conn *wire.Conn, gaps []wire.Gap) error {
 		}
 	}
 	l.stateChanged() // for this front
+	l.news.Store(false)
 	if err := conn.Send(wire.Message{Synced: &wire.Synced{}}); err != nil {
 		return err
 	}

@@ -112,6 +112,16 @@ func syncDir(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// probe writes and syncs a file beside the records, as each record is.
+func (r *records) probe() error {
+	path := filepath.Join(filepath.Dir(r.dir), ".probe")
+	err := writeSynced(path, make([]byte, 4<<10))
+	if gone := os.Remove(path); !errors.Is(gone, fs.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	return err
+}
+
 // output makes one of the scanner's output files. O_EXCL: nothing that exists is ever written
 // to; O_APPEND: a scanner cannot overwrite what the front has read. The box's filter of system
 // calls keeps it from switching that off.

@@ -27,6 +27,7 @@ func (l *Launcher) state() wire.State {
 	s.Queue = l.queue(s.At)
 	s.Breakers = l.breakers.told(s.At, l.cfg.Tools.Names())
 	s.Counters = l.counters()
+	s.Health = l.healthNow()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Clients = len(l.clients)
@@ -42,6 +43,7 @@ func (l *Launcher) counters() wire.Counters {
 
 // stateChanged has the front told soon.
 func (l *Launcher) stateChanged() {
+	l.service.Changed()
 	select {
 	case l.changed <- struct{}{}:
 	default:

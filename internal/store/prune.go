@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +38,47 @@ func (s *Store) Space(ctx context.Context) (Space, error) {
 	}
 	err := s.db.QueryRowContext(ctx, "SELECT coalesce(sum(bytes), 0) FROM users").Scan(&space.Kept)
 	return space, named("look at the disk", err)
+}
+
+// Answers waits until the one connection to the database is free, and asks it something. What comes
+// back counts as an answer, also if it is an error; ctx says how long is waited.
+func (s *Store) Answers(ctx context.Context) bool {
+	var n int
+	_ = s.db.QueryRowContext(ctx, "SELECT 1").Scan(&n) // what is wrong with it is Probe's to say
+	return ctx.Err() == nil
+}
+
+// Probe looks whether the store can be written and is whole: a small file is synced beside the
+// database, the writer's place is taken, and the small tables are checked page by page. The large
+// ones are not, which would take minutes: what is damaged there is found when it is read.
+func (s *Store) Probe(ctx context.Context) error {
+	if err := s.probeDisk(); err != nil {
+		return named("write", err)
+	}
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return named("write", err)
+	}
+	defer func() { _ = tx.Rollback() }() // nothing was written
+	for _, table := range []string{"users", "ends", "packets"} {
+		var found string
+		if err := tx.QueryRowContext(ctx, "PRAGMA quick_check("+table+")").Scan(&found); err != nil {
+			return named("check the database", err)
+		}
+		if found != "ok" {
+			return ErrDamaged
+		}
+	}
+	return nil
+}
+
+func (s *Store) probeDisk() error {
+	f, err := os.OpenFile(filepath.Join(s.dir, ".probe"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, 4<<10))
+	return errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
 }
 
 // leastFiles is how many more files a disk must take to have room for a job.

@@ -2,11 +2,13 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -299,4 +301,66 @@ func TestADatabaseOfTheFirstVersionIsCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	counted(t, s)
+}
+
+// A probe says whether the store can be written and is whole, as far as it looks, and changes nothing.
+func TestAProbeOfTheStore(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Probe(t.Context()); err != nil || !s.Answers(t.Context()) {
+		t.Errorf("%v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() == ".probe" }) {
+		t.Errorf("%v, %v", left, err)
+	}
+	held, err := s.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, done := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer done()
+	if s.Answers(ctx) || s.Probe(ctx) == nil {
+		t.Error("a database that somebody holds answers")
+	}
+	if err := held.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Probe(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A page that somebody wrote over is found.
+func TestAProbeFindsADamagedTable(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var page int
+	if err := s.db.QueryRow("SELECT rootpage FROM sqlite_schema WHERE name = 'users'").Scan(&page); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.db.Exec("PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "jobs.db"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt(bytes.Repeat([]byte{0xa5}, 4096), int64(page-1)*4096)
+	if err := errors.Join(err, f.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if s.db, err = sql.Open("sqlite3", "file:"+filepath.Join(dir, "jobs.db")); err != nil { // without what Open looks at
+		t.Fatal(err)
+	}
+	if err := s.Probe(t.Context()); !errors.Is(err, ErrDamaged) {
+		t.Errorf("%v", err)
+	}
 }

@@ -19,6 +19,7 @@ type State struct {
 	Gaps     []Gap     `cbor:"gaps,omitempty" json:"gaps,omitempty"` // layers that are not in force, at most MaxList
 	Counters Counters  `cbor:"counters" json:"counters"`
 	Breakers Breakers  `cbor:"breakers" json:"breakers"`
+	Health   *Health   `cbor:"health,omitempty" json:"health,omitempty"`
 	// Queue is who waits, in the order in which they would enter if nobody else came; the first
 	// MaxQueue.
 	Queue []Waiting `cbor:"queue,omitempty" json:"queue,omitempty"`

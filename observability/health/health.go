@@ -46,10 +46,13 @@ type Finding struct {
 	Metadata map[string]string // at most MaxMetadata are kept
 }
 
+// The bounds: what all checks of a room say fits in one message between the rooms, beside the rest.
 const (
-	MaxMessage  = 256 // bytes, also of a value of the metadata
-	MaxMetadata = 16
-	MaxChecks   = 32 // of one room
+	MaxMessage  = 256 // bytes
+	MaxMetadata = 8
+	maxKey      = 96 // bytes
+	maxValue    = 160
+	MaxChecks   = 24 // of one room
 )
 
 func Well(format string, args ...any) Finding {
@@ -75,7 +78,7 @@ func (f Finding) With(key, value string) Finding {
 }
 
 func (f Finding) bounded() Finding {
-	f.Message = clip(f.Message)
+	f.Message = clip(f.Message, MaxMessage)
 	if len(f.Metadata) == 0 {
 		f.Metadata = nil
 		return f
@@ -85,7 +88,7 @@ func (f Finding) bounded() Finding {
 		if len(kept) == MaxMetadata {
 			break
 		}
-		kept[clip(k)] = clip(f.Metadata[k])
+		kept[clip(k, maxKey)] = clip(f.Metadata[k], maxValue)
 	}
 	f.Metadata = kept
 	return f
@@ -123,7 +126,7 @@ func (s Seen) Now(now time.Time) Finding {
 	case f.Status == Healthy:
 		f.Status = Degraded
 	}
-	f.Message = clip(fmt.Sprintf("stale: last looked at %s ago: %s", now.Sub(s.At).Round(time.Second), f.Message))
+	f.Message = clip(fmt.Sprintf("stale: last looked at %s ago: %s", now.Sub(s.At).Round(time.Second), f.Message), MaxMessage)
 	return f
 }
 
@@ -200,8 +203,8 @@ func (r Report) Line(does string) string {
 }
 
 // clip cuts a text at a number of bytes, at a rune, and leaves it one line.
-func clip(s string) string {
-	out := make([]rune, 0, min(len(s), MaxMessage))
+func clip(s string, most int) string {
+	out := make([]rune, 0, min(len(s), most))
 	n := 0
 	for _, c := range s {
 		if c == '\n' || c == '\r' || c == '\t' {
@@ -210,7 +213,7 @@ func clip(s string) string {
 		if c < ' ' || c == 0x7f {
 			c = '\uFFFD'
 		}
-		if n += len(string(c)); n > MaxMessage-len("…") {
+		if n += len(string(c)); n > most-len("…") {
 			return string(out) + "…"
 		}
 		out = append(out, c)

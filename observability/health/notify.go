@@ -16,7 +16,6 @@ type Service struct {
 
 	mu   sync.Mutex
 	line string    // as it was last sent
-	next string    // as it is to be sent
 	sent time.Time // when it was
 	wake chan struct{}
 }
@@ -51,67 +50,79 @@ func (s *Service) Extend(d time.Duration) {
 	s.send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds()))
 }
 
-// Pause between two lines of status.
+// linePause is between two lines of status.
 const linePause = time.Second
 
-// Status says in one line how things are, when that has changed and at most once a second; Run
-// sends what had to wait.
+// Status says in one line how things are, if that is another line than the last and the last is a
+// second old; what it does not send is forgotten. Whoever has Run uses Changed.
 func (s *Service) Status(line string) {
+	line = strings.ToValidUTF8(strings.ReplaceAll(line, "\n", "; "), "\uFFFD")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.next = strings.ToValidUTF8(strings.ReplaceAll(line, "\n", "; "), "\uFFFD")
-	if wait := s.sendLocked(); wait > 0 {
-		select {
-		case s.wake <- struct{}{}:
-		default:
-		}
+	if line == s.line || s.waitLocked() > 0 {
+		return
 	}
+	s.line, s.sent = line, time.Now()
+	s.send("STATUS=" + s.line)
 }
 
-// sendLocked sends the line if it is another one and may be sent; else it says after which time.
-func (s *Service) sendLocked() time.Duration {
-	if s.next == s.line {
+func (s *Service) waitLocked() time.Duration {
+	if s.sent.IsZero() {
 		return 0
 	}
-	if wait := linePause - time.Since(s.sent); !s.sent.IsZero() && wait > 0 {
-		return wait
-	}
-	s.line, s.sent = s.next, time.Now()
-	s.send("STATUS=" + s.line)
-	return 0
+	return linePause - time.Since(s.sent)
 }
 
-func (s *Service) flush() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sendLocked()
+// Changed has Run make the line of status anew. It waits for nothing and may be called under any lock.
+func (s *Service) Changed() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
-// Run sends lines that had to wait, and feeds the watchdog while alive says so, until ctx ends.
-// watchdog is the time after which systemd acts (0: it does not): it is fed at half of that, and
-// where alive says no, again as soon as it says yes.
-func (s *Service) Run(ctx context.Context, watchdog time.Duration, alive func() bool) {
-	var feed <-chan time.Time
-	if watchdog > 0 {
-		feed = time.After(0)
-	}
-	for {
+// Run sends line when it changes, at most once a second, until ctx ends.
+func (s *Service) Run(ctx context.Context, line func() string) {
+	for changed := true; ; {
 		var later <-chan time.Time
-		if wait := s.flush(); wait > 0 {
-			later = time.After(wait)
+		if changed {
+			s.mu.Lock()
+			wait := s.waitLocked()
+			s.mu.Unlock()
+			if wait > 0 {
+				later = time.After(wait)
+			} else {
+				s.Status(line())
+				changed = false
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.wake:
+			changed = true
 		case <-later:
-		case <-feed:
-			pause := min(watchdog/2, time.Second)
-			if alive() {
-				s.send("WATCHDOG=1")
-				pause = watchdog / 2
-			}
-			feed = time.After(pause)
+		}
+	}
+}
+
+// Feed feeds the watchdog while alive says so, until ctx ends. watchdog is the time after which systemd
+// acts (0: it does not): it is fed at half of that, and where alive says no, again as soon as it says
+// yes. It hangs on nothing but alive.
+func (s *Service) Feed(ctx context.Context, watchdog time.Duration, alive func() bool) {
+	if watchdog <= 0 {
+		return
+	}
+	for {
+		pause := min(watchdog/2, time.Second)
+		if alive() {
+			s.send("WATCHDOG=1")
+			pause = watchdog / 2
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
 		}
 	}
 }

@@ -145,7 +145,7 @@ func (r *Runner) run(ctx context.Context, c *kept, round *sync.WaitGroup) {
 }
 
 // grace is what a check has to notice that its time is over.
-const grace = 50 * time.Millisecond
+const grace = time.Second
 
 func (c *kept) found(now time.Time, f Finding, took time.Duration) {
 	c.seen.Finding, c.seen.At, c.seen.Took = f.bounded(), now, took
@@ -171,6 +171,9 @@ func (r *Runner) note() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.sum()
+	if slices.ContainsFunc(now.Checks, func(s Seen) bool { return s.At.IsZero() }) {
+		return // the first round is under way
+	}
 	if n := len(r.history); n > 0 {
 		last := r.history[n-1]
 		if last.Status == now.Status && last.Live == now.Live && last.Ready == now.Ready && sameChecks(last.Reasons, now.Reasons) {

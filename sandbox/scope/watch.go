@@ -228,6 +228,10 @@ func (n *Net) remember() (err error) {
 	return nil
 }
 
+// Intact reports whether the filter's table is as this program last made it. After a change by somebody
+// else it is not until Watch has made it anew, which takes milliseconds.
+func (n *Net) Intact() bool { return n.intact() }
+
 // intact compares the filter with what it looked like after the last change of ours.
 func (n *Net) intact() bool {
 	n.mu.Lock()

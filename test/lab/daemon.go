@@ -43,19 +43,55 @@ type Daemon struct {
 	outer  string   // the group to remove: cgroup, or the one that it is in
 	limits []string // layers that the cgroup of this machine cannot give
 
-	mu      sync.Mutex
-	sockets map[Role][]socket
-	roles   map[Role]*role
-	restart bool
-	ending  bool
-	mounted bool // the state's own disk
-	running sync.WaitGroup
+	mu       sync.Mutex
+	sockets  map[Role][]socket
+	roles    map[Role]*role
+	restart  bool
+	ending   bool
+	mounted  []string // disks of their own
+	watchdog time.Duration
+	running  sync.WaitGroup
 }
 
 type role struct {
 	cmd    *exec.Cmd
 	log    *tailLog
+	told   *notices
 	exited chan struct{}
+}
+
+// Notice is what a role told the service manager (sd_notify), and when.
+type Notice struct {
+	At    time.Time
+	State string
+}
+
+// notices keeps the last maxNotices of them.
+type notices struct {
+	mu  sync.Mutex
+	all []Notice
+}
+
+const maxNotices = 1000
+
+func (t *notices) add(state string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all = append(t.all, Notice{time.Now(), state})
+	t.all = t.all[max(len(t.all)-maxNotices, 0):]
+}
+
+// Notices is what a role told the service manager in its present life.
+func (d *Daemon) Notices(r Role) []Notice {
+	d.mu.Lock()
+	one := d.roles[r]
+	d.mu.Unlock()
+	if one == nil {
+		return nil
+	}
+	one.told.mu.Lock()
+	defer one.told.mu.Unlock()
+	return slices.Clone(one.told.all)
 }
 
 // Engagement is what the daemon's callers may do unless a test says otherwise.
@@ -90,13 +126,16 @@ type Options struct {
 	Translated bool
 	Table      bool // the filter is nf_tables alone
 	StateMiB   int  // the front's state has a disk of its own of this size; 0: it has not
+	AuditMiB   int  // the audit log likewise
+	// Watchdog is told to both roles as systemd does (WatchdogSec=); the lab restarts nobody for it.
+	Watchdog time.Duration
 	// NoControllers is a machine whose cgroups have no controllers.
 	NoControllers bool
 }
 
 // Start starts the daemon of a binary and waits until it is ready.
 func Start(binary string, o Options) (_ *Daemon, err error) {
-	d := &Daemon{sockets: map[Role][]socket{}, roles: map[Role]*role{}, restart: !o.NoRestart}
+	d := &Daemon{sockets: map[Role][]socket{}, roles: map[Role]*role{}, restart: !o.NoRestart, watchdog: o.Watchdog}
 	defer func() {
 		if err != nil {
 			logs := d.Log(Launcher) + d.Log(Front)
@@ -210,12 +249,17 @@ func (d *Daemon) configure(o Options) error {
 			return err
 		}
 	}
-	if o.StateMiB > 0 {
-		own := fmt.Sprintf("size=%dm,uid=%d,mode=755", o.StateMiB, FrontUID)
-		if err := unix.Mount("tmpfs", d.StateDir(), "tmpfs", 0, own); err != nil {
-			return fmt.Errorf("cannot give the state a disk: %w", err)
+	for _, disk := range []struct {
+		dir       string
+		mib, user int
+	}{{d.StateDir(), o.StateMiB, FrontUID}, {d.AuditDir(), o.AuditMiB, 0}} {
+		if disk.mib == 0 {
+			continue
 		}
-		d.mounted = true
+		if err := unix.Mount("tmpfs", disk.dir, "tmpfs", 0, fmt.Sprintf("size=%dm,uid=%d,mode=755", disk.mib, disk.user)); err != nil {
+			return fmt.Errorf("cannot give %s a disk: %w", disk.dir, err)
+		}
+		d.mounted = append(d.mounted, disk.dir)
 	}
 	if o.Engagements == nil {
 		o.Engagements = map[string]string{"lab": Engagement}
@@ -250,11 +294,16 @@ func (d *Daemon) configure(o Options) error {
 
 // start starts a role and waits until it says READY=1.
 func (d *Daemon) start(r Role) error {
-	ready, path, err := notifySocket(d.Dir)
+	notify, path, err := notifySocket(d.Dir)
 	if err != nil {
 		return err
 	}
-	defer ready.Close()
+	listening := false
+	defer func() {
+		if !listening {
+			notify.Close()
+		}
+	}()
 	// The shell is there for LISTEN_PID alone, which must be the pid of what it executes.
 	argv := []string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}
 	attr := &syscall.SysProcAttr{Setpgid: true}
@@ -276,7 +325,7 @@ func (d *Daemon) start(r Role) error {
 		}
 	}
 	argv = append(argv, d.binary, string(r), "--config", d.Config)
-	one := &role{cmd: exec.Command(argv[0], argv[1:]...), log: &tailLog{}, exited: make(chan struct{})}
+	one := &role{cmd: exec.Command(argv[0], argv[1:]...), log: &tailLog{}, told: &notices{}, exited: make(chan struct{})}
 	d.mu.Lock()
 	if before := d.roles[r]; before != nil {
 		one.log = before.log
@@ -288,6 +337,9 @@ func (d *Daemon) start(r Role) error {
 		one.cmd.ExtraFiles = append(one.cmd.ExtraFiles, s.file)
 	}
 	one.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LISTEN_FDS=" + strconv.Itoa(len(names)), "LISTEN_FDNAMES=" + strings.Join(names, ":"), "NOTIFY_SOCKET=" + path}
+	if d.watchdog > 0 {
+		one.cmd.Env = append(one.cmd.Env, fmt.Sprintf("WATCHDOG_USEC=%d", d.watchdog.Microseconds()))
+	}
 	one.cmd.Dir, one.cmd.Stderr, one.cmd.SysProcAttr = "/", one.log, attr
 	if err := one.cmd.Start(); err != nil {
 		return err
@@ -296,6 +348,9 @@ func (d *Daemon) start(r Role) error {
 	d.roles[r] = one
 	ending := d.ending
 	d.mu.Unlock()
+	listening = true
+	ready := make(chan struct{})
+	d.running.Go(func() { one.listen(notify, ready) })
 	d.running.Go(func() { d.mind(r, one) })
 	if ending { // Stop may have looked before there was something to end
 		_ = one.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
@@ -338,23 +393,36 @@ func notifySocket(dir string) (*net.UnixConn, string, error) {
 
 const startTimeout = 20 * time.Second
 
-func awaitReady(c *net.UnixConn, r Role, one *role) error {
+// listen keeps what a role tells until it has ended.
+func (one *role) listen(c *net.UnixConn, ready chan<- struct{}) {
+	defer c.Close()
+	go func() {
+		<-one.exited
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // fails once closed
+	}()
 	b := make([]byte, 4096)
-	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
-		select {
-		case <-one.exited:
-			return fmt.Errorf("%s ended at its start: %s", r, one.log)
-		default:
-		}
-		if err := c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
-			return err
-		}
+	for said := false; ; {
 		n, err := c.Read(b)
-		if err == nil && bytes.Contains(b[:n], []byte("READY=1")) {
-			return nil
+		if err != nil {
+			return
+		}
+		one.told.add(string(b[:n]))
+		if !said && bytes.Contains(b[:n], []byte("READY=1")) {
+			said = true
+			close(ready)
 		}
 	}
-	return fmt.Errorf("%s is not ready after %s: %s", r, startTimeout, one.log)
+}
+
+func awaitReady(ready <-chan struct{}, r Role, one *role) error {
+	select {
+	case <-ready:
+		return nil
+	case <-one.exited:
+		return fmt.Errorf("%s ended at its start: %s", r, one.log)
+	case <-time.After(startTimeout):
+		return fmt.Errorf("%s is not ready after %s: %s", r, startTimeout, one.log)
+	}
 }
 
 // Pid is the process of a role.
@@ -450,8 +518,8 @@ func (d *Daemon) Stop() error {
 	if d.outer != "" {
 		errs = append(errs, removeCgroup(d.outer))
 	}
-	if d.mounted {
-		errs = append(errs, unix.Unmount(d.StateDir(), unix.MNT_DETACH))
+	for _, dir := range d.mounted {
+		errs = append(errs, unix.Unmount(dir, unix.MNT_DETACH))
 	}
 	if d.Dir != "" {
 		errs = append(errs, os.RemoveAll(d.Dir))
