@@ -329,3 +329,76 @@ func TestAReloadIsTold(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+func TestTheWallClockIsComparedWithTime(t *testing.T) {
+	for _, test := range []struct {
+		wall, ran time.Duration
+		says      string // "": nothing
+	}{
+		{30 * time.Second, 30 * time.Second, ""},
+		{31 * time.Second, 30 * time.Second, ""}, // it is kept in time
+		{29 * time.Second, 30 * time.Second, ""},
+		{time.Hour + 30*time.Second, 30 * time.Second, "went forward by 1h0m0s"},
+		{-90 * time.Second, 30 * time.Second, "went back by 2m0s"},
+	} {
+		f, jumped := compared(test.wall, test.ran)
+		if jumped != (test.says != "") || jumped && (f.Status != Degraded || !strings.Contains(f.Message, test.says)) {
+			t.Errorf("%s in %s: %+v", test.wall, test.ran, f)
+		}
+	}
+	var c Clock
+	for range 2 {
+		if f := c.Look(); f.Status != Healthy || f.Message == "" {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
+func TestDisksAreMeasured(t *testing.T) {
+	dir := t.TempDir()
+	d, err := DiskOf(dir)
+	if err != nil || d.Free <= 0 || d.Used < 0 || d.Used > 100 {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	for _, test := range []struct {
+		says    string
+		percent int
+		needs   []Need
+		status  Status
+		message string
+	}{
+		{"there is enough", 100, []Need{{dir, 1}}, Healthy, "enough is free"},
+		{"it is fuller than it should be", -1, []Need{{dir, 1}}, Degraded, "the disk of " + dir + " is used to"},
+		{"there is not enough", -1, []Need{{dir, 1}, {dir, 1 << 60}}, Unhealthy, "MiB have to be"},
+		{"it is not there", 100, []Need{{dir + "/none", 1}}, Unhealthy, "no such file"},
+	} {
+		if f := Disks(test.percent, test.needs...); f.Status != test.status || !strings.Contains(f.Message, test.message) {
+			t.Errorf("%s: %+v", test.says, f)
+		}
+	}
+}
+
+// What the machine tells is read, and what it does not tell is no fault.
+func TestTheMachineIsMeasured(t *testing.T) {
+	if f := Memory(100); f.Status != Healthy || f.Metadata["machine"] == "" {
+		t.Errorf("%+v", f)
+	}
+	if f := Memory(-1); f.Status != Degraded {
+		t.Errorf("%+v", f)
+	}
+	if f := Pressure(); f.Status != Healthy || f.Message == "" {
+		t.Errorf("%+v", f)
+	}
+	if f := Descriptors(); f.Status != Healthy || !strings.Contains(f.Message, " are open") {
+		t.Errorf("%+v", f)
+	}
+	var p Processors
+	if _, known := p.Look(); known {
+		t.Error("something is known of the time before the first look")
+	}
+	for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
+	}
+	if percent, known := p.Look(); !known || percent < 1 || percent > 100 {
+		t.Errorf("%d%%, %v", percent, known)
+	}
+}
