@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -215,22 +216,96 @@ func (h *over) close() {
 // one connection that its requests can be from.
 func (s *Speaker) serveHTTP(ctx context.Context, conn net.Conn, uid uint32) error {
 	one := &single{conn: make(chan net.Conn, 1), addr: conn.LocalAddr()}
-	watched := &watched{Conn: conn, limit: s.limits.Write}
+	watched := s.watch(conn)
 	one.conn <- watched
-	server := &http.Server{
-		Handler:           s.safely(&router{s, ctx, uid}),
-		ReadHeaderTimeout: s.limits.FirstByte,
-		IdleTimeout:       s.limits.HTTPSession,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          log.New(io.Discard, "", 0), // it quotes what clients send
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			if state == http.StateClosed {
-				_ = one.Close()
-			}
-		},
+	server := s.Server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if why := (Visitors{}).Refused(r); why != "" {
+			refuse(w, http.StatusForbidden, invalid(jsonrpc.ID{}, "%s", why))
+			return
+		}
+		s.Answer(ctx, uid, w, r)
+	}))
+	server.IdleTimeout = s.limits.HTTPSession
+	server.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			_ = one.Close()
+		}
 	}
 	_ = server.Serve(one) // that there is no other connection to take
 	return watched.why
+}
+
+// keepAlive is how long a connection of a [Speaker.Server] may say nothing between two requests.
+const keepAlive = time.Minute
+
+// Server is one that answers HTTP/1.1 within the speaker's limits, and ends the connection of a handler
+// that panics. Its connections are those of [Speaker.Watch].
+func (s *Speaker) Server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           s.safely(h),
+		ReadHeaderTimeout: s.limits.FirstByte,
+		IdleTimeout:       keepAlive,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          log.New(io.Discard, "", 0), // it quotes what clients send
+	}
+}
+
+// Watch is a connection that is cut off when its client does not read what is written to it.
+func (s *Speaker) Watch(conn net.Conn) net.Conn { return s.watch(conn) }
+
+func (s *Speaker) watch(conn net.Conn) *watched {
+	return &watched{Conn: conn, limit: s.limits.Write}
+}
+
+// Answer answers one request, whatever the connection. Values of ctx reach the handlers of its call,
+// which ends when ctx does; uid is whose limits count, and whose sessions there are. Whether the request
+// may be made at all, the caller has judged (see [Visitors]).
+func (s *Speaker) Answer(ctx context.Context, uid uint32, w http.ResponseWriter, r *http.Request) {
+	of, end := context.WithCancel(r.Context())
+	defer end()
+	defer context.AfterFunc(ctx, end)()
+	(&router{s, ctx, uid}).ServeHTTP(w, r.WithContext(of))
+}
+
+// Sessions is how many HTTP sessions are open.
+func (s *Speaker) Sessions() int {
+	s.http.mu.Lock()
+	defer s.http.mu.Unlock()
+	return len(s.http.open)
+}
+
+// Visitors are requests that are taken beside those that name this machine as their host and that no
+// page makes: of other names of it, and of pages that are trusted.
+type Visitors struct {
+	Hosts   []string // without a port
+	Origins []string // as browsers write them: scheme://host or scheme://host:port
+}
+
+// Refused says why a request is not taken; "": it is. Whoever may reach this machine could else have it
+// spoken to by any page of the web that the users of this machine look at: under a name of the page's
+// own that it has led here (the host), or from the page that it is (the origin).
+func (v Visitors) Refused(r *http.Request) string {
+	if !isLocal(r.Host) && !slices.ContainsFunc(v.Hosts, func(name string) bool { return strings.EqualFold(name, hostOf(r.Host)) }) {
+		return "the host must be localhost"
+	}
+	const otherwise = "requests of other origins are not taken"
+	origins := r.Header.Values("Origin")
+	switch {
+	case len(origins) > 1:
+		return otherwise
+	case len(origins) == 1 && slices.Contains(v.Origins, origins[0]):
+		return ""
+	case len(origins) == 1:
+		from, err := url.Parse(origins[0])
+		if err != nil || from.Host == "" || !strings.EqualFold(from.Host, r.Host) {
+			return otherwise
+		}
+	}
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "same-origin", "none":
+		return ""
+	}
+	return otherwise
 }
 
 // single is a listener with one connection.
@@ -296,12 +371,6 @@ type router struct {
 func (h *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var m envelope
 	switch {
-	case !isLocal(r.Host):
-		refuse(w, http.StatusForbidden, invalid(m.id, "the host must be localhost"))
-		return
-	case new(http.CrossOriginProtection).Check(r) != nil:
-		refuse(w, http.StatusForbidden, invalid(m.id, "requests of other origins are not taken"))
-		return
 	case r.URL.Path != Path:
 		refuse(w, http.StatusNotFound, invalid(m.id, "there is nothing here but %s", Path))
 		return
@@ -513,12 +582,17 @@ func (h *router) read(w http.ResponseWriter, r *http.Request) (m envelope, large
 	return m, large, true
 }
 
-// isLocal says whether a request was meant for this machine. Whoever puts this socket on a TCP port
-// would else have it spoken to by any page of the web, under a name of the page's.
-func isLocal(host string) bool {
+// hostOf is a host without its port.
+func hostOf(host string) string {
 	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
+		return name
 	}
+	return host
+}
+
+// isLocal says whether a host is this machine by a name that cannot be another's.
+func isLocal(host string) bool {
+	host = hostOf(host)
 	ip := net.ParseIP(strings.Trim(host, "[]"))
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }

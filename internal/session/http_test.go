@@ -354,6 +354,53 @@ func TestWhatASessionIsRefused(t *testing.T) {
 	}
 }
 
+func TestWhoseRequestsAreTaken(t *testing.T) {
+	v := Visitors{Hosts: []string{"scans.example"}, Origins: []string{"https://console.example:8443"}}
+	for name, c := range map[string]struct {
+		host, origin, site string
+		taken              bool
+	}{
+		"a program of this machine":           {host: "localhost:8765", taken: true},
+		"by a loopback address":               {host: "[::1]:8765", taken: true},
+		"by a name that is listed":            {host: "Scans.example:443", taken: true},
+		"by a name of a page's":               {host: "attacker.example:8765"},
+		"by a name that ends as a listed one": {host: "not-scans.example"},
+		"without a host":                      {},
+		"a page that is listed":               {host: "localhost", origin: "https://console.example:8443", site: "cross-site", taken: true},
+		"the same on another port":            {host: "localhost", origin: "https://console.example"},
+		"the same without TLS":                {host: "localhost", origin: "http://console.example:8443"},
+		"a page of another":                   {host: "localhost", origin: "https://attacker.example"},
+		"a page of nobody":                    {host: "localhost", origin: "null"},
+		"what is no origin":                   {host: "localhost", origin: "localhost"},
+		"a page of this machine":              {host: "localhost:80", origin: "http://localhost:8080"},
+		"a page of the same host":             {host: "localhost:8765", origin: "http://localhost:8765", site: "same-origin", taken: true},
+		"a page, by its picture":              {host: "localhost", site: "cross-site"},
+		"a page of a neighbour":               {host: "localhost", site: "same-site"},
+		"who types the address":               {host: "localhost", site: "none", taken: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, method := range []string{http.MethodGet, http.MethodPost} {
+				r := httptest.NewRequest(method, "/mcp", nil)
+				r.Host = c.host
+				for header, value := range map[string]string{"Origin": c.origin, "Sec-Fetch-Site": c.site} {
+					if value != "" {
+						r.Header.Set(header, value)
+					}
+				}
+				if why := v.Refused(r); (why == "") != c.taken {
+					t.Errorf("%s: %q", method, why)
+				}
+			}
+		})
+	}
+	r := httptest.NewRequest(http.MethodGet, "/mcp", nil)
+	r.Host = "localhost"
+	r.Header["Origin"] = []string{"https://console.example:8443", "https://attacker.example"}
+	if v.Refused(r) == "" {
+		t.Error("two origins, of which one is listed, are taken")
+	}
+}
+
 func TestHostsOfThisMachine(t *testing.T) {
 	for host, want := range map[string]bool{
 		"localhost": true, "LOCALHOST:80": true, "127.0.0.1": true, "127.0.0.1:8080": true, "[::1]": true, "[::1]:80": true,
@@ -704,7 +751,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		p := newHTTPPlace(Limits{})
 		w := httptest.NewRecorder()
-		p.safely(&router{p.Speaker, ctx, 1000}).ServeHTTP(w, r)
+		p.safely(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.Answer(ctx, 1000, w, r) })).ServeHTTP(w, r)
 		said := w.Body.String()
 		if w.Code >= 500 || w.Code >= 400 && !strings.HasPrefix(said, `{"jsonrpc":"2.0","id":`) {
 			t.Errorf("%d: %s", w.Code, said)
