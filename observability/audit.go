@@ -31,6 +31,8 @@ const (
 	Tampered       Event = "tampered"        // the log is not what the launcher wrote; Reason says what was expected and found
 	Engagements    Event = "engagements"     // the engagements were read; Reason tells of faults
 	Tools          Event = "tools"           // which tools are disabled was read; Targets names them, Reason tells why it is not known
+	TokensRead     Event = "tokens"          // the tokens of HTTP were read; Records says how many are in force, Reason why none is
+	LoginFailed    Event = "login_failed"    // tokens came over HTTP that are nobody's; Records says how many
 	Asked          Event = "asked"           // a scan was asked for
 	Decided        Event = "decided"         // and allowed, by this engagement and rule
 	Denied         Event = "denied"          // or refused

@@ -31,7 +31,12 @@ type client struct {
 	files []*os.File
 	// introduced says that a front has the connection. Guarded by link.mu.
 	introduced bool
+	// token is by which it came, over HTTP: it has no files then. It never changes.
+	token *Token
 }
+
+// may says whether a client may ask for scans: a token may be good for less.
+func (c *client) may() bool { return c.token == nil || c.token.is(wire.ForMCP) }
 
 // accept takes clients until ctx ends. The listener is left open: it is systemd's, and whoever
 // connects from then on waits in its backlog for the next launcher.
@@ -77,11 +82,8 @@ func (l *Launcher) admit(conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	if caller.UID == l.cfg.FrontUID && !l.cfg.stdio() {
-		return fmt.Errorf("uid %d is the front: it is never a caller", caller.UID)
-	}
-	if l.cfg.isSlotUID(caller.UID) {
-		return fmt.Errorf("uid %d belongs to a box: it is never a caller", caller.UID)
+	if err := l.cfg.Never(caller.UID); err != nil {
+		return err
 	}
 	file, err := conn.File()
 	if err != nil {
@@ -92,7 +94,23 @@ func (l *Launcher) admit(conn *net.UnixConn) error {
 
 // connect registers a client, watches its connection and tells the front.
 func (l *Launcher) connect(c *client) error {
+	if err := l.register(c); err != nil {
+		c.close()
+		return err
+	}
+	if err := l.hangups.watch(c); err != nil {
+		l.disconnect(c.Handle)
+		return err
+	}
+	l.introduce(c)
+	l.stateChanged()
+	return nil
+}
+
+// register gives a client a handle, if there is room for it.
+func (l *Launcher) register(c *client) error {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	same := 0
 	for _, other := range l.clients {
 		if other.UID == c.UID {
@@ -100,21 +118,11 @@ func (l *Launcher) connect(c *client) error {
 		}
 	}
 	if all := len(l.clients); all >= maxClients || same >= maxClientsPerUID {
-		l.mu.Unlock()
-		c.close()
 		return fmt.Errorf("uid %d has %d connections of %d, all have %d of %d", c.UID, same, maxClientsPerUID, all, maxClients)
 	}
 	l.lastHandle++
 	c.Handle = l.lastHandle
 	l.clients[c.Handle] = c
-	l.mu.Unlock()
-
-	if err := l.hangups.watch(c); err != nil {
-		l.disconnect(c.Handle)
-		return err
-	}
-	l.introduce(c)
-	l.stateChanged()
 	return nil
 }
 
@@ -127,7 +135,9 @@ func (l *Launcher) disconnect(handle uint64) {
 	if c == nil {
 		return
 	}
-	l.hangups.forget(c)
+	if len(c.files) > 0 {
+		l.hangups.forget(c)
+	}
 	c.close()
 	l.send(wire.Message{Gone: &wire.Gone{Handle: handle}})
 	l.stateChanged()
@@ -136,12 +146,12 @@ func (l *Launcher) disconnect(handle uint64) {
 	}
 }
 
-// caller finds the live client behind a handle.
+// caller finds the live client behind a handle, if it may ask for scans.
 func (l *Launcher) caller(handle uint64) (wire.Client, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.clients[handle]
-	if c == nil {
+	if c == nil || !c.may() {
 		return wire.Client{}, false
 	}
 	return c.Client, true

@@ -304,7 +304,9 @@ func (l *Launcher) followRules(ctx context.Context) error {
 			_, _ = l.switched() // whoever asks for a scan is refused with the error
 			l.rejudge()
 			l.endWhatCannotWrite()
+			l.tokensNow()
 			l.tellUnheard(time.Now(), false)
+			l.tellFailed(time.Now(), false)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
@@ -35,6 +36,7 @@ type Config struct {
 	Version     string
 	Listener    *net.UnixListener // mcp.sock; nil in stdio
 	Operators   *net.UnixListener // launcher-admin.sock; nil: none
+	Bell        *net.UnixListener // by which the front asks to be connected; nil: it cannot
 	FrontSocket string            // path of the front's socket
 	Front       *net.UnixConn     // stdio: the front is a child, already connected
 	Stdio       *Stdio            // stdio: the one caller
@@ -42,6 +44,7 @@ type Config struct {
 	StateDir       string // the launcher's own, 0700
 	AuditDir       string
 	EngagementsDir string
+	TokenFiles     []string      // of who may come over HTTP
 	Tools          runners.Table // the scanners that there are
 
 	FrontUID     uint32            // never a caller
@@ -127,6 +130,7 @@ type Launcher struct {
 	switches  switches
 	breakers  *breakers
 	tempo     tempo
+	logins    logins
 	servers   func() ([]netip.AddrPort, error) // of names, where the configuration has none
 	starts    *allowance                       // scans asked for
 	looks     *allowance                       // previews and capabilities
@@ -152,6 +156,7 @@ type Launcher struct {
 
 	mu         sync.Mutex
 	clients    map[uint64]*client
+	rung       bool // the front has asked to be connected
 	jobs       map[string]*job
 	requests   map[uint32]int // under way, by uid
 	lastHandle uint64
@@ -186,12 +191,14 @@ func (l *Launcher) live(ctx context.Context) error {
 	if err := l.learnMachine(); err != nil {
 		return err
 	}
-	l.judged()                              // reads the engagements for the first time
+	l.judged() // reads the engagements for the first time
+	l.tokensNow()
 	if _, err := l.switched(); err != nil { // told already
 		l.log.Error("no tool is used", "why", err)
 	}
 	err := l.serve(ctx)
 	l.tellUnheard(time.Now(), true)
+	l.tellFailed(time.Now(), true)
 	return errors.Join(err, l.audit.Note(observability.Record{Event: observability.Stopped}))
 }
 
@@ -218,6 +225,7 @@ func (l *Launcher) serve(ctx context.Context) error {
 		l.service.Feed(rest, l.cfg.Watchdog, func() bool { return l.health.Report().Live })
 		return nil
 	})
+	g.Go(func() error { return l.hearBell(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		l.log.Info("stopping", journal.Key, journal.Stopping)
@@ -254,6 +262,7 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l.health = health.New(cfg.Health.Timeout, l.looked, l.checks()...)
 	l.accepting.now()
 	l.wasReady.Store(true)
+	l.logins = logins{paths: cfg.TokenFiles, never: l.cfg.Never, failures: rate.NewLimiter(failuresPerSecond, failuresBurst)}
 	defer func() {
 		if err != nil {
 			l.close()

@@ -45,6 +45,7 @@ func (l *Launcher) keepLinked(ctx context.Context) error {
 		case <-l.wanted:
 		}
 		for attempt := 0; l.needsFront() && ctx.Err() == nil; attempt++ {
+			l.answerBell()
 			err := l.linkOnce(ctx)
 			if l.cfg.stdio() {
 				return err // its front is a child that is not started twice
@@ -79,7 +80,63 @@ func (l *Launcher) linked() bool {
 func (l *Launcher) needsFront() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.clients)+len(l.jobs) > 0 || l.news.Load()
+	return len(l.clients)+len(l.jobs) > 0 || l.rung || l.news.Load()
+}
+
+// hearBell connects to the front when it asks for it. A front that an operator or a request over HTTP
+// has started has no launcher yet, and may not call one. Who rings says nothing but that.
+func (l *Launcher) hearBell(ctx context.Context) error {
+	if l.cfg.Bell == nil {
+		return nil
+	}
+	defer context.AfterFunc(ctx, func() { _ = l.cfg.Bell.SetDeadline(time.Unix(1, 0)) })()
+	for {
+		conn, err := l.cfg.Bell.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			l.log.Error("cannot hear the front's bell", "why", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+			continue
+		}
+		who, err := peer(conn)
+		conn.Close()
+		if err != nil || who.UID != l.cfg.FrontUID {
+			continue // the socket's mode says so already
+		}
+		l.mu.Lock()
+		l.rung = true // also while linked: that the connection has ended may only not be known here yet
+		l.mu.Unlock()
+		l.want()
+	}
+}
+
+// answerBell takes the front's asking back: one try is made for it.
+func (l *Launcher) answerBell() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rung = false
+}
+
+// rest lets go of a front under which nothing is under way, unless something is here: then it is
+// refused. From then on nothing is sent over the connection, so that nothing is lost with it; whatever
+// comes wakes a front anew.
+func (l *Launcher) rest(conn *wire.Conn) *wire.Refusal {
+	l.link.mu.Lock()
+	defer l.link.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.clients)+len(l.jobs) > 0 || l.cfg.stdio() {
+		return &wire.Refusal{Code: "busy", Reason: "a client or a record is here", Hint: "the front stays, and asks again", Retryable: true}
+	}
+	if l.link.conn == conn {
+		l.link.conn = nil
+	}
+	return nil
 }
 
 // linkOnce dials the front, tells it all that is known, and serves it until one side ends.
@@ -152,6 +209,7 @@ func (l *Launcher) bring(conn *wire.Conn, gaps []wire.Gap) error {
 	defer l.link.mu.Unlock()
 	l.link.conn, l.link.shown, l.link.gaps = conn, map[string]bool{}, gaps
 	l.mu.Lock()
+	l.rung = false
 	var jobs []*job
 	for _, j := range l.jobs {
 		if j.begun {
@@ -225,6 +283,19 @@ func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
 		}
 		if m.Leave != nil {
 			l.disconnect(m.Leave.Handle)
+			continue
+		}
+		if m.Login != nil { // at once: it asks nothing of anybody
+			who, refused := l.login(*m.Login)
+			l.answer(conn, m.Login.Seq, wire.Reply{LoggedIn: who, Refused: refused})
+			continue
+		}
+		if m.Rest != nil {
+			refused := l.rest(conn)
+			if refused == nil {
+				return nil
+			}
+			l.answer(conn, m.Rest.Seq, wire.Reply{Refused: refused})
 			continue
 		}
 		r, err := l.request(ctx, m)

@@ -28,6 +28,7 @@ func (l *Launcher) state() wire.State {
 	s.Breakers = l.breakers.told(s.At, l.cfg.Tools.Names())
 	s.Counters = l.counters()
 	s.Health = l.healthNow()
+	s.Tokens = l.logins.count()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Clients = len(l.clients)

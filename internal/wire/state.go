@@ -9,7 +9,8 @@ type State struct {
 	Version  string    `cbor:"version" json:"version"`
 	Since    time.Time `cbor:"since" json:"since"`       // when this launcher started
 	At       time.Time `cbor:"at" json:"at"`             // when this was so
-	Clients  int       `cbor:"clients" json:"clients"`   // connections of agents
+	Clients  int       `cbor:"clients" json:"clients"`   // connections of agents, and tokens of HTTP that are in use
+	Tokens   int       `cbor:"tokens" json:"tokens"`     // of HTTP, in force
 	Slots    int       `cbor:"slots" json:"slots"`       // scans at once
 	Running  int       `cbor:"running" json:"running"`   // slots that are taken
 	Waiting  int       `cbor:"waiting" json:"waiting"`   // scans that wait for one, or for their part of a budget

@@ -8,7 +8,7 @@
 //
 //	launcher → front   Hello, then Job for each record it keeps, then Synced
 //	                   Client (with the connection), Gone, Job, State, Reply
-//	front → launcher   Hello, then Start, Preview, Ask, Cancel, Ack, Leave
+//	front → launcher   Hello, then Start, Preview, Ask, Cancel, Ack, Login, Leave, Rest
 //
 // The launcher treats whatever the front sends as hostile: every field is bounded here, and
 // what a message asks is judged again by the launcher on its own knowledge of the caller.
@@ -65,6 +65,8 @@ type Message struct {
 	Cancel  *Cancel  `cbor:"cancel,omitempty"`
 	Ack     *Ack     `cbor:"ack,omitempty"`
 	Leave   *Leave   `cbor:"leave,omitempty"`
+	Login   *Login   `cbor:"login,omitempty"`
+	Rest    *Rest    `cbor:"rest,omitempty"`
 }
 
 // Hello opens the connection, one from each room.
@@ -167,6 +169,37 @@ type Leave struct {
 	Handle uint64 `cbor:"handle"`
 }
 
+// Login asks who bears a token that came over HTTP. The launcher alone knows.
+type Login struct {
+	Seq   uint64 `cbor:"seq"`
+	Token string `cbor:"token"` // as it was sent, at most MaxToken bytes
+}
+
+// MaxToken bounds a token in bytes.
+const MaxToken = 128
+
+// LoggedIn is who bears a token: a client without a connection, whose handle lives until the token is
+// taken back, the front leaves it, or the connection between the rooms ends. One token has one handle.
+type LoggedIn struct {
+	Client Client   `cbor:"client"`
+	For    []string `cbor:"for"` // what the token is good for: ForMCP, ForMetrics
+}
+
+// What a token may be good for.
+const (
+	ForMCP     = "mcp"     // to be that caller: MCP, and the events of its own jobs
+	ForMetrics = "metrics" // to read metrics and the details of health
+)
+
+// TokenUses are all of these.
+var TokenUses = []string{ForMCP, ForMetrics}
+
+// Rest says that nothing is under way in the front. If nothing is with the launcher either, it ends the
+// connection, and nothing that it sent before is lost with it; otherwise it refuses.
+type Rest struct {
+	Seq uint64 `cbor:"seq"`
+}
+
 // Reply answers the request with the same Seq. Refused is set, or one of the others, or
 // nothing (a Start that was accepted and queued, a Cancel that was carried out).
 type Reply struct {
@@ -174,6 +207,7 @@ type Reply struct {
 	Refused      *Refusal      `cbor:"refused,omitempty"`
 	Preview      *Previewed    `cbor:"preview,omitempty"`
 	Capabilities *Capabilities `cbor:"capabilities,omitempty"`
+	LoggedIn     *LoggedIn     `cbor:"logged_in,omitempty"`
 }
 
 // ConfirmationNeeded is the code of a refusal of what the user of the agent has not confirmed.
@@ -491,7 +525,8 @@ func Decode(b []byte, limit int, into any) error {
 func (m *Message) check() error {
 	n := 0
 	for _, set := range []bool{m.Hello != nil, m.Client != nil, m.Gone != nil, m.Job != nil, m.State != nil, m.Synced != nil,
-		m.Reply != nil, m.Start != nil, m.Preview != nil, m.Ask != nil, m.Cancel != nil, m.Ack != nil, m.Leave != nil} {
+		m.Reply != nil, m.Start != nil, m.Preview != nil, m.Ask != nil, m.Cancel != nil, m.Ack != nil, m.Leave != nil,
+		m.Login != nil, m.Rest != nil} {
 		if set {
 			n++
 		}
@@ -516,6 +551,8 @@ func (m *Message) check() error {
 		return checkJobID(m.Ack.Job)
 	case m.Job != nil:
 		return checkJobID(m.Job.ID)
+	case m.Login != nil && (m.Login.Token == "" || len(m.Login.Token) > MaxToken):
+		return fmt.Errorf("token: %d bytes, allowed are 1 to %d", len(m.Login.Token), MaxToken)
 	case m.Hello != nil && len(m.Hello.Gaps) > MaxList:
 		return fmt.Errorf("hello: %d gaps, at most %d", len(m.Hello.Gaps), MaxList)
 	}
