@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/user"
@@ -49,6 +50,7 @@ func (s *surroundings) wrongs() ([]policy.Engagement, error) {
 	if filepath.IsAbs(settings.RunnersDir) {
 		errs = append(errs, settings.declared())
 	}
+	errs = append(errs, settings.checkTokens())
 	var engagements []policy.Engagement
 	if dir := settings.EngagementsDir; filepath.IsAbs(dir) {
 		var faults strict.Faults
@@ -57,6 +59,21 @@ func (s *surroundings) wrongs() ([]policy.Engagement, error) {
 		errs = append(errs, faults.Err(), err)
 	}
 	return engagements, errors.Join(errs...)
+}
+
+// checkTokens says what is wrong with the tokens of HTTP; who may not read them is told nothing.
+func (s *settings) checkTokens() error {
+	cfg, err := s.launcher()
+	if err != nil {
+		return nil // it is told as a fault of the settings
+	}
+	f, err := os.Open(s.HTTP.Tokens)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	f.Close()
+	_, err = launcher.Tokens([]string{s.HTTP.Tokens}, cfg.Never)
+	return err
 }
 
 // bare is an error without its exit status.

@@ -35,13 +35,13 @@ func serveCommand(s *surroundings) *cobra.Command {
 				return err
 			}
 			settings.tellDeclared(settings.logger(s.stderr))
-			sockets, err := activated("front")
+			sockets, overHTTP, err := activated("front")
 			if err != nil {
 				return err
 			}
 			collectSeldom(c.Context())
 			cfg := settings.front(s, sockets["front"], nil)
-			cfg.Admin = sockets["admin"]
+			cfg.Admin, cfg.HTTP = sockets["admin"], overHTTP
 			return front.Serve(c.Context(), cfg)
 		},
 	}
@@ -67,11 +67,11 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			sockets, err := activated("mcp")
+			sockets, _, err := activated("mcp")
 			if err != nil {
 				return err
 			}
-			cfg.Listener, cfg.Operators = sockets["mcp"], sockets["launcher-admin"]
+			cfg.Listener, cfg.Operators, cfg.Bell = sockets["mcp"], sockets["launcher-admin"], sockets["bell"]
 			if err := undumpable(); err != nil {
 				return err
 			}
@@ -85,24 +85,28 @@ func launcherCommand(s *surroundings) *cobra.Command {
 }
 
 // activated takes the sockets that systemd has for this role, by their names. One it cannot do without.
-func activated(needed string) (map[string]*net.UnixListener, error) {
+// Those for HTTP may be several, and of any kind.
+func activated(needed string) (sockets map[string]*net.UnixListener, overHTTP []front.Listener, err error) {
 	named, err := activation.ListenersWithNames()
 	if err != nil {
-		return nil, fmt.Errorf("cannot take sockets: %w", err)
+		return nil, nil, fmt.Errorf("cannot take sockets: %w", err)
 	}
-	sockets := map[string]*net.UnixListener{}
+	sockets = map[string]*net.UnixListener{}
 	for name, listeners := range named {
 		for _, l := range listeners {
 			if u, ok := l.(*net.UnixListener); ok {
 				u.SetUnlinkOnClose(false) // the path is systemd's
 				sockets[name] = u
 			}
+			if one, ok := l.(front.Listener); ok && name == "http" {
+				overHTTP = append(overHTTP, one)
+			}
 		}
 	}
 	if sockets[needed] == nil {
-		return nil, fmt.Errorf("cannot start by hand: no socket named %q was passed (LISTEN_FDS); systemd starts this role, `secmcpd stdio` needs no systemd", needed)
+		return nil, nil, fmt.Errorf("cannot start by hand: no socket named %q was passed (LISTEN_FDS); systemd starts this role, `secmcpd stdio` needs no systemd", needed)
 	}
-	return sockets, nil
+	return sockets, overHTTP, nil
 }
 
 // undumpable keeps other processes of the same user from reading this one's memory.

@@ -69,7 +69,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetFlagErrorFunc(usage)
 	root.PersistentFlags().StringVar(&s.config, "config", "/etc/secmcpd/secmcpd.yaml", "the configuration file; conf.d/ beside it is read too")
 	root.SetHelpCommand(helpCommand())
-	root.AddCommand(connectCommand(s), reportCommand(s), statusCommand(s), checkCommand(s), engagementsCommand(s), toolsCommand(s), breakerCommand(s), doctorCommand(s), auditCommand(s),
+	root.AddCommand(connectCommand(s), reportCommand(s), statusCommand(s), checkCommand(s), engagementsCommand(s), toolsCommand(s), breakerCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
 		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s), versionCommand(s))
 
 	root.InitDefaultCompletionCmd(args...)

@@ -93,7 +93,7 @@ func TestTranscripts(t *testing.T) {
 			}
 			// Of root, and of somebody at home.
 			for name, state := range map[string]string{"secmcpd": e.WorkDir, "home": filepath.Join(e.WorkDir, "home")} {
-				settings := fmt.Appendf(nil, "front_user: \"65401\"\nfront_socket: %[1]s/front.sock\nadmin_socket: %[1]s/admin.sock\nlauncher_admin_socket: %[1]s/launcher-admin.sock\nstate_dir: %[1]s/state\nlauncher_state_dir: %[1]s/launcher\n"+
+				settings := fmt.Appendf(nil, "front_user: \"65401\"\nfront_socket: %[1]s/front.sock\nbell_socket: %[1]s/bell.sock\nhttp: {tokens: %[1]s/http-tokens}\nadmin_socket: %[1]s/admin.sock\nlauncher_admin_socket: %[1]s/launcher-admin.sock\nstate_dir: %[1]s/state\nlauncher_state_dir: %[1]s/launcher\n"+
 					"audit_dir: %[1]s/audit\nengagements_dir: %[2]s/engagements.d\nrunners_dir: %[2]s/runners.d\n", state, e.WorkDir)
 				if err := os.WriteFile(filepath.Join(e.WorkDir, name+".yaml"), settings, 0o644); err != nil {
 					return err

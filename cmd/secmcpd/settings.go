@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -37,6 +38,7 @@ import (
 type settings struct {
 	FrontUser        string            `yaml:"front_user"`            // name or number of the front's user
 	FrontSocket      string            `yaml:"front_socket"`          // where the launcher finds the front
+	BellSocket       string            `yaml:"bell_socket"`           // by which the front asks the launcher to connect
 	AdminSocket      string            `yaml:"admin_socket"`          // where operators find the front
 	LauncherAdmin    string            `yaml:"launcher_admin_socket"` // and the launcher
 	StateDir         string            `yaml:"state_dir"`             // the front's: jobs and results
@@ -57,6 +59,19 @@ type settings struct {
 	Log              logSettings       `yaml:"log"`
 	Breakers         breakerSettings   `yaml:"breakers"`
 	Health           healthSettings    `yaml:"health"`
+	HTTP             httpSettings      `yaml:"http"`
+	Front            frontSettings     `yaml:"front"`
+}
+
+// httpSettings are of the socket that secmcpd-http.socket opens, if it is switched on.
+type httpSettings struct {
+	Tokens  string   `yaml:"tokens"`  // root's file of whose they are
+	Hosts   []string `yaml:"hosts"`   // by which a request may call this machine, beside localhost
+	Origins []string `yaml:"origins"` // of pages that may make one
+}
+
+type frontSettings struct {
+	IdleExit time.Duration `yaml:"idle_exit"` // without a session or a job; 0: never
 }
 
 type scanSettings struct {
@@ -173,6 +188,7 @@ func defaultSettings() settings {
 	return settings{
 		FrontUser:        "secmcpd",
 		FrontSocket:      "/run/secmcpd/front.sock",
+		BellSocket:       "/run/secmcpd/bell.sock",
 		AdminSocket:      "/run/secmcpd/admin.sock",
 		LauncherAdmin:    "/run/secmcpd/launcher-admin.sock",
 		StateDir:         "/var/lib/secmcpd",
@@ -195,6 +211,8 @@ func defaultSettings() settings {
 			ToolFailures: map[string]int{"nmap_scan": 5, "masscan_scan": 3, "gobuster_scan": 4},
 			ToolRecovery: map[string]time.Duration{"nmap_scan": 2 * time.Minute, "masscan_scan": 90 * time.Second, "gobuster_scan": 3 * time.Minute}},
 		Health: healthSettings{Every: 30 * time.Second, Timeout: 10 * time.Second, CPUPercent: 80, MemoryPercent: 80, DiskPercent: 80},
+		HTTP:   httpSettings{Tokens: "/etc/secmcpd/http-tokens"},
+		Front:  frontSettings{IdleExit: 10 * time.Minute},
 	}
 }
 
@@ -337,7 +355,7 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 	if d := s.Health.Timeout; d < time.Second || d > time.Minute {
 		wrong("health.timeout", d, "1s to 1m", "")
 	}
-	for field, p := range map[string]string{"front_socket": s.FrontSocket, "admin_socket": s.AdminSocket, "launcher_admin_socket": s.LauncherAdmin, "state_dir": s.StateDir, "launcher_state_dir": s.LauncherStateDir,
+	for field, p := range map[string]string{"front_socket": s.FrontSocket, "bell_socket": s.BellSocket, "http.tokens": s.HTTP.Tokens, "admin_socket": s.AdminSocket, "launcher_admin_socket": s.LauncherAdmin, "state_dir": s.StateDir, "launcher_state_dir": s.LauncherStateDir,
 		"audit_dir": s.AuditDir, "engagements_dir": s.EngagementsDir, "runners_dir": s.RunnersDir} {
 		if !filepath.IsAbs(p) || filepath.Clean(p) != p {
 			wrong(field, p, "an absolute path", "")
@@ -349,6 +367,19 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 	}
 	if p := s.Metrics.Textfile; p != "" && (!filepath.IsAbs(p) || filepath.Clean(p) != p || filepath.Ext(p) != ".prom") {
 		wrong("metrics.textfile", p, "an absolute path that ends in .prom, or nothing", "node_exporter reads no other file")
+	}
+	if d := s.Front.IdleExit; d != 0 && (d < time.Second || d > 30*24*time.Hour) {
+		wrong("front.idle_exit", d, "1s to 720h, or 0s for never", "")
+	}
+	for i, host := range s.HTTP.Hosts {
+		if host == "" || strings.ContainsAny(host, "/: ") && !strings.HasPrefix(host, "[") {
+			wrong(strict.Index("http.hosts", i), host, "a name or an address, without a port", "")
+		}
+	}
+	for i, origin := range s.HTTP.Origins {
+		if u, err := url.Parse(origin); err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin {
+			wrong(strict.Index("http.origins", i), origin, "scheme://host or scheme://host:port, as browsers write it", "")
+		}
 	}
 	for name, p := range s.Scanners {
 		field := strict.Key("scanners", name)
@@ -679,7 +710,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued, Budget: s.Scans.Packets,
 		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, Interface: s.Slots.Interface, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Wordlists: s.Wordlists.Directories, Accept: s.AcceptUnenforced,
-		Breakers: s.breakers(), PerTool: s.Scans.PerTool,
+		Breakers: s.breakers(), PerTool: s.Scans.PerTool, TokenFiles: s.tokenFiles(),
 		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,
 			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},
@@ -701,10 +732,11 @@ func (s *settings) assumed() (names []string) {
 func (s *settings) front(from *surroundings, listener *net.UnixListener, link *net.UnixConn) front.Config {
 	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Tools: s.tools(), Version: version, Log: s.logger(from.stderr), Notify: notify,
 		Grace: 10 * time.Second, Metrics: s.Metrics.Textfile, Every: s.Metrics.Every,
+		Bell: s.BellSocket, Hosts: s.HTTP.Hosts, Origins: s.HTTP.Origins, IdleExit: s.Front.IdleExit,
 		Keep:   store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor, Free: int64(s.Jobs.FreeMiB) << 20},
 		Health: s.Health.forRooms(), Watchdog: watchdog()}
 	if link != nil {
-		cfg.Notify, cfg.Metrics = func(string) {}, "" // the file is the daemon's
+		cfg.Notify, cfg.Metrics, cfg.Bell = func(string) {}, "", "" // the file and the bell are the daemon's
 		cfg.Health, cfg.Watchdog = health.Settings{}, 0
 	}
 	return cfg

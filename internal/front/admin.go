@@ -3,7 +3,6 @@ package front
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 
 // Bounds of the operators' requests.
 const (
+	maxAdmin    = 64               // connections at once
 	adminHeader = 16 << 10         // bytes of one request's head
 	adminRead   = 10 * time.Second // until it is there
 	adminWrite  = 60 * time.Second // of an answer
@@ -29,14 +29,13 @@ func (f *front) serveAdmin(ctx context.Context) error {
 	}
 	s := &http.Server{Handler: f.adminHandler(), MaxHeaderBytes: adminHeader, ReadHeaderTimeout: adminRead, ReadTimeout: adminRead,
 		WriteTimeout: adminWrite, IdleTimeout: adminIdle, ErrorLog: log.New(discard{}, "", 0)} // it would quote what was sent
-	defer context.AfterFunc(ctx, func() {
-		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), adminClose)
-		defer done()
-		if s.Shutdown(ctx) != nil {
-			s.Close()
-		}
-	})()
-	if err := s.Serve(f.cfg.Admin); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	s.SetKeepAlivesEnabled(false)
+	d, stop := newDoor(ctx, f.cfg.Admin, maxAdmin)
+	defer stop()
+	f.addDoor(d)
+	err := s.Serve(d)
+	closeServer(s)
+	if ctx.Err() == nil {
 		return fmt.Errorf("cannot answer operators: %w", err)
 	}
 	return nil
@@ -53,6 +52,7 @@ func (f *front) adminHandler() http.Handler {
 	mux.HandleFunc("GET /healthz", f.healthz)
 	mux.HandleFunc("GET /readyz", f.readyz)
 	mux.HandleFunc("GET /livez", f.livez)
+	mux.HandleFunc("GET "+eventsPath, func(w http.ResponseWriter, r *http.Request) { f.events.stream(f.ctx, w, r, 0, true) })
 	return mux
 }
 

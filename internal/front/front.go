@@ -8,6 +8,7 @@ package front
 import (
 	"context"
 	"crypto/cipher"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +34,11 @@ type Config struct {
 	Listener *net.UnixListener // where the launcher connects; nil in stdio
 	Link     *net.UnixConn     // stdio: the launcher is the parent
 	Admin    *net.UnixListener // admin.sock; nil: none
+	HTTP     []Listener        // for MCP and more over HTTP, by token; none: not there
+	Hosts    []string          // by which a request over HTTP may call this machine, beside localhost
+	Origins  []string          // of pages that may make one
+	Bell     string            // path of the socket by which the launcher is asked to connect; "": it cannot be
+	IdleExit time.Duration     // without a session or a job, until the front ends; 0: it stays
 	StateDir string
 	Tools    runners.Table // the scanners that there are
 	Metrics  string        // the file for node_exporter; "": none
@@ -64,6 +70,12 @@ type front struct {
 
 	statuses statuses
 	damaged  chan error // holds one: the store is not what was written
+	events   *events
+	links    atomic.Int32 // connections of launchers
+	resting  atomic.Bool  // the launcher is asked to let go
+
+	loggingIn  chan struct{} // has room for one: a token is being asked for, or handles are left
+	beyondOnce sync.Once     // it was told that a listener is refused
 
 	health    *health.Runner
 	service   *health.Service
@@ -85,6 +97,13 @@ type front struct {
 	link     *link // nil: no launcher
 	jobs     map[string]*job
 	sessions map[uint64]*session
+	bearers  map[uint64]*bearer            // callers by token, by their handles
+	byToken  map[[sha256.Size]byte]*bearer // those whose token has been seen
+	arrived  chan struct{}                 // closed when a launcher connects
+	doors    []*door                       // of operators and HTTP
+	linkDoor *door                         // of the launcher
+	spoken   int                           // requests of MCP over HTTP that are under way
+	used     time.Time                     // when a session or a job was last there
 }
 
 // Serve runs the front until ctx ends or, in stdio, until the launcher is gone.
@@ -112,7 +131,8 @@ func Serve(ctx context.Context, cfg Config) error {
 
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
 	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, term: consentTerm + time.Minute, counted: make(chan struct{}, 1), damaged: make(chan error, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1), searching: make(chan struct{}, 1),
-		jobs: map[string]*job{}, sessions: map[uint64]*session{}, since: time.Now()}
+		jobs: map[string]*job{}, sessions: map[uint64]*session{}, since: time.Now(), used: time.Now(),
+		events: newEvents(time.Now()), bearers: map[uint64]*bearer{}, byToken: map[[sha256.Size]byte]*bearer{}, arrived: make(chan struct{}), loggingIn: make(chan struct{}, 1)}
 	f.metrics = metrics.New(f.facts)
 	var err error
 	if f.sealer, err = newSealer(); err != nil {
@@ -141,6 +161,8 @@ func (f *front) serve(stop func()) error {
 		g.Go(func() error { return f.accept(ctx) })
 	}
 	g.Go(func() error { return f.serveAdmin(ctx) })
+	g.Go(func() error { return f.serveHTTP(ctx) })
+	g.Go(func() error { return f.idle(ctx, stop) })
 	g.Go(func() error { return f.house(ctx) })
 	g.Go(func() error {
 		f.index()
@@ -238,16 +260,20 @@ func (f *front) prune(ctx context.Context) {
 	}
 }
 
-// house removes what has become too old; what is too much is removed whenever a job has ended.
+// house removes what has become too old, and leaves tokens that are not used; what is too much is removed whenever a job has ended.
 func (f *front) house(ctx context.Context) error {
-	tick := time.NewTicker(time.Hour)
+	tick, often := time.NewTicker(time.Hour), time.NewTicker(bearerIdle/10)
 	defer tick.Stop()
+	defer often.Stop()
+	f.prune(ctx)
 	for {
-		f.prune(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			f.prune(ctx)
+		case <-often.C:
+			f.letGo(ctx, time.Now().Add(-bearerIdle))
 		}
 	}
 }

@@ -48,6 +48,7 @@ type job struct {
 	follower string    // the job that follows it now
 	halted   bool      // nothing is to follow it any more
 	until    time.Time // the end of what followed it
+	told     time.Time // when its progress was last an event
 }
 
 func newJob(of runners.Table, row store.Job) *job {
@@ -119,6 +120,9 @@ func (f *front) begin(ctx context.Context, s *session, row store.Job, value []by
 	j.asked = l
 	f.jobs[row.ID] = j
 	f.mu.Unlock()
+	j.mu.Lock()
+	f.tellJob(jobQueued, j, string(store.Queued))
+	j.mu.Unlock()
 	if l == nil {
 		r := &wire.Refusal{Code: "launcher_unreachable", Reason: "the privileged half of the daemon does not answer", Hint: "ask again in a few seconds", Retryable: true}
 		f.refuse(j, r)
@@ -215,6 +219,7 @@ func (f *front) learn(l *link, record wire.Job, files []*os.File) {
 	started := record.State != wire.Queued && !j.row.State.Finished() && j.row.State != store.Running
 	if started {
 		j.row.State, j.row.Started, j.row.Engagement = store.Running, record.Started, record.Verdict.Engagement
+		f.tellJob(jobRunning, j, string(store.Running))
 	}
 	row := j.row
 	j.mu.Unlock()
@@ -331,6 +336,7 @@ func (f *front) conclude(j *job) {
 	}
 	f.mu.Lock()
 	delete(f.jobs, j.row.ID)
+	f.used = time.Now()
 	l := f.link
 	f.mu.Unlock()
 	j.mu.Lock()
@@ -378,6 +384,7 @@ func (f *front) parse(j *job) (report.Report, error) {
 		defer j.mu.Unlock()
 		j.progress = p
 		j.change()
+		f.tellProgress(j, p)
 	})
 }
 
@@ -573,6 +580,7 @@ func (f *front) commit(j *job, r report.Report) error {
 	f.recount()
 	j.mu.Lock()
 	j.row.State, j.row.Engagement, j.row.Started, j.row.Ended = row.State, row.Engagement, row.Started, row.Ended
+	f.tellJob(jobEnded, j, string(row.State))
 	j.mu.Unlock()
 	return nil
 }

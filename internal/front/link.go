@@ -44,35 +44,32 @@ var errUnreachable = errors.New("the launcher cannot be reached")
 // accept takes the launcher's connections until ctx ends. The newest one counts: there is one
 // launcher, and one that connects again has lost the old connection.
 func (f *front) accept(ctx context.Context) error {
-	defer context.AfterFunc(ctx, func() { _ = f.cfg.Listener.SetDeadline(time.Unix(1, 0)) })()
+	d, stop := newDoor(ctx, f.cfg.Listener, 0)
+	defer stop()
+	d.turn = f.accepting.now // the health of this room goes by it
+	f.mu.Lock()
+	f.linkDoor = d
+	f.mu.Unlock()
 	for {
-		f.accepting.now()
-		// The health of this room goes by it that the loop turns. Whoever ends ctx sets the deadline after that.
-		if err := f.cfg.Listener.SetDeadline(time.Now().Add(acceptTurn)); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("cannot accept: %w", err)
-		}
+		came, err := d.Accept()
 		if ctx.Err() != nil {
 			return nil
-		}
-		conn, err := f.cfg.Listener.AcceptUnix()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			continue
 		}
 		if err != nil {
 			return fmt.Errorf("cannot accept: %w", err)
 		}
+		conn := came.(*visitor).Conn.(*net.UnixConn)
 		if err := fromLauncher(conn); err != nil {
 			f.log.Error("connection refused", "why", err)
 			conn.Close()
 			continue
 		}
+		f.links.Add(1)
 		if !f.spawn(func() {
+			defer f.links.Add(-1)
 			if err := f.follow(conn); err != nil {
 				f.log.Error("launcher lost", journal.Key, journal.LauncherLost, "why", err)
-			} else if f.ctx.Err() == nil {
+			} else if f.ctx.Err() == nil && !f.resting.Load() {
 				f.log.Info("launcher lost: its connection has ended", journal.Key, journal.LauncherLost)
 			}
 		}) {
@@ -152,6 +149,9 @@ func (f *front) dispatch(l *link, m wire.Message, files []*os.File) error {
 	case m.Gone != nil:
 		f.hangUp(m.Gone.Handle)
 	case m.Reply != nil:
+		if m.Reply.LoggedIn != nil {
+			f.welcome(l, *m.Reply.LoggedIn)
+		}
 		l.deliver(*m.Reply)
 	case m.State != nil:
 		l.mu.Lock()
@@ -180,6 +180,8 @@ func (f *front) take(l *link) {
 	f.mu.Lock()
 	old := f.link
 	f.link = l
+	close(f.arrived)
+	f.arrived = make(chan struct{})
 	f.mu.Unlock()
 	if old != nil {
 		old.conn.Close()

@@ -14,11 +14,11 @@ import (
 	"github.com/secmcpd/secmcpd/observability/metrics"
 )
 
-// session is one client's connection.
+// session is one client: its connection, or its token.
 type session struct {
 	client wire.Client
-	link   *link // its handle is this launcher's
-	conn   io.ReadWriteCloser
+	link   *link              // its handle is this launcher's
+	conn   io.ReadWriteCloser // nil: it comes over HTTP
 }
 
 // open starts a session for a client that the launcher handed over.
@@ -84,6 +84,7 @@ func (f *front) serveSession(s *session) {
 	}
 	f.mu.Lock()
 	delete(f.sessions, s.client.Handle)
+	f.used = time.Now()
 	current := f.link == s.link
 	f.mu.Unlock()
 	f.service.Changed()
@@ -98,6 +99,9 @@ func (s *session) hangUp() { s.conn.Close() }
 func (f *front) hangUp(handle uint64) {
 	f.mu.Lock()
 	s := f.sessions[handle]
+	if b := f.bearers[handle]; b != nil {
+		f.forget(b)
+	}
 	f.mu.Unlock()
 	if s != nil {
 		s.hangUp()
@@ -113,6 +117,11 @@ func (f *front) closeSessionsOf(l *link) {
 	for _, s := range f.sessions {
 		if l == nil || s.link == l {
 			all = append(all, s)
+		}
+	}
+	for _, b := range f.bearers {
+		if l == nil || b.session.link == l {
+			f.forget(b)
 		}
 	}
 	f.mu.Unlock()

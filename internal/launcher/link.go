@@ -130,11 +130,12 @@ func (l *Launcher) rest(conn *wire.Conn) *wire.Refusal {
 	defer l.link.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.clients)+len(l.jobs) > 0 || l.cfg.stdio() {
-		return &wire.Refusal{Code: "busy", Reason: "a client or a record is here", Hint: "the front stays, and asks again", Retryable: true}
+	if len(l.clients)+len(l.jobs) > 0 || l.news.Load() && len(l.changed) > 0 || l.cfg.stdio() {
+		return &wire.Refusal{Code: "busy", Reason: "a client, a record or news are here", Hint: "the front stays, and asks again", Retryable: true}
 	}
 	if l.link.conn == conn {
 		l.link.conn = nil
+		l.news.Store(false) // it has been told: nothing has changed since
 	}
 	return nil
 }

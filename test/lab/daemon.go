@@ -45,6 +45,8 @@ type Daemon struct {
 
 	mu       sync.Mutex
 	sockets  map[Role][]socket
+	starts   map[Role]int
+	http     string
 	roles    map[Role]*role
 	restart  bool
 	ending   bool
@@ -124,9 +126,10 @@ type Options struct {
 	// Translated leaves the mode of the slots' network at its default, in which the lab sees no address
 	// of a slot; without it the mode is routed.
 	Translated bool
-	Table      bool // the filter is nf_tables alone
-	StateMiB   int  // the front's state has a disk of its own of this size; 0: it has not
-	AuditMiB   int  // the audit log likewise
+	Table      bool   // the filter is nf_tables alone
+	HTTP       string // where the front serves HTTP, as address and port (0: any that is free); "": nowhere
+	StateMiB   int    // the front's state has a disk of its own of this size; 0: it has not
+	AuditMiB   int    // the audit log likewise
 	// Watchdog is told to both roles as systemd does (WatchdogSec=); the lab restarts nobody for it.
 	Watchdog time.Duration
 	// NoControllers is a machine whose cgroups have no controllers.
@@ -135,7 +138,7 @@ type Options struct {
 
 // Start starts the daemon of a binary and waits until it is ready.
 func Start(binary string, o Options) (_ *Daemon, err error) {
-	d := &Daemon{sockets: map[Role][]socket{}, roles: map[Role]*role{}, restart: !o.NoRestart, watchdog: o.Watchdog}
+	d := &Daemon{sockets: map[Role][]socket{}, starts: map[Role]int{}, roles: map[Role]*role{}, restart: !o.NoRestart, watchdog: o.Watchdog}
 	defer func() {
 		if err != nil {
 			logs := d.Log(Launcher) + d.Log(Front)
@@ -169,6 +172,7 @@ func Start(binary string, o Options) (_ *Daemon, err error) {
 		mode                os.FileMode
 	}{
 		{Launcher, "mcp", d.Socket(), "unix", 0o666}, {Launcher, "launcher-admin", d.LauncherAdminSocket(), "unixpacket", 0o600},
+		{Launcher, "bell", filepath.Join(d.Dir, "bell.sock"), "unix", 0o666},
 		{Front, "front", filepath.Join(d.Dir, "front.sock"), "unixpacket", 0o600}, {Front, "admin", d.AdminSocket(), "unix", 0o600},
 	} {
 		l, err := net.ListenUnix(s.network, &net.UnixAddr{Name: s.path, Net: s.network})
@@ -182,12 +186,37 @@ func Start(binary string, o Options) (_ *Daemon, err error) {
 		}
 		d.sockets[s.role] = append(d.sockets[s.role], socket{s.name, f})
 	}
+	if o.HTTP != "" {
+		l, err := net.Listen("tcp", o.HTTP)
+		if err != nil {
+			return nil, err
+		}
+		f, err := l.(*net.TCPListener).File()
+		d.http = l.Addr().String()
+		if err := errors.Join(err, l.Close()); err != nil {
+			return nil, err
+		}
+		d.sockets[Front] = append(d.sockets[Front], socket{"http", f})
+	}
 	for _, r := range []Role{Front, Launcher} {
 		if err := d.start(r); err != nil {
 			return nil, err
 		}
 	}
 	return d, nil
+}
+
+// HTTP is where MCP is spoken over HTTP, as address and port; "": it is not.
+func (d *Daemon) HTTP() string { return d.http }
+
+// Tokens is the file of tokens of HTTP.
+func (d *Daemon) Tokens() string { return filepath.Join(d.Dir, "http-tokens") }
+
+// Starts is how often a role has been started.
+func (d *Daemon) Starts(r Role) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.starts[r]
 }
 
 // Socket is where agents connect.
@@ -287,9 +316,9 @@ func (d *Daemon) configure(o Options) error {
 	}
 	o.Settings += "slots: {" + strings.Join(slots, ", ") + "}\n"
 	d.Config = filepath.Join(d.Dir, "secmcpd.yaml")
-	return os.WriteFile(d.Config, fmt.Appendf(nil, "front_user: %q\nfront_socket: %s/front.sock\nadmin_socket: %s/admin.sock\nlauncher_admin_socket: %s/launcher-admin.sock\nstate_dir: %s/state\nlauncher_state_dir: %s/launcher\n"+
+	return os.WriteFile(d.Config, fmt.Appendf(nil, "front_user: %q\nfront_socket: %s/front.sock\nbell_socket: %s/bell.sock\nhttp: {tokens: %s/http-tokens}\nadmin_socket: %s/admin.sock\nlauncher_admin_socket: %s/launcher-admin.sock\nstate_dir: %s/state\nlauncher_state_dir: %s/launcher\n"+
 		"audit_dir: %s/audit\nengagements_dir: %s/engagements.d\nrunners_dir: %s/runners.d\nresolvers: [%s]\naccept_unenforced: [%s]\n%s",
-		strconv.Itoa(FrontUID), d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, DNS, accept, o.Settings), 0o644)
+		strconv.Itoa(FrontUID), d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, d.Dir, DNS, accept, o.Settings), 0o644)
 }
 
 // start starts a role and waits until it says READY=1.
@@ -346,6 +375,7 @@ func (d *Daemon) start(r Role) error {
 	}
 	d.mu.Lock()
 	d.roles[r] = one
+	d.starts[r]++
 	ending := d.ending
 	d.mu.Unlock()
 	listening = true
@@ -358,19 +388,42 @@ func (d *Daemon) start(r Role) error {
 	return awaitReady(ready, r, one)
 }
 
-// mind waits for the end of a role, and starts it again as Restart=always does.
+// mind waits for the end of a role, and starts it again: a front that has ended well when somebody connects
+// to one of its sockets, whatever else has ended at once, as Restart= does.
 func (d *Daemon) mind(r Role, one *role) {
 	_ = one.cmd.Wait() // how it ended is told by its log
 	fmt.Fprintf(one.log, "lab: %s ended: %s\n", r, one.cmd.ProcessState)
 	close(one.exited)
 	// systemd would now kill what is left in the cgroup (KillMode=mixed). The lab does not: the
 	// boxes of a launcher that died have to be gone without anybody's help.
-	if d.again() {
+	switch {
+	case r == Front && one.cmd.ProcessState.Success():
+		d.awaitConnection(r)
+	case d.again():
 		time.Sleep(100 * time.Millisecond) // RestartSec=
 	}
 	if d.again() {
 		if err := d.start(r); err != nil {
 			fmt.Fprintln(one.log, "cannot start again:", err)
+		}
+	}
+}
+
+// awaitConnection waits until somebody connects to a socket of a role that is not there, or the daemon ends.
+func (d *Daemon) awaitConnection(r Role) {
+	for d.again() {
+		var polled []unix.PollFd
+		for _, s := range d.sockets[r] {
+			raw, err := s.file.SyscallConn()
+			if err == nil {
+				err = raw.Control(func(fd uintptr) { polled = append(polled, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}) })
+			}
+			if err != nil {
+				return
+			}
+		}
+		if n, err := unix.Poll(polled, 100); err == nil && n > 0 {
+			return
 		}
 	}
 }

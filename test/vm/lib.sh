@@ -21,7 +21,7 @@ evidence() {
 	trap - ERR
 	set +e
 	echo "--- units"
-	systemctl --no-pager --full --lines=0 status secmcpd.socket secmcpd-front.socket secmcpd-admin.socket secmcpd-launcher-admin.socket secmcpd.service secmcpd-launcher.service
+	systemctl --no-pager --full --lines=0 status secmcpd.socket secmcpd-front.socket secmcpd-bell.socket secmcpd-admin.socket secmcpd-launcher-admin.socket secmcpd.service secmcpd-launcher.service
 	echo "--- journal"
 	journalctl --no-pager --since "$begun" -n 60 -o short-precise -u secmcpd.socket -u secmcpd-front.socket -u secmcpd.service -u secmcpd-launcher.service
 	set -e

@@ -3,9 +3,11 @@ refused id -u secmcpd
 dpkg -i "$deb"
 id -u secmcpd
 for group in secmcpd-agents secmcpd-admin; do getent group "$group"; done
-for unit in secmcpd.socket secmcpd-front.socket secmcpd-admin.socket secmcpd-launcher-admin.socket; do
+for unit in secmcpd.socket secmcpd-front.socket secmcpd-bell.socket secmcpd-admin.socket secmcpd-launcher-admin.socket; do
 	equal "$unit" "$(systemctl is-enabled "$unit") $(property "$unit" ActiveState)" "enabled active"
 done
+equal "secmcpd-http.socket" "$(systemctl is-enabled secmcpd-http.socket || true) $(property secmcpd-http.socket ActiveState)" "disabled inactive"
+equal "bell.sock" "$(stat -c '%a %U:%G' /run/secmcpd/bell.sock)" "660 root:secmcpd"
 equal "mcp.sock" "$(stat -c '%a %U:%G' /run/secmcpd/mcp.sock)" "660 root:secmcpd-agents"
 equal "front.sock" "$(stat -c '%a %U:%G' /run/secmcpd/front.sock)" "600 root:root"
 equal "/run/secmcpd" "$(stat -c '%a %U:%G' /run/secmcpd)" "755 root:root"
