@@ -2,6 +2,8 @@
 //
 //	labtool listen ADDRESS:PORT ...       accept on each, greet, until killed
 //	labtool call TOOL ARGUMENTS [COMMAND] call a tool through `secmcpd connect`, print its structured result
+//	labtool remote URL TOKEN TOOL ARGUMENTS the same over HTTP, by token
+//	labtool http URL [TOKEN [HEADER=VALUE...]] GET it, print status and body
 //	labtool tools                         print the names of the tools, one a line
 //	labtool get PATH                      print what is at a.b[0].c of the JSON on standard input
 package main
@@ -13,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
@@ -42,12 +45,16 @@ func run(args []string) error {
 		return listen(args[1:])
 	case len(args) > 2 && args[0] == "call":
 		return call(args[1], args[2], args[3:])
+	case len(args) == 5 && args[0] == "remote":
+		return remote(args[1], args[2], args[3], args[4])
+	case len(args) > 1 && args[0] == "http":
+		return overHTTP(args[1], args[2:])
 	case len(args) == 1 && args[0] == "tools":
 		return tools()
 	case len(args) == 2 && args[0] == "get":
 		return get(os.Stdin, args[1])
 	}
-	return errors.New("usage: labtool listen ADDRESS:PORT... | call TOOL ARGUMENTS | tools | get PATH")
+	return errors.New("usage: labtool listen ADDRESS:PORT... | call TOOL ARGUMENTS | remote URL TOKEN TOOL ARGUMENTS | http URL [TOKEN [HEADER=VALUE...]] | tools | get PATH")
 }
 
 func listen(addresses []string) error {
@@ -96,6 +103,56 @@ func call(tool, arguments string, command []string) error {
 	if err != nil {
 		return err
 	}
+	return answered(ctx, session, tool, arguments)
+}
+
+// bearer puts a token on each request.
+type bearer string
+
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+string(b))
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+func remote(url, token, tool, arguments string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
+	defer cancel()
+	client := mcp.NewClient(&mcp.Implementation{Name: "labtool", Version: "1"}, nil)
+	session, err := client.Connect(ctx, &mcp.StreamableClientTransport{Endpoint: url, HTTPClient: &http.Client{Transport: bearer(token)}}, nil)
+	if err != nil {
+		return err
+	}
+	return answered(ctx, session, tool, arguments)
+}
+
+func overHTTP(url string, more []string) error {
+	r, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	for i, word := range more {
+		name, value, _ := strings.Cut(word, "=")
+		switch {
+		case i == 0 && word != "":
+			r.Header.Set("Authorization", "Bearer "+word)
+		case name == "Host":
+			r.Host = value
+		case i > 0:
+			r.Header.Set(name, value)
+		}
+	}
+	a, err := (&http.Client{Timeout: 20 * time.Second}).Do(r)
+	if err != nil {
+		return err
+	}
+	defer a.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(a.Body, 1<<20))
+	fmt.Printf("%d %s\n", a.StatusCode, body)
+	return err
+}
+
+func answered(ctx context.Context, session *mcp.ClientSession, tool, arguments string) error {
 	defer session.Close()
 	result, err := session.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: json.RawMessage(arguments)})
 	if err != nil {
