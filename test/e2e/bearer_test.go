@@ -346,7 +346,7 @@ func TestBeyondLoopbackThereIsNoHTTPWithoutAToken(t *testing.T) {
 // Fronts that nobody needs end, and whoever comes is served: before, while and after they do.
 func TestAFrontThatIsNotNeededEndsAndNobodyIsLost(t *testing.T) {
 	h := newHouse(t, lab.Options{HTTP: "127.0.0.1:0", Settings: "front: {idle_exit: 1s}\n"})
-	h.let("token-of-somebody")
+	h.let("token-of-somebody", "token-of-a-scraper")
 	found := h.call("nmap_scan", object{"targets": []string{lab.SSH}, "ports": []int{22}, "wait_s": 45})
 	id, _ := found["job_id"].(string)
 	h.agent.Close()
@@ -379,7 +379,10 @@ func TestAFrontThatIsNotNeededEndsAndNobodyIsLost(t *testing.T) {
 	if starts < 10 || h.daemon.Starts(lab.Launcher) != 1 {
 		t.Errorf("the front was started %d times, the launcher %d times", starts, h.daemon.Starts(lab.Launcher))
 	}
-	// What was counted and kept before is there.
+	// What was counted and kept in its first life is there.
+	if r, body := h.get("/metrics", "token-of-a-scraper", nil); r.StatusCode != http.StatusOK || !regexp.MustCompile(`(?m)^mcp_tool_execution_total\{.*nmap_scan.*\} 1$`).MatchString(body) {
+		t.Errorf("%s\n%.4000s", r.Status, body)
+	}
 	answer, err := call(h.connect(0), "job_status", object{"job_id": id})
 	if err != nil || at(answer, "status") != "completed" {
 		t.Errorf("%v, %s", err, show(answer))
