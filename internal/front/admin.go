@@ -74,6 +74,13 @@ type adminStatus struct {
 	Gaps     []wire.Gap   `json:"gaps,omitempty"`
 	Health   *wire.Health `json:"health,omitempty"` // the front's; the launcher's is in its state
 	Launcher *wire.State  `json:"launcher"`         // null: it is not connected
+	HTTP     []adminHTTP  `json:"http,omitempty"`
+}
+
+// adminHTTP is a listener for HTTP.
+type adminHTTP struct {
+	Address string `json:"address"`
+	Refused string `json:"refused,omitempty"` // why nobody is served there
 }
 
 func (f *front) status() adminStatus {
@@ -82,6 +89,13 @@ func (f *front) status() adminStatus {
 		s.Health = wire.HealthOf(f.health.Report())
 	}
 	s.Queued, s.Running = f.underWayNow()
+	for _, l := range f.cfg.HTTP {
+		one := adminHTTP{Address: l.Addr().String()}
+		if beyondLoopback(l.Addr()) && s.Launcher != nil && s.Launcher.Tokens == 0 {
+			one.Refused = "it is not of this machine alone, and no token is in force"
+		}
+		s.HTTP = append(s.HTTP, one)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.Sessions = len(f.sessions)

@@ -421,7 +421,13 @@ func refuseHTTP(w http.ResponseWriter, status int, r wire.Refusal) {
 // statusAlone is where health is written for whoever has no token: the status, and nothing of the rest.
 type statusAlone struct {
 	http.ResponseWriter
-	done bool
+	failed, done bool
+}
+
+// WriteHeader is where it is heard how the answer ends.
+func (w *statusAlone) WriteHeader(status int) {
+	w.failed = status >= http.StatusBadRequest
+	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *statusAlone) Write(b []byte) (int, error) {
@@ -432,8 +438,9 @@ func (w *statusAlone) Write(b []byte) (int, error) {
 	var said struct {
 		Status string `json:"status"`
 	}
-	if json.Unmarshal(b, &said) != nil { // a text: its first word
-		said.Status, _, _ = strings.Cut(strings.TrimSpace(string(b)), "\n")
+	_ = json.Unmarshal(b, &said) // what has no status has a code
+	if said.Status == "" {
+		said.Status = map[bool]string{false: "ok", true: "failed"}[w.failed]
 	}
 	if _, err := w.ResponseWriter.Write(append(encode(said), '\n')); err != nil {
 		return 0, err
