@@ -305,7 +305,37 @@ func (f *front) underWayFacts(m *metrics.Facts) {
 func launcherFacts(s *wire.State) *metrics.Launcher {
 	a := s.Counters.Audit
 	return &metrics.Launcher{Slots: s.Slots, Records: a.Records, AuditBytes: a.Bytes, AuditFiles: int64(a.Files), AuditPending: int64(a.Pending),
-		Unwritable: a.Unwritable, Process: processOf(s.Counters.Process)}
+		Unwritable: a.Unwritable, Process: processOf(s.Counters.Process), Breakers: breakersOf(s.Breakers)}
+}
+
+// breakersOf are the tools' breakers, and one for all networks of targets: a label names no target.
+func breakersOf(b wire.Breakers) (all []metrics.Breaker) {
+	of := func(name, state string, c wire.BreakerCounts) metrics.Breaker {
+		one := metrics.Breaker{Name: name, State: state, Moves: map[[2]string]int64{},
+			Calls: map[string]int64{"success": int64(c.Success), "failure": int64(c.Failure), "rejected": int64(c.Rejected)}}
+		for _, from := range metrics.BreakerStates {
+			for _, to := range metrics.BreakerStates {
+				if from != to {
+					one.Moves[[2]string{from, to}] = 0
+				}
+			}
+		}
+		for _, change := range c.Changes {
+			one.Moves[[2]string{change.From, change.To}] = int64(change.Count)
+		}
+		return one
+	}
+	for _, tool := range b.Tools {
+		all = append(all, of(tool.Name, tool.State, tool.Counts))
+	}
+	worst := "closed"
+	switch {
+	case b.Open > 0:
+		worst = "open"
+	case b.HalfOpen > 0:
+		worst = "half_open"
+	}
+	return append(all, of("network", worst, b.OfNetworks))
 }
 
 func processOf(p wire.Process) metrics.Process {

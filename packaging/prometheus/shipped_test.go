@@ -218,3 +218,42 @@ func TestTheDashboardShowsWhatIsExported(t *testing.T) {
 	}
 	promtool(t, path)
 }
+
+// Who comes from the predecessor finds each of its metrics and alerts, and what is named in their place is there.
+func TestTheManualHasAPlaceForThePredecessors(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/migration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(manual), "\n## Metrics and alerts\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	there := ""
+	named := map[string]bool{}
+	for _, row := range regexp.MustCompile(`(?m)^\| ([^|]+) \| ([^|]+) \|$`).FindAllStringSubmatch(section, -1) {
+		there += row[1]
+		for _, m := range regexp.MustCompile("`([A-Za-z_]+)`").FindAllStringSubmatch(row[2], -1) {
+			named[m[1]] = true
+		}
+	}
+	for _, name := range []string{"mcp_tool_execution_total", "mcp_tool_execution_seconds", "mcp_tool_active", "mcp_tool_errors_total",
+		"circuit_breaker_state", "circuit_breaker_calls_total", "circuit_breaker_transitions_total", "mcp_health_*",
+		"metrics.prometheus_port", "metrics.collection_interval",
+		"TargetDown", "MCPServerDown", "MCPFailureRateHigh", "MCPFailureRateSevere", "MCPTimeoutRateHigh", "MCPValidationErrorsObserved", "MCPExecutionErrorsSpike",
+		"MCPLatencyP95High", "MCPLatencyP99Severe", "MCPActiveExecutionsHigh", "MCPActiveExecutionsCritical", "NodeHighCPU", "NodeLowMemory", "PrometheusRuleEvaluationErrors"} {
+		if !strings.Contains(there, "`"+name+"`") {
+			t.Errorf("nothing is said of %s", name)
+		}
+	}
+	known := series()
+	for _, r := range alerts(t) {
+		if !named[r.Alert] {
+			t.Errorf("%s is not in the manual", r.Alert)
+		}
+		known[r.Alert] = r.Alert
+	}
+	for name := range named {
+		if (strings.HasPrefix(name, "Secmcpd") || strings.HasPrefix(name, "secmcpd_") || strings.HasPrefix(name, "mcp_")) && known[name] == "" {
+			t.Errorf("there is no %s", name)
+		}
+	}
+}
