@@ -244,6 +244,10 @@ func (f *front) facts() (metrics.Facts, error) {
 	if s := f.heard.Load(); s != nil {
 		m.Launcher = launcherFacts(s)
 	}
+	m.Checks = checksOf("front", wire.HealthOf(f.health.Report()))
+	if s := f.heard.Load(); s != nil && s.Health != nil {
+		m.Checks = append(m.Checks, checksOf("launcher", s.Health)...)
+	}
 	return m, f.keptFacts(&m)
 }
 
@@ -336,6 +340,13 @@ func breakersOf(b wire.Breakers) (all []metrics.Breaker) {
 		worst = "half_open"
 	}
 	return append(all, of("network", worst, b.OfNetworks))
+}
+
+func checksOf(room string, h *wire.Health) (all []metrics.Check) {
+	for _, c := range h.Checks {
+		all = append(all, metrics.Check{Room: room, Name: c.Name, Priority: c.Priority, Status: c.Status})
+	}
+	return all
 }
 
 func processOf(p wire.Process) metrics.Process {

@@ -96,7 +96,7 @@ var (
 	unwritable   = gauge("secmcpd_audit_unwritable", "1 while the audit log cannot be written: nothing is launched.")
 	auditPending = gauge("secmcpd_audit_pending_records", "Records that wait until the audit log can be written.")
 
-	health = gauge("secmcpd_health_status", "Checks of health, by name: 0 healthy, 1 degraded, 2 unhealthy.", "check")
+	health = gauge("secmcpd_health_status", "Checks of health, by the room that looks, its name and its priority (critical, important, informational): 0 healthy, 1 degraded, 2 unhealthy.", "room", "check", "priority")
 
 	resident   = gauge("secmcpd_process_resident_bytes", "Memory of a process of the daemon, by room: front or launcher.", "room")
 	cpuOf      = counter("secmcpd_process_cpu_seconds_total", "Processor time of a process of the daemon, without its scans.", "room")
@@ -155,6 +155,9 @@ var Outcomes = []string{"answered", "refused", "failed"}
 
 // Breaker states, by what mcp_circuit_breaker_state says.
 var BreakerStates = []string{"closed", "open", "half_open"}
+
+// HealthStates are what a check says, by what secmcpd_health_status says.
+var HealthStates = []string{"healthy", "degraded", "unhealthy"}
 
 // Among is word if the list has it, or Other.
 func Among(list []string, word string) string {

@@ -62,10 +62,10 @@ type Launcher struct {
 	Breakers                             []Breaker
 }
 
-// Check is one check of health. Status: 0 healthy, 1 degraded, 2 unhealthy.
+// Check is one check of health.
 type Check struct {
-	Name   string
-	Status int
+	Room, Name, Priority string
+	Status               string // one of HealthStates
 }
 
 // Facts are what there is to count, at one moment.
@@ -157,7 +157,7 @@ func (f Facts) last() Facts {
 	f.Process, f.Connected = Process{}, false
 	checks := slices.Clone(f.Checks)
 	for i := range checks {
-		checks[i].Status = 0
+		checks[i].Status = HealthStates[0]
 	}
 	f.Checks = checks
 	if f.Launcher != nil {
@@ -217,7 +217,7 @@ func (s samples) now(f Facts) {
 	}
 	s.add(kept, float64(f.JobsKept))
 	for _, c := range f.Checks {
-		s.add(health, float64(c.Status), c.Name)
+		s.add(health, float64(max(slices.Index(HealthStates, c.Status), 0)), c.Room, c.Name, c.Priority)
 	}
 	s.process("front", f.Process)
 	s.add(launcher, number(f.Connected))

@@ -21,7 +21,7 @@ func some() Facts {
 		Running: map[string]int{"nmap_scan": 1}, Queued: 2, Oldest: 90 * time.Second, Allowed: 10000, Reserved: 1500, Sessions: 3, Clients: 2,
 		Process: Process{Resident: 40 << 20, Goroutines: 30, Files: 20, Started: time.Unix(1700000000, 0)}, Connected: true,
 		Unfinished: 3, JobsKept: 9, Kept: 7 << 20, Most: 2 << 30, Free: 5 << 30, Least: 128 << 20,
-		Checks: []Check{{"audit", 2}},
+		Checks: []Check{{"launcher", "audit", "important", "unhealthy"}},
 		Totals: []Total{Call("nmap_scan", "answered"), Refused("busy"), Refused("of a version that is not known"), Session(), StoreError()},
 		Launcher: &Launcher{Slots: 4, Records: 40, AuditBytes: 1 << 20, AuditFiles: 2, AuditPending: 1, Unwritable: true,
 			Breakers: []Breaker{{"nmap_scan", "half_open", map[string]int64{"success": 5}, map[[2]string]int64{{"closed", "open"}: 1}}}},
@@ -79,7 +79,7 @@ func TestEveryThingIsCountedUnderItsName(t *testing.T) {
 		"secmcpd_launcher_connected":            {" 1"},
 		"secmcpd_audit_unwritable":              {" 1"},
 		"secmcpd_audit_records_total":           {" 40"},
-		"secmcpd_health_status":                 {`{check="audit"} 2`},
+		"secmcpd_health_status":                 {`{check="audit",priority="important",room="launcher"} 2`},
 		"secmcpd_process_start_time_seconds":    {`{room="front"} 1.7e+09`, `{room="launcher"} 0`},
 		"mcp_tool_active":                       {`{tool="nmap_scan"} 1`, `{tool="masscan_scan"} 0`},
 		"mcp_tool_execution_total":              {`{error_type="none",status="success",tool="nmap_scan"} 1`, `{error_type="timeout",status="failure",tool="nmap_scan"} 1`, `{error_type="none",status="success",tool="masscan_scan"} 0`},
@@ -201,7 +201,7 @@ func TestFileIsReadableByEverybodyAndHasNoTimestamp(t *testing.T) {
 	}
 	text, _ = os.ReadFile(path)
 	for _, want := range []string{"\nsecmcpd_up 0\n", `secmcpd_jobs{state="running"} 0`, `mcp_tool_active{tool="nmap_scan"} 0`, "\nsecmcpd_sessions 0\n",
-		"\nsecmcpd_audit_unwritable 0\n", `secmcpd_health_status{check="audit"} 0`, `secmcpd_process_resident_bytes{room="front"} 0`,
+		"\nsecmcpd_audit_unwritable 0\n", `secmcpd_health_status{check="audit",priority="important",room="launcher"} 0`, `secmcpd_process_resident_bytes{room="front"} 0`,
 		// What lasts is as it was.
 		"\nsecmcpd_jobs_unfinished 3\n", `state="completed",tool="nmap_scan"} 7`, `mcp_circuit_breaker_state{name="nmap_scan"} 2`, "\nsecmcpd_jobs_kept 9\n"} {
 		if !strings.Contains(string(text), want) {

@@ -418,7 +418,7 @@ func TestAlertsFireOnWhatTheDaemonWrites(t *testing.T) {
 			full = at(h.call("nmap_scan", good), "error", "code") == "audit_unavailable"
 		}
 		unwritable := file.when(t, "secmcpd_audit_unwritable", equals(1))
-		expect(t, "an audit log that cannot be written", firing(t, held{begin, 10, false}, held{unwritable, 5, false}), "SecmcpdAuditUnwritable")
+		expect(t, "an audit log that cannot be written", firing(t, held{begin, 10, false}, held{unwritable, 5, false}), "SecmcpdAuditUnwritable", "SecmcpdUnhealthy")
 		if err := os.Remove(ballast); err != nil {
 			t.Fatal(err)
 		}
