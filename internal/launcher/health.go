@@ -17,6 +17,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability/health"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/sandbox"
 )
@@ -467,9 +468,9 @@ func (l *Launcher) looked() {
 		l.want()
 		l.stateChanged()
 		if r.Ready {
-			l.log.Info("ready for scans")
+			l.log.Info("ready for scans", journal.Key, journal.Ready)
 		} else {
-			l.log.Warn("not ready for scans", "why", strings.Join(firstOf(r.Reasons, wire.MaxReasons), "; "))
+			l.log.Warn("not ready for scans", journal.Key, journal.NotReady, "why", strings.Join(firstOf(r.Reasons, wire.MaxReasons), "; "))
 		}
 	}
 }

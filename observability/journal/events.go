@@ -171,6 +171,16 @@ var (
 		"The database of jobs, or the file of the breakers, was damaged, by a disk most likely.",
 		"It was put aside whole, what could be read of it was taken over, and a new one was begun. The service goes on.",
 		"Look at the disk (`journalctl -k`). Keep what was set aside as long as somebody may miss a result; it is removed when others come."}
+	Ready = &Event{"ready", "067ed20471aa4d0493e964c7201efbfb",
+		"Scans can be run",
+		"All that a scan needs is there again.",
+		"Scans are run.",
+		"There is nothing to do."}
+	NotReady = &Event{"not_ready", "3abaa766f98440a8b9e42a921fadd782",
+		"Scans cannot be run",
+		"Something that every scan needs is missing: @SECMCPD_WHY@",
+		"Scans are refused or wait. If it is critical, the watchdog is no longer fed, and systemd restarts the service.",
+		"`secmcpd status` says what it is, `secmcpd doctor` how to mend it. It is looked at again by itself."}
 )
 
 // Events are all of them, in the order of the catalogue.
@@ -204,6 +214,8 @@ var Events = []*Event{
 	BreakerOpened,
 	BreakerClosed,
 	StateSetAside,
+	Ready,
+	NotReady,
 }
 
 // Catalogue is the text of the journal's catalogue.
