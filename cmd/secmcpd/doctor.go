@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -136,27 +135,27 @@ func doctorCommand(s *surroundings) *cobra.Command {
 			return worst(findings)
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "one JSON array")
+	jsonFlag(c, &asJSON)
 	return c
 }
 
 func (s *surroundings) tell(findings []finding, asJSON bool) error {
 	if asJSON {
-		e := json.NewEncoder(s.stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(findings)
+		return s.printJSON(findings)
 	}
+	sc := screenOf(s.stdout)
+	styles := map[string]style{statusOK: green, statusAccepted: faint, statusWarning: yellow, statusFault: red}
 	for _, f := range findings {
 		status, check := f.Status, f.Check
 		for line := range strings.Lines(f.Found) {
-			fmt.Fprintf(s.stdout, "%-8s %-17s %s\n", status, check, strings.TrimSuffix(line, "\n"))
+			fmt.Fprintf(s.stdout, "%s %-17s %s\n", sc.paint(styles[f.Status], fmt.Sprintf("%-8s", status)), check, clean(strings.TrimSuffix(line, "\n")))
 			status, check = "", ""
 		}
 		if f.Follows != "" {
-			fmt.Fprintf(s.stdout, "%-8s %-17s follows: %s\n", "", "", f.Follows)
+			fmt.Fprintf(s.stdout, "%-8s %-17s follows: %s\n", "", "", clean(f.Follows))
 		}
 		if f.Mend != "" {
-			fmt.Fprintf(s.stdout, "%-8s %-17s mend: %s\n", "", "", f.Mend)
+			fmt.Fprintf(s.stdout, "%-8s %-17s mend: %s\n", "", "", clean(f.Mend))
 		}
 	}
 	return nil

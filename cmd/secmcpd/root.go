@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secmcpd/secmcpd/internal/strict"
+	"github.com/secmcpd/secmcpd/internal/wire"
 )
 
 // The exit statuses, which the manual lists: scripts and units go by them.
@@ -23,7 +24,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
-	exitWarned = 3 // doctor: nothing is at fault, something is worth a look
+	exitWarned = 3 // nothing is at fault, something is worth a look
 	exitConfig = 78
 )
 
@@ -178,15 +179,33 @@ func watchdog() time.Duration {
 var version = "devel"
 
 func versionCommand(s *surroundings) *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use: "version", Short: "print the version", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			goVersion := "unknown"
-			if info, ok := debug.ReadBuildInfo(); ok {
-				goVersion = info.GoVersion
+			v := versionNow()
+			if asJSON {
+				return s.printJSON(v)
 			}
-			_, err := fmt.Fprintf(s.stdout, "secmcpd %s (%s)\n", version, goVersion)
+			_, err := fmt.Fprintf(s.stdout, "secmcpd %s (%s)\n", v.Version, v.Go)
 			return err
 		},
 	}
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+// versions is what this build is.
+type versions struct {
+	Version  string `json:"version"`
+	Go       string `json:"go"`
+	Protocol int    `json:"protocol"` // between the two rooms
+}
+
+func versionNow() versions {
+	v := versions{Version: version, Go: "unknown", Protocol: wire.Version}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v.Go = info.GoVersion
+	}
+	return v
 }

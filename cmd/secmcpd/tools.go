@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -17,10 +16,13 @@ import (
 // toolsCommand lists the tools and switches them.
 func toolsCommand(s *surroundings) *cobra.Command {
 	c := &cobra.Command{Use: "tools", Short: "the scanners that agents may use, and switching them off and on"}
-	c.AddCommand(&cobra.Command{
+	var asJSON bool
+	list := &cobra.Command{
 		Use: "list", Short: "list the tools, built in and declared, and which are disabled", Args: noArgs,
-		RunE: func(*cobra.Command, []string) error { return s.listTools() },
-	}, s.switchCommand("disable", true, "refuse a tool from now on",
+		RunE: func(*cobra.Command, []string) error { return s.listTools(asJSON) },
+	}
+	jsonFlag(list, &asJSON)
+	c.AddCommand(list, s.switchCommand("disable", true, "refuse a tool from now on",
 		"Refuse a tool from now on, until `secmcpd tools enable`. It holds from the next decision, and after a restart:\nscans of it that wait are refused, those that run go on."),
 		s.switchCommand("enable", false, "take back `secmcpd tools disable`", "Take back `secmcpd tools disable`. What tools.exclude of the configuration leaves out stays so."))
 	return c
@@ -70,7 +72,15 @@ func rootOnly(err error) error {
 	return err
 }
 
-func (s *surroundings) listTools() error {
+// toolListed is one scanner as `tools list` tells it.
+type toolListed struct {
+	Tool    string `json:"tool"`
+	From    string `json:"from"`    // built in, declared
+	Program string `json:"program"` // path
+	State   string `json:"state"`   // enabled, disabled, left_out
+}
+
+func (s *surroundings) listTools(asJSON bool) error {
 	settings, err := loadSettings(s.config)
 	if err != nil {
 		return err
@@ -80,19 +90,33 @@ func (s *surroundings) listTools() error {
 		return rootOnly(err)
 	}
 	tools := settings.tools()
-	w := tabwriter.NewWriter(s.stdout, 0, 0, 2, ' ', 0)
+	list := []toolListed{}
 	for _, t := range tools.Tools() {
-		state, from := "enabled", "built in"
+		one := toolListed{Tool: t.Name, From: "built in", Program: settings.program(tools, t.Scanner), State: "enabled"}
 		if tools.Declaration(t.Name) != nil {
-			from = "declared"
+			one.From = "declared"
 		}
 		switch {
 		case t.Off:
-			state = "left out by tools.include or tools.exclude"
+			one.State = "left_out"
 		case slices.Contains(disabled, t.Name):
-			state = "disabled"
+			one.State = "disabled"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.Name, from, settings.program(tools, t.Scanner), state)
+		list = append(list, one)
 	}
-	return errors.Join(w.Flush(), settings.declared())
+	if asJSON {
+		return errors.Join(s.printJSON(list), settings.declared())
+	}
+	w := s.newTable()
+	for _, one := range list {
+		state := cell{one.State, green}
+		switch one.State {
+		case "left_out":
+			state = cell{"left out by tools.include or tools.exclude", faint}
+		case "disabled":
+			state.how = yellow
+		}
+		w.row(one.Tool, one.From, one.Program, state)
+	}
+	return errors.Join(s.print(w), settings.declared())
 }
