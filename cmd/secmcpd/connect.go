@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,10 +11,7 @@ import (
 // connectCommand is a byte bridge between an agent's standard input and output and the
 // daemon's socket.
 func connectCommand(s *surroundings) *cobra.Command {
-	socket := os.Getenv("SECMCPD_SOCKET")
-	if socket == "" {
-		socket = bridge.Socket
-	}
+	var socket string
 	var retry, drain time.Duration
 	c := &cobra.Command{
 		Use: "connect", Short: "connect an agent (standard input and output) to the daemon", Args: noArgs,
@@ -23,7 +19,7 @@ func connectCommand(s *surroundings) *cobra.Command {
 			return bridge.Connect(c.Context(), socket, retry, drain, s.stdin, s.stdout)
 		},
 	}
-	c.Flags().StringVar(&socket, "socket", socket, "the daemon's socket (also SECMCPD_SOCKET)")
+	socketFlag(c, &socket)
 	c.Flags().DurationVar(&retry, "retry", bridge.Retry, "how long to try while the daemon is being restarted")
 	c.Flags().DurationVar(&drain, "drain", bridge.Drain, "how long to wait for answers after the end of input")
 	return c

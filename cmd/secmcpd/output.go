@@ -24,6 +24,12 @@ func jsonFlag(c *cobra.Command, into *bool) {
 	c.Flags().BoolVar(into, "json", false, "one JSON value, for programs")
 }
 
+// completeWith has a shell complete the value of a flag with these words.
+func completeWith(c *cobra.Command, flag string, words ...string) {
+	// It fails for a flag that is not there, or has a completion already: both are for the transcripts to see.
+	_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+}
+
 // printJSON prints one value, indented, with a line feed behind it.
 func (s *surroundings) printJSON(v any) error {
 	e := json.NewEncoder(s.stdout)

@@ -25,7 +25,10 @@ const (
 	exitFailed = 1
 	exitUsage  = 2
 	exitWarned = 3 // nothing is at fault, something is worth a look
-	exitConfig = 78
+	// What `scan --diff-baseline` tells.
+	exitChanged      = 4
+	exitIncomparable = 5
+	exitConfig       = 78
 )
 
 // exitError carries an exit status; its text, if any, is printed.
@@ -50,6 +53,8 @@ type surroundings struct {
 	config         string // path of secmcpd.yaml
 }
 
+const defaultConfig = "/etc/secmcpd/secmcpd.yaml"
+
 // run is the whole program as a function of its surroundings.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -68,10 +73,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(usage)
-	root.PersistentFlags().StringVar(&s.config, "config", "/etc/secmcpd/secmcpd.yaml", "the configuration file; conf.d/ beside it is read too")
+	root.PersistentFlags().StringVar(&s.config, "config", defaultConfig, "the configuration file; conf.d/ beside it is read too")
 	root.SetHelpCommand(helpCommand())
 	root.AddCommand(connectCommand(s), reportCommand(s), statusCommand(s), checkCommand(s), engagementsCommand(s), toolsCommand(s), breakerCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
 		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s), versionCommand(s))
+	root.AddCommand(
+		// Of agents and their users.
+		connectCommand(s), scanCommand(s, toolsFor(args)), reportCommand(s),
+		// Of operators.
+		statusCommand(s), checkCommand(s), engagementsCommand(s), toolsCommand(s), doctorCommand(s), auditCommand(s),
+		// Of systemd, and of this program itself.
+		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s),
+		versionCommand(s),
+	)
 
 	root.InitDefaultCompletionCmd(args...)
 	strictWords(root)
