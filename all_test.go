@@ -70,6 +70,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"internal/export", module + "internal/front", "the front is who exports"},
 	{"internal/export", module + "internal/store", "a form knows an answer, not where it is kept"},
 	{"internal/launcher", module + "internal/export", "results are the front's"},
+	{"internal/view", module + "internal/front", "what is shown knows nothing of who shows it"},
+	{"internal/view", module + "internal/store", "what is shown is not how it is kept"},
 	{"internal/store", module + "internal/front", "the store is used by the front, not the other way round"},
 }
 

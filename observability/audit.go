@@ -40,6 +40,7 @@ const (
 	Violation      Event = "violation"       // the box killed a scanner for a call that no scanner makes
 	ScopeViolation Event = "scope_violation" // a scanner sent to what its scope does not have; the kernel dropped it
 	ScopeLost      Event = "scope_lost"      // somebody else changed the kernel's filter: its scans are ended
+	CancelOrdered  Event = "cancel_ordered"  // an operator ends a scan; Operator says who
 	Done           Event = "done"            // nothing of the scan runs any more
 	Interrupted    Event = "interrupted"     // the launcher died while it ran
 	Unreadable     Event = "unreadable"      // a job's record, or the breakers, could not be read at the start; it was put aside, a record with the outputs
@@ -87,6 +88,7 @@ type Record struct {
 	OffScope    []Destination `json:"off_scope,omitempty"` // the first destinations of a scope_violation
 	Bytes       int64         `json:"bytes,omitempty"`
 	Records     int           `json:"records,omitempty"`
+	Operator    *Caller       `json:"operator,omitempty"` // who gave an order, from the kernel
 
 	Breaker *BreakerChange `json:"breaker,omitempty"`
 

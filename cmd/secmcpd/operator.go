@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/secmcpd/secmcpd/internal/strict"
 	"github.com/secmcpd/secmcpd/internal/wire"
 )
 
@@ -37,20 +36,7 @@ func (s *surroundings) launcherAsk(ctx context.Context, o wire.Order) (wire.Answ
 
 // refusedOrder is a refusal as an error for an operator's terminal.
 func refusedOrder(r *wire.Refusal) error {
-	text := r.Code
-	if r.Field != "" {
-		text += ": " + r.Field
-	}
-	if r.Got != "" {
-		text += ": got " + strict.Quote(r.Got)
-	}
-	if r.Reason != "" {
-		text += ": " + r.Reason
-	}
-	if r.Hint != "" {
-		text += "\nhint: " + r.Hint
-	}
-	return errors.New(text)
+	return errors.New(toolProblem{Code: r.Code, Field: r.Field, Got: r.Got, Allowed: r.Allowed, Reason: r.Reason, Hint: r.Hint, Rule: r.Rule}.String())
 }
 
 // frontGet reads what the front answers operators at path.
@@ -77,6 +63,12 @@ func (s *surroundings) frontGet(ctx context.Context, path string, into any) erro
 		return fmt.Errorf("cannot read what the front answers: %w", err)
 	}
 	if answer.StatusCode >= 400 {
+		var no struct {
+			Error *wire.Refusal `json:"error"`
+		}
+		if json.Unmarshal(body, &no) == nil && no.Error != nil {
+			return refusedOrder(no.Error)
+		}
 		return fmt.Errorf("the front answers %s", answer.Status)
 	}
 	if err := json.Unmarshal(body, into); err != nil {

@@ -81,7 +81,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		// Of agents and their users.
 		connectCommand(s), scanCommand(s, toolsFor(args)), reportCommand(s),
 		// Of operators.
-		statusCommand(s), checkCommand(s), engagementsCommand(s), toolsCommand(s), doctorCommand(s), auditCommand(s),
+		statusCommand(s), jobsCommand(s), jobCommand(s), cancelCommand(s), checkCommand(s), engagementsCommand(s), toolsCommand(s), doctorCommand(s), auditCommand(s),
 		// Of systemd, and of this program itself.
 		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s),
 		versionCommand(s),

@@ -7,8 +7,6 @@ import (
 	"log"
 	"net/http"
 	"time"
-
-	"github.com/secmcpd/secmcpd/internal/wire"
 )
 
 // Bounds of the operators' requests.
@@ -47,8 +45,10 @@ func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
 func (f *front) adminHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, http.StatusOK, f.status()) })
 	mux.Handle("GET /metrics", f.metrics.Handler())
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, http.StatusOK, f.status(r.Context())) })
+	mux.HandleFunc("GET /v1/jobs", f.showJobs)
+	mux.HandleFunc("GET /v1/jobs/{id}", f.showJob)
 	mux.HandleFunc("GET /healthz", f.healthz)
 	mux.HandleFunc("GET /readyz", f.readyz)
 	mux.HandleFunc("GET /livez", f.livez)
@@ -62,42 +62,4 @@ func answerJSON(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
-}
-
-// adminStatus is the answer of /v1/status.
-type adminStatus struct {
-	Version  string       `json:"version"`
-	Since    time.Time    `json:"since"`
-	Sessions int          `json:"sessions"`
-	Queued   int          `json:"queued"`
-	Running  int          `json:"running"`
-	Gaps     []wire.Gap   `json:"gaps,omitempty"`
-	Health   *wire.Health `json:"health,omitempty"` // the front's; the launcher's is in its state
-	Launcher *wire.State  `json:"launcher"`         // null: it is not connected
-	HTTP     []adminHTTP  `json:"http,omitempty"`
-}
-
-// adminHTTP is a listener for HTTP.
-type adminHTTP struct {
-	Address string `json:"address"`
-	Refused string `json:"refused,omitempty"` // why nobody is served there
-}
-
-func (f *front) status() adminStatus {
-	s := adminStatus{Version: f.cfg.Version, Since: f.since, Gaps: f.gaps, Launcher: f.launcherState()}
-	if f.cfg.Health.Every > 0 {
-		s.Health = wire.HealthOf(f.health.Report())
-	}
-	s.Queued, s.Running = f.underWayNow()
-	for _, l := range f.cfg.HTTP {
-		one := adminHTTP{Address: l.Addr().String()}
-		if beyondLoopback(l.Addr()) && s.Launcher != nil && s.Launcher.Tokens == 0 {
-			one.Refused = "it is not of this machine alone, and no token is in force"
-		}
-		s.HTTP = append(s.HTTP, one)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s.Sessions = len(f.sessions)
-	return s
 }

@@ -360,7 +360,7 @@ func (l *Launcher) outcome(ctx context.Context, j *job, r sandbox.Result, networ
 	}
 	switch o.Reason {
 	case wire.Cancelled:
-		o.Reason = endedBy(context.Cause(ctx))
+		o.Reason, o.Detail = endedBy(context.Cause(ctx)), why(context.Cause(ctx))
 	case wire.Timeout:
 		o.Reason = outOfTime
 	case wire.Launch:

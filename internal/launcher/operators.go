@@ -97,6 +97,8 @@ func (l *Launcher) operate(_ context.Context, who wire.Client, o wire.Order) wir
 		return wire.Answer{State: &state}
 	case o.Breaker != nil:
 		return l.orderBreaker(who, *o.Breaker)
+	case o.Stop != nil:
+		return l.stopFor(who, *o.Stop)
 	}
 	return wire.Answer{Refused: &wire.Refusal{Code: "unknown_order", Reason: "this launcher does not know the order", Hint: hintRooms}}
 }

@@ -17,7 +17,7 @@ const (
 
 // state is how the launcher is now.
 func (l *Launcher) state() wire.State {
-	s := wire.State{Version: l.cfg.Version, Since: l.since, At: time.Now(), Slots: l.gate.Slots(), Budget: l.cfg.Budget}
+	s := wire.State{Version: l.cfg.Version, Since: l.since, At: time.Now(), Slots: l.gate.Slots(), Budget: l.cfg.Budget, Front: l.linked()}
 	s.Running, s.Waiting = l.gate.Load()
 	s.Reserved, _ = l.gate.Reserved()
 	if way := l.network(); way != nil {

@@ -377,6 +377,54 @@ func (s *Store) List(ctx context.Context, uid uint32, f Filter) (jobs []Job, nex
 	return jobs, next, nil
 }
 
+// Whose narrows a list to one user; nil: the jobs of all users, for operators.
+type Whose *uint32
+
+// ListAll reads the jobs of all users or of one, the newest first, without their results; next is the cursor of
+// the following page, empty on the last.
+func (s *Store) ListAll(ctx context.Context, whose Whose, f Filter) (jobs []Job, next string, err error) {
+	if whose != nil {
+		return s.List(ctx, *whose, f)
+	}
+	if f.Limit < 1 || f.Limit > 100 {
+		return nil, "", fmt.Errorf("cannot list jobs: limit %d is not 1 to 100", f.Limit)
+	}
+	before := int64(1) << 62
+	if f.Before != "" {
+		if err := s.db.QueryRowContext(ctx, "SELECT rowid FROM jobs WHERE id = ?", f.Before).Scan(&before); err != nil {
+			return nil, "", named("list jobs", err)
+		}
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+`, x'' FROM jobs
+		WHERE rowid < ? AND (? = '' OR state = ?) AND (? = '' OR tool = ?) ORDER BY rowid DESC LIMIT ?`,
+		before, f.State, f.State, f.Tool, f.Tool, f.Limit+1)
+	if err != nil {
+		return nil, "", named("list jobs", err)
+	}
+	if jobs, err = collect(rows); err != nil {
+		return nil, "", err
+	}
+	if len(jobs) > f.Limit {
+		jobs = jobs[:f.Limit]
+		next = jobs[f.Limit-1].ID
+	}
+	return jobs, next, nil
+}
+
+// Ended reads the jobs that have ended last, of all users, the newest first, without their results.
+func (s *Store) Ended(ctx context.Context, most int) ([]Job, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+", x'' FROM jobs WHERE bytes >= 0 ORDER BY ended DESC LIMIT ?", most)
+	if err != nil {
+		return nil, named("list jobs", err)
+	}
+	return collect(rows)
+}
+
+// Of reads a job of any user, with its result, for operators.
+func (s *Store) Of(ctx context.Context, id string) (Job, error) {
+	return scan(s.db.QueryRowContext(ctx, "SELECT "+columns+", result FROM jobs WHERE id = ?", id))
+}
+
 // Unfinished reads every job that is under way, of all users.
 func (s *Store) Unfinished(ctx context.Context) ([]Job, error) {
 	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+", x'' FROM jobs WHERE state IN (?, ?) ORDER BY rowid", Queued, Running)

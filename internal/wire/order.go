@@ -18,6 +18,7 @@ import (
 type Order struct {
 	Look    *Look         `cbor:"look,omitempty"`
 	Breaker *BreakerOrder `cbor:"breaker,omitempty"`
+	Stop    *Stop         `cbor:"stop,omitempty"`
 }
 
 // Look asks for the launcher's state.
@@ -31,6 +32,7 @@ type Answer struct {
 	// To a BreakerOrder: a list, or one.
 	Breakers *BreakerPage   `cbor:"breakers,omitempty"`
 	Breaker  *BreakerDetail `cbor:"breaker,omitempty"`
+	Stopped  *Stopped       `cbor:"stopped,omitempty"`
 }
 
 // OrderTimeout bounds how long an operator waits for an answer, unless ctx ends before.
@@ -104,7 +106,7 @@ func SendAnswer(c *net.UnixConn, a Answer) error {
 
 func (o *Order) check() error {
 	n := 0
-	for _, set := range []bool{o.Look != nil, o.Breaker != nil} {
+	for _, set := range []bool{o.Look != nil, o.Breaker != nil, o.Stop != nil} {
 		if set {
 			n++
 		}
@@ -114,6 +116,9 @@ func (o *Order) check() error {
 	}
 	if o.Breaker != nil {
 		return o.Breaker.check()
+	}
+	if o.Stop != nil {
+		return checkJobID(o.Stop.Job)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ type State struct {
 	Version  string    `cbor:"version" json:"version"`
 	Since    time.Time `cbor:"since" json:"since"`       // when this launcher started
 	At       time.Time `cbor:"at" json:"at"`             // when this was so
+	Front    bool      `cbor:"front" json:"front"`       // it is connected; it need not be while nothing is under way
 	Clients  int       `cbor:"clients" json:"clients"`   // connections of agents, and tokens of HTTP that are in use
 	Tokens   int       `cbor:"tokens" json:"tokens"`     // of HTTP, in force
 	Slots    int       `cbor:"slots" json:"slots"`       // scans at once
