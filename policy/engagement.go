@@ -491,6 +491,9 @@ func (e Engagement) Names(c Caller) bool {
 		slices.ContainsFunc(c.Groups, func(g uint32) bool { return slices.Contains(e.groups, g) })
 }
 
+// Callers is who may ask, as people write it.
+func (e Engagement) Callers() []string { return slices.Clone(e.callers) }
+
 // Targets is the targets as people write them.
 func (e Engagement) Targets() []string { return slices.Clone(e.targets) }
 

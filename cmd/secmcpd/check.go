@@ -95,9 +95,9 @@ func plural(n int, what string) string {
 	return strconv.Itoa(n) + " " + what + "s"
 }
 
-func engagementsCommand(s *surroundings) *cobra.Command {
+func engagementsCommand(s *surroundings, of runners.Table) *cobra.Command {
 	c := &cobra.Command{Use: "engagements", Short: "who may scan what, and when"}
-	c.AddCommand(engagementsNew(s), engagementsList(s), engagementsTest(s))
+	c.AddCommand(engagementsNew(s), engagementsList(s), engagementsExplain(s, of), engagementsTest(s))
 	return c
 }
 
@@ -115,8 +115,24 @@ func engagementsNew(s *surroundings) *cobra.Command {
 	}
 }
 
+// engagementListed is one engagement as `engagements list --json` tells it.
+type engagementListed struct {
+	Name        string         `json:"name"`
+	Description string         `json:"description,omitempty"`
+	File        string         `json:"file"`
+	Revision    string         `json:"revision"` // sha256 of the file
+	Callers     []string       `json:"callers"`
+	Targets     []string       `json:"targets"`
+	Excluded    []string       `json:"excluded"`
+	Tools       []string       `json:"tools"`
+	Intrusive   string         `json:"intrusive"`
+	Expires     time.Time      `json:"expires,omitzero"`
+	Limits      map[string]any `json:"limits"`
+}
+
 func engagementsList(s *surroundings) *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use: "list", Short: "list the engagements in force", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			settings, err := loadSettings(s.config)
@@ -127,44 +143,54 @@ func engagementsList(s *surroundings) *cobra.Command {
 			if err != nil {
 				return exitError{exitConfig, err}
 			}
+			list := []engagementListed{}
 			for _, e := range engagements {
-				fmt.Fprintln(s.stdout, e)
+				if !asJSON {
+					fmt.Fprintln(s.stdout, e)
+				}
+				l := e.Limits
+				list = append(list, engagementListed{Name: e.Name, Description: e.Description, File: e.File, Revision: e.Revision, Callers: orEmpty(e.Callers()),
+					Targets: orEmpty(e.Targets()), Excluded: orEmpty(e.Excluded()), Tools: orEmpty(e.Tools()), Intrusive: string(e.Intrusive), Expires: e.Expires,
+					Limits: map[string]any{"addresses_per_job": l.Addresses, "ports_per_address": l.Ports, "packets_per_second": l.Rate, "total_packets_per_second": l.Budget,
+						"duration_s": int64(l.Duration / time.Second), "jobs_at_once": l.Jobs}})
+			}
+			if asJSON {
+				err = s.printJSON(list)
 			}
 			if len(faults) > 0 {
 				return exitError{exitConfig, faults}
 			}
-			return nil
+			return err
 		},
 	}
+	jsonFlag(c, &asJSON)
+	return c
 }
+
+// orEmpty is a list that JSON shows as one, also without an entry.
+func orEmpty(list []string) []string { return append([]string{}, list...) }
 
 // engagementsTest answers "may this caller do that", with the rule, as the launcher would.
 func engagementsTest(s *surroundings) *cobra.Command {
-	var uid, gid uint32
-	var groups []uint
+	var who callerFlags
+	var asJSON bool
 	var ports []string
-	var tool, profile, at, engagement string
+	var tool, profile, engagement string
 	var intrusive bool
 	c := &cobra.Command{
 		Use: "test [flags] TARGET...", Short: "would this be allowed, and by which rule", Args: cobra.MinimumNArgs(1),
 		Long: "Would this be allowed, and by which rule. The caller is whoever runs the command, or the user --uid\n" +
 			"with the groups that this machine's files give it. Names are not resolved. Exit status: 0 it would be\n" +
-			"allowed, 1 it would not.",
+			"allowed, 1 it would not. `explain` takes the real arguments of a tool, and tells every reason.",
 		RunE: func(c *cobra.Command, args []string) error {
 			settings, err := loadSettings(s.config)
 			if err != nil {
 				return err
 			}
-			now := time.Now()
-			if at != "" {
-				if now, err = time.Parse(time.RFC3339, at); err != nil {
-					return usage(c, fmt.Errorf("--at: %w", err))
-				}
-			}
 			if err := knownProfile(settings.tools(), tool, profile); err != nil {
 				return usage(c, err)
 			}
-			caller, note, err := testCaller(c.Flags().Changed, uid, gid, groups)
+			caller, now, note, err := who.asked(c)
 			if err != nil {
 				return usage(c, err)
 			}
@@ -189,24 +215,28 @@ func engagementsTest(s *surroundings) *cobra.Command {
 				request.Targets = append(request.Targets, target(text))
 			}
 			v := policy.Precheck(p, caller, request, now)
-			fmt.Fprintln(s.stdout, v)
+			if asJSON {
+				err = s.printJSON(explain(p, caller, request, now, false))
+			} else {
+				_, err = fmt.Fprintln(s.stdout, v)
+			}
+			if err != nil {
+				return err
+			}
 			if v.Outcome != policy.Allow {
 				return exitError{exitFailed, nil}
 			}
 			return nil
 		},
 	}
+	who.add(c)
+	jsonFlag(c, &asJSON)
 	f := c.Flags()
-	f.Uint32Var(&uid, "uid", uint32(os.Getuid()), "the caller's uid")
-	f.Uint32Var(&gid, "gid", 0, "the caller's gid, instead of its user's")
-	f.UintSliceVar(&groups, "groups", nil, "the caller's supplementary gids, instead of its user's")
 	f.StringVar(&tool, "tool", "nmap_scan", "the tool")
 	f.StringVar(&profile, "profile", "standard", "the profile")
 	f.StringSliceVar(&ports, "ports", nil, "of these ports: 22,8000-8100,udp/53")
 	f.StringVar(&engagement, "engagement", "", "under this engagement only")
-	f.StringVar(&at, "at", "", "at this time (RFC 3339) instead of now")
 	f.BoolVar(&intrusive, "intrusive", false, "as an intrusive scan")
-	f.Lookup("gid").DefValue = "" // it has none that is the same for everybody
 	return c
 }
 

@@ -75,13 +75,12 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetFlagErrorFunc(usage)
 	root.PersistentFlags().StringVar(&s.config, "config", defaultConfig, "the configuration file; conf.d/ beside it is read too")
 	root.SetHelpCommand(helpCommand())
-	root.AddCommand(connectCommand(s), reportCommand(s), statusCommand(s), checkCommand(s), engagementsCommand(s), toolsCommand(s), breakerCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
-		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s), versionCommand(s))
+	tools := toolsFor(args)
 	root.AddCommand(
 		// Of agents and their users.
-		connectCommand(s), scanCommand(s, toolsFor(args)), reportCommand(s),
+		connectCommand(s), scanCommand(s, tools), reportCommand(s),
 		// Of operators.
-		statusCommand(s), jobsCommand(s), jobCommand(s), cancelCommand(s), checkCommand(s), engagementsCommand(s), toolsCommand(s), doctorCommand(s), auditCommand(s),
+		statusCommand(s), jobsCommand(s), jobCommand(s), cancelCommand(s), checkCommand(s), engagementsCommand(s, tools), toolsCommand(s), breakerCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
 		// Of systemd, and of this program itself.
 		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s),
 		versionCommand(s),
