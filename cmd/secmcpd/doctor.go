@@ -122,13 +122,7 @@ func doctorCommand(s *surroundings) *cobra.Command {
 			if wrong != nil {
 				settings = defaultSettings()
 			}
-			var findings []finding
-			for _, check := range checks(s.config, settings, wrong, sandbox.Probe()) {
-				f := check.look().accepted(settings.AcceptUnenforced)
-				f.Check = check.name
-				findings = append(findings, f)
-			}
-			findings = append(findings, proveBoxes(c.Context(), settings)...)
+			findings := examine(c.Context(), s.config, settings, wrong)
 			if err := s.tell(findings, asJSON); err != nil {
 				return err
 			}
@@ -137,6 +131,16 @@ func doctorCommand(s *surroundings) *cobra.Command {
 	}
 	jsonFlag(c, &asJSON)
 	return c
+}
+
+// examine looks at everything, and tries to get out of boxes.
+func examine(ctx context.Context, config string, settings settings, wrong error) (findings []finding) {
+	for _, check := range checks(config, settings, wrong, sandbox.Probe()) {
+		f := check.look().accepted(settings.AcceptUnenforced)
+		f.Check = check.name
+		findings = append(findings, f)
+	}
+	return append(findings, proveBoxes(ctx, settings)...)
 }
 
 func (s *surroundings) tell(findings []finding, asJSON bool) error {

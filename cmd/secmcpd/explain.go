@@ -72,7 +72,7 @@ func explainTool(s *surroundings, t runners.Tool) *cobra.Command {
 	c := &cobra.Command{Use: t.Name + " [flags] [TARGET...]", Short: "a call of " + t.Name, Long: t.Description, ValidArgsFunction: cobra.NoFileCompletions}
 	jsonFlag(c, &asJSON)
 	who.add(c)
-	c.Flags().StringArrayVar(&answers, "answer", nil, "the addresses of a name, as NAME=ADDRESS,...")
+	c.Flags().StringArrayVar(&answers, "answer", nil, "the addresses of a name, as NAME=ADDRESS[,ADDRESS]")
 	arguments := addArguments(c, t)
 	c.Args = cobra.ArbitraryArgs
 	if !arguments.takes("targets") {
@@ -142,12 +142,12 @@ func withAnswers(r *policy.Request, answers []string) (resolved bool, err error)
 	for _, text := range answers {
 		name, list, is := strings.Cut(text, "=")
 		if !is || name == "" {
-			return false, fmt.Errorf("got %s; allowed: NAME=ADDRESS,...", strict.Quote(text))
+			return false, fmt.Errorf("got %s; allowed: NAME=ADDRESS[,ADDRESS]", strict.Quote(text))
 		}
 		for one := range strings.SplitSeq(list, ",") {
 			a, err := netip.ParseAddr(one)
 			if err != nil || a.Zone() != "" {
-				return false, fmt.Errorf("got %s; allowed: NAME=ADDRESS,...", strict.Quote(text))
+				return false, fmt.Errorf("got %s; allowed: NAME=ADDRESS[,ADDRESS]", strict.Quote(text))
 			}
 			given[strings.ToLower(name)] = append(given[strings.ToLower(name)], a)
 		}

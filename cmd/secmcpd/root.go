@@ -80,7 +80,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		// Of agents and their users.
 		connectCommand(s), scanCommand(s, tools), reportCommand(s),
 		// Of operators.
-		statusCommand(s), jobsCommand(s), jobCommand(s), cancelCommand(s), checkCommand(s), engagementsCommand(s, tools), toolsCommand(s), breakerCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
+		statusCommand(s), jobsCommand(s), jobCommand(s), cancelCommand(s), topCommand(s), logsCommand(s), supportCommand(s),
+		checkCommand(s), engagementsCommand(s, tools), toolsCommand(s), breakerCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
 		// Of systemd, and of this program itself.
 		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s),
 		versionCommand(s),
