@@ -121,6 +121,14 @@ func (r *statusReport) judge(accepted []string) {
 			worse(isDegraded, "not enforced: "+g.Layer+": "+g.Why)
 		}
 	}
+	if l := r.Launcher; l != nil {
+		for _, b := range notClosed(l.Breakers) {
+			worse(isDegraded, brokenIn(b))
+		}
+		if more := l.Breakers.Open + l.Breakers.HalfOpen - len(l.Breakers.Networks); more > 0 {
+			worse(isDegraded, fmt.Sprintf("%s more are refused: secmcpd breaker list", plural(more, "network")))
+		}
+	}
 	if f := r.Front; f != nil {
 		for _, why := range f.NotReady {
 			worse(isDegraded, why)
@@ -129,6 +137,26 @@ func (r *statusReport) judge(accepted []string) {
 			worse(isDegraded, "the rooms are of different versions: restart both units")
 		}
 	}
+}
+
+// notClosed are the breakers that refuse, or try.
+func notClosed(all wire.Breakers) []wire.Breaker {
+	return slices.DeleteFunc(append(slices.Clone(all.Tools), all.Networks...), func(b wire.Breaker) bool { return b.State == "closed" })
+}
+
+// brokenIn is a breaker that is not closed, in words.
+func brokenIn(b wire.Breaker) string {
+	text := "breaker of " + b.Name + " is " + strings.ReplaceAll(b.State, "_", " ")
+	switch {
+	case b.Forced:
+		text += ", by an operator"
+	case b.Reason != "":
+		text += " after " + b.Reason
+	}
+	if b.RetryAfterS > 0 {
+		text += fmt.Sprintf(", for %s more", short(time.Duration(b.RetryAfterS)*time.Second))
+	}
+	return text
 }
 
 // gaps are what both rooms cannot enforce.
@@ -183,7 +211,7 @@ func (r *statusReport) page(sc screen, now time.Time, name func(uid uint32) stri
 	var b strings.Builder
 	b.WriteString(t.String())
 	if f := r.Front; f != nil {
-		b.WriteString(jobsTable(sc, "under way", f.Jobs, now, name))
+		b.WriteString(jobsTable(sc, "under way", r.placed(f.Jobs), now, name))
 		b.WriteString(jobsTable(sc, "ended last", f.Ended, now, name))
 	}
 	return b.String()
@@ -238,6 +266,25 @@ func (r *statusReport) rooms(t *table, now time.Time, name func(uid uint32) stri
 		space.how = red
 	}
 	t.row("results", space)
+}
+
+// placed says of each job that waits where it stands, as far as the launcher tells.
+func (r *statusReport) placed(jobs []view.Job) []view.Job {
+	jobs = slices.Clone(jobs)
+	if r.Launcher == nil {
+		return jobs
+	}
+	for i := range jobs {
+		for place, w := range r.Launcher.Queue {
+			if w.Job == jobs[i].JobID {
+				jobs[i].Reason = fmt.Sprintf("place %d", place+1)
+				if w.AboutS >= 0 {
+					jobs[i].Reason += ", begins in about " + short(time.Duration(w.AboutS)*time.Second)
+				}
+			}
+		}
+	}
+	return jobs
 }
 
 // stateStyles are how states stand out.

@@ -45,7 +45,10 @@ func names(uid uint32) string {
 func busy() statusReport {
 	return statusReport{
 		Launcher: &wire.State{Version: "1.0", Since: ago(26 * time.Hour), At: noon, Front: true, Clients: 3, Slots: 4, Running: 1, Waiting: 1, Budget: 10000, Reserved: 1000, Filter: "bpf",
-			Gaps: []wire.Gap{{Layer: "cgroup-io", Why: "the disk has no name", Follows: "reads are not bounded"}}},
+			Gaps:  []wire.Gap{{Layer: "cgroup-io", Why: "the disk has no name", Follows: "reads are not bounded"}},
+			Queue: []wire.Waiting{{Job: "bbbbbbbbbbbbbbbbbbbbbbbbbb", AboutS: 130, LatestS: 1800}},
+			Breakers: wire.Breakers{Tools: []wire.Breaker{{Name: "masscan_scan", State: "open", Reason: "timeout", RetryAfterS: 45}, {Name: "nmap_scan", State: "closed"}},
+				Networks: []wire.Breaker{{Name: "10.0.9.0/24", State: "open", Forced: true}}, Open: 3}},
 		Front: &view.Status{Version: "1.0", Since: ago(90 * time.Minute), At: noon, Ready: true, Sessions: 3, Users: []view.User{{UID: 0, Sessions: 1}, {UID: 1000, Sessions: 2}}, Queued: 1, Running: 1,
 			Jobs: []view.Job{
 				{JobID: "aaaaaaaaaaaaaaaaaaaaaaaaaa", UID: 1000, Tool: "nmap_scan", Profile: "quick", Engagement: "office", State: "running", Targets: []string{"10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24", "10.0.3.0/24"}, TargetCount: 9,
@@ -65,7 +68,7 @@ func TestTheStatusOnOneScreen(t *testing.T) {
 	for name, change := range map[string]func(*statusReport){
 		"busy": func(*statusReport) {},
 		"well": func(r *statusReport) {
-			r.Launcher.Gaps = nil
+			r.Launcher.Gaps, r.Launcher.Breakers, r.Launcher.Queue = nil, wire.Breakers{}, nil
 			r.Front.Jobs, r.Front.Ended = []view.Job{}, []view.Job{}
 		},
 		"idle": func(r *statusReport) {
@@ -75,7 +78,7 @@ func TestTheStatusOnOneScreen(t *testing.T) {
 			*r = statusReport{LauncherError: "cannot ask the launcher at /run/x: connection refused\nhint: look", FrontError: "cannot ask the front at /run/y: connection refused"}
 		},
 		"full": func(r *statusReport) {
-			r.Launcher.Gaps = nil
+			r.Launcher.Gaps, r.Launcher.Breakers, r.Launcher.Queue = nil, wire.Breakers{}, nil
 			r.Front.Ready, r.Front.NotReady, r.Front.Space.Free = false, []string{"the disk of results is full: no new scan is started"}, 1<<20
 			r.Front.Jobs, r.Front.Ended, r.Front.Version = []view.Job{}, []view.Job{}, "0.9"
 		},
@@ -85,14 +88,18 @@ func TestTheStatusOnOneScreen(t *testing.T) {
 			change(&r)
 			r.judge(nil)
 			golden(t, "status-"+name+".txt", r.page(screen{}, noon, names))
-			b, err := json.MarshalIndent(r, "", "  ")
-			if err != nil {
-				t.Fatal(err)
-			}
-			golden(t, "status-"+name+".json", string(b)+"\n")
 		})
 	}
+	// What programs read; the launcher's part is wire.State as it is.
 	r := busy()
+	r.judge(nil)
+	r.Launcher = nil
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "status.json", string(b)+"\n")
+	r = busy()
 	r.judge(nil)
 	for line := range strings.Lines(r.page(screen{terminal: true, colours: true, width: 80}, noon, names)) {
 		plain := strings.NewReplacer("\x1b[0m", "", "\x1b[1m", "", "\x1b[2m", "", "\x1b[31m", "", "\x1b[32m", "", "\x1b[33m", "").Replace(line)
@@ -127,6 +134,7 @@ func TestAJobOnOnePage(t *testing.T) {
 
 func TestALayerThatMayBeMissingIsNoReason(t *testing.T) {
 	r := busy()
+	r.Launcher.Breakers = wire.Breakers{}
 	r.judge([]string{"cgroup-io"})
 	if r.Is != isWell || len(r.Reasons) != 0 || !strings.Contains(r.page(screen{}, noon, names), "without   cgroup-io\n") {
 		t.Errorf("%s %v\n%s", r.Is, r.Reasons, r.page(screen{}, noon, names))
