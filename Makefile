@@ -12,7 +12,7 @@ GOVULNCHECK := v1.9.0
 TAGS := osusergo,netgo
 
 FOR_BUILD := gcc libc6-dev libseccomp-dev pkg-config
-FOR_TEST := $(FOR_BUILD) nmap masscan gobuster fping sslscan iproute2 iptables nftables procps mount e2fsprogs xfsprogs btrfs-progs prometheus prometheus-node-exporter
+FOR_TEST := $(FOR_BUILD) mandoc nmap masscan gobuster fping sslscan iproute2 iptables nftables procps mount e2fsprogs xfsprogs btrfs-progs prometheus prometheus-node-exporter
 FOR_LINT := $(FOR_BUILD) shellcheck
 FOR_PACKAGES := $(FOR_BUILD) binutils gzip
 # Debian 12 and 13 have the same clang 19 beside their own.
@@ -116,7 +116,10 @@ packages: build bin/nfpm-$(NFPM)
 	$(call need,$(FOR_PACKAGES))
 	rm -rf dist && mkdir dist
 	strip --remove-section=.comment --remove-section=.note -o dist/secmcpd bin/secmcpd
-	gzip -9nc packaging/man/secmcpd.8 >dist/secmcpd.8.gz
+	bin/secmcpd manual secmcpd <packaging/man/secmcpd.8 | gzip -9n >dist/secmcpd.8.gz
+	bin/secmcpd manual settings <docs/operating.md | gzip -9n >dist/secmcpd.yaml.5.gz
+	bin/secmcpd manual engagements <packaging/etc/engagements.d/private-lab.yaml | gzip -9n >dist/secmcpd-engagement.5.gz
+	for shell in bash zsh fish; do bin/secmcpd completion $$shell >dist/completion.$$shell || exit 1; done
 	printf -- '- semver: "%s-1"\n  date: %s\n  packager: secmcpd maintainers <maintainers@secmcpd.example>\n  deb: {urgency: medium, distributions: [unstable]}\n  changes:\n    - note: "Built from commit %s."\n' \
 		'$(VERSION)' "$$(date -u -d @$(EPOCH) +%Y-%m-%dT%H:%M:%SZ)" "$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" >dist/changelog.yaml
 	for kind in deb rpm; do \

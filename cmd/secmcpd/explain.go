@@ -49,7 +49,7 @@ func (w *callerFlags) asked(c *cobra.Command) (caller policy.Caller, now time.Ti
 // engagementsExplain judges any request with the real arguments of a tool, under every engagement.
 func engagementsExplain(s *surroundings, of runners.Table) *cobra.Command {
 	c := &cobra.Command{
-		Use: "explain", Short: "what each engagement makes of a request, with every reason against it",
+		Use: "explain", Annotations: map[string]string{ofTools: "briefly"}, Short: "what each engagement makes of a request, with every reason against it",
 		Long: `What each engagement makes of a request: what it would allow, or every reason against it, rule by
 rule, and not only the first. The request is a call of a tool with its real arguments; the caller is
 whoever runs the command, or the user --uid with the groups that this machine's files give it. It is

@@ -59,38 +59,7 @@ const defaultConfig = "/etc/secmcpd/secmcpd.yaml"
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	s := &surroundings{stdin: stdin, stdout: stdout, stderr: stderr}
-	root := &cobra.Command{
-		Use:           "secmcpd",
-		Short:         "network scanners for AI agents, within engagements",
-		Long:          "secmcpd lets AI agents use network scanners from this machine, within engagements that\nits operator wrote. Agents connect with `secmcpd connect`; operators begin with `secmcpd doctor`.",
-		SilenceUsage:  true,
-		SilenceErrors: true,
-	}
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	root.SetFlagErrorFunc(usage)
-	root.PersistentFlags().StringVar(&s.config, "config", defaultConfig, "the configuration file; conf.d/ beside it is read too")
-	root.SetHelpCommand(helpCommand())
-	tools := toolsFor(args)
-	root.AddCommand(
-		// Of agents and their users.
-		connectCommand(s), scanCommand(s, tools), reportCommand(s),
-		// Of operators.
-		statusCommand(s), jobsCommand(s), jobCommand(s), cancelCommand(s), topCommand(s), logsCommand(s), supportCommand(s),
-		checkCommand(s), engagementsCommand(s, tools), toolsCommand(s), breakerCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
-		// Of systemd, and of this program itself.
-		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s),
-		versionCommand(s),
-	)
-
-	root.InitDefaultCompletionCmd(args...)
-	strictWords(root)
-
-	err := root.ExecuteContext(ctx)
+	err := rootCommand(&surroundings{stdin: stdin, stdout: stdout, stderr: stderr}, args).ExecuteContext(ctx)
 	var exit exitError
 	switch {
 	case err == nil:
@@ -104,6 +73,40 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "secmcpd: %v\n", err)
 		return exitFailed
 	}
+}
+
+// rootCommand is the whole program, for these words.
+func rootCommand(s *surroundings, args []string) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "secmcpd",
+		Short:         "network scanners for AI agents, within engagements",
+		Long:          "secmcpd lets AI agents use network scanners from this machine, within engagements that\nits operator wrote. Agents connect with `secmcpd connect`; operators begin with `secmcpd doctor`.",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetArgs(args)
+	root.SetIn(s.stdin)
+	root.SetOut(s.stdout)
+	root.SetErr(s.stderr)
+	root.SetFlagErrorFunc(usage)
+	root.PersistentFlags().StringVar(&s.config, "config", defaultConfig, "the configuration file; conf.d/ beside it is read too")
+	root.SetHelpCommand(helpCommand())
+	tools := toolsFor(args)
+	root.AddCommand(
+		// Of agents and their users.
+		connectCommand(s), scanCommand(s, tools), reportCommand(s),
+		// Of operators.
+		statusCommand(s), jobsCommand(s), jobCommand(s), cancelCommand(s), topCommand(s), logsCommand(s), supportCommand(s),
+		checkCommand(s), engagementsCommand(s, tools), toolsCommand(s), breakerCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
+		// Of systemd, and of this program itself.
+		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s),
+		manualCommand(s), versionCommand(s),
+	)
+
+	root.InitDefaultCompletionCmd(args...)
+	strictWords(root)
+	return root
 }
 
 // usage makes what cobra says of wrong words exit as such, with where to look.

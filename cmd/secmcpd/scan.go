@@ -26,7 +26,7 @@ import (
 // scanCommand asks the daemon for a scan as an agent does, and waits for its end.
 func scanCommand(s *surroundings, of runners.Table) *cobra.Command {
 	c := &cobra.Command{
-		Use: "scan", Short: "scan, as an agent would: judged, boxed, kept, on the record",
+		Use: "scan", Annotations: map[string]string{ofTools: "whole"}, Short: "scan, as an agent would: judged, boxed, kept, on the record",
 		Long: `Scan, as an agent would: the daemon judges the call as that of the user who gives it, boxes the
 scanner, keeps job and result, and writes the audit log. The arguments of a tool are its flags; words
 are targets. The command waits for the end, however long that takes, also over restarts of the front;
