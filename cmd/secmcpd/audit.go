@@ -24,7 +24,8 @@ func auditCommand(s *surroundings) *cobra.Command {
 }
 
 func auditVerify(s *surroundings) *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use: "verify", Short: "check the chain of the audit log from its first record", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			settings, err := loadSettings(s.config)
@@ -32,6 +33,13 @@ func auditVerify(s *surroundings) *cobra.Command {
 				return err
 			}
 			summary, err := observability.VerifyAudit(settings.AuditDir)
+			if asJSON {
+				v := auditVerified{Intact: err == nil, Records: summary.Records, Files: summary.Files, First: summary.First, Last: summary.Last, Hash: summary.Hash}
+				if err != nil {
+					v.Wrong, err = err.Error(), exitError{exitFailed, nil}
+				}
+				return errors.Join(s.printJSON(v), err)
+			}
 			if err != nil {
 				return err
 			}
@@ -39,6 +47,19 @@ func auditVerify(s *surroundings) *cobra.Command {
 			return err
 		},
 	}
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+// auditVerified is what `audit verify --json` prints.
+type auditVerified struct {
+	Intact  bool      `json:"intact"`
+	Wrong   string    `json:"wrong,omitempty"` // the first thing that is not as it was written, with file and line
+	Records uint64    `json:"records"`
+	Files   int       `json:"files"`
+	First   time.Time `json:"first,omitzero"`
+	Last    time.Time `json:"last,omitzero"`
+	Hash    string    `json:"last_hash,omitempty"`
 }
 
 // maxShown bounds --last.

@@ -24,10 +24,18 @@ import (
 
 // checkCommand reads everything that the daemon would read and tells every fault.
 func checkCommand(s *surroundings) *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use: "check", Short: "check the configuration and every engagement", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			engagements, err := s.wrongs()
+			if asJSON {
+				said := checked{OK: err == nil, Engagements: len(engagements), Faults: []string{}}
+				if err != nil {
+					said.Faults, err = strings.Split(err.Error(), "\n"), exitError{exitConfig, nil}
+				}
+				return errors.Join(s.printJSON(said), err)
+			}
 			if err != nil {
 				return exitError{exitConfig, err}
 			}
@@ -35,6 +43,15 @@ func checkCommand(s *surroundings) *cobra.Command {
 			return err
 		},
 	}
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+// checked is what `check --json` prints.
+type checked struct {
+	OK          bool     `json:"ok"`
+	Engagements int      `json:"engagements"` // in force
+	Faults      []string `json:"faults"`      // each with its file and line
 }
 
 // wrongs is every fault of the settings and of the engagements together. Where the settings have

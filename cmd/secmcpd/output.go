@@ -98,6 +98,9 @@ func screenOf(w io.Writer) screen {
 	if width, height, err := term.GetSize(int(f.Fd())); err == nil {
 		s.width, s.height = width, height
 	}
+	if s.width <= 0 || s.height <= 0 { // it does not say
+		s.width, s.height = 80, 24
+	}
 	return s
 }
 

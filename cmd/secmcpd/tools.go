@@ -11,6 +11,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/launcher"
 	"github.com/secmcpd/secmcpd/internal/strict"
+	"github.com/secmcpd/secmcpd/runners"
 )
 
 // toolsCommand lists the tools and switches them.
@@ -29,8 +30,9 @@ func toolsCommand(s *surroundings) *cobra.Command {
 }
 
 func (s *surroundings) switchCommand(use string, off bool, short, long string) *cobra.Command {
-	return &cobra.Command{
-		Use: use + " TOOL...", Short: short, Long: long, Args: cobra.MinimumNArgs(1),
+	var asJSON bool
+	c := &cobra.Command{
+		Use: use + " TOOL...", Short: short, Long: long, Args: cobra.MinimumNArgs(1), ValidArgs: runners.BuiltIn().Names(),
 		RunE: func(c *cobra.Command, args []string) error {
 			settings, err := loadSettings(s.config)
 			if err != nil {
@@ -55,13 +57,21 @@ func (s *surroundings) switchCommand(use string, off bool, short, long string) *
 				if err := launcher.SetDisabled(settings.LauncherStateDir, name, off); err != nil {
 					return rootOnly(err)
 				}
+				if asJSON {
+					continue
+				}
 				if _, err := fmt.Fprintf(s.stdout, "%s is %sd\n", name, use); err != nil {
 					return err
 				}
 			}
+			if asJSON {
+				return s.listTools(true)
+			}
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "all tools afterwards, as tools list prints them")
+	return c
 }
 
 // rootOnly says what to do where the launcher's files are not this user's.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -181,4 +182,69 @@ func (h *house) boxed() {
 			h.t.Fatalf("no box runs: %v", err)
 		}
 	}
+}
+
+// On a terminal there is a line of progress, and who interrupts is asked what becomes of the scan.
+func TestAScanByCommandOnATerminalAsksWhoInterrupts(t *testing.T) {
+	h := newHouse(t, lab.Options{})
+	for word, c := range map[string]struct {
+		status int    // of the command
+		says   string // on the terminal
+		state  string // of the job, once it has ended or is left alone
+	}{
+		"c\n": {1, "cancelling job", "cancelled"},
+		"d\n": {0, "the job goes on", "running"},
+	} {
+		plain := h.prepare("scan", "nmap_scan", lab.SSHAndWeb, "10.77.1.0/26", "--skip-discovery", "--ports", "22,80")
+		shell := exec.Command("script", "--quiet", "--return", "--flush", "--command", "exec "+strings.Join(plain.Args, " "), "/dev/null")
+		shell.Env = append(plain.Env, "TERM=xterm")
+		keys, err := shell.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said lockedBuffer
+		shell.Stdout, shell.Stderr = &said, &said
+		if err := shell.Start(); err != nil {
+			t.Fatal(err)
+		}
+		press := func(key, after string) {
+			for deadline := time.Now().Add(30 * time.Second); !strings.Contains(said.String(), after); time.Sleep(50 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("no %q on the terminal: %q", after, said.String())
+				}
+			}
+			if _, err := keys.Write([]byte(key)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		press("\x03", "nmap_scan running")
+		press(word, "[c]ancel the scan, [d]etach")
+		err = shell.Wait()
+		if shell.ProcessState.ExitCode() != c.status || !strings.Contains(said.String(), c.says) {
+			t.Errorf("%q: %v\n%q", word, err, said.String())
+		}
+		list := h.call("job_list", object{"limit": 1})
+		if got := at(list, "jobs", 0, "status"); got != c.state {
+			t.Errorf("%q: the job is %v", word, got)
+		}
+		h.call("job_cancel", object{"job_id": at(list, "jobs", 0, "job_id")})
+	}
+}
+
+// lockedBuffer is written and read at the same time.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
