@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/observability/journal"
@@ -179,8 +181,11 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 	}
 	if err := l.records.create(j.record); err != nil {
 		l.log.Error("cannot keep a record", "job", j.record.ID, "why", err)
-		r := &wire.Refusal{Code: "disk_full", Reason: "the launcher cannot keep a record of the job, so it is not started",
-			Hint: "the operator frees space in the launcher's state directory", Retryable: true}
+		r := &wire.Refusal{Code: "records_unavailable", Reason: "the launcher cannot keep a record of the job, so it is not started",
+			Hint: "the operator finds the cause in the log and with `secmcpd doctor`", Retryable: true}
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			r.Code, r.Hint = "disk_full", "the operator frees space in the launcher's state directory"
+		}
 		l.note(j.refusedBy(r))
 		return r
 	}

@@ -51,6 +51,7 @@ type Daemon struct {
 	restart  bool
 	ending   bool
 	mounted  []string // disks of their own
+	breaks   string   // the one of them that can break
 	watchdog time.Duration
 	running  sync.WaitGroup
 }
@@ -128,6 +129,7 @@ type Options struct {
 	Translated bool
 	Table      bool   // the filter is nf_tables alone
 	HTTP       string // where the front serves HTTP, as address and port (0: any that is free); "": nowhere
+	Breaks     string // state, launcher or audit: it has a disk of its own that Break makes read-only
 	StateMiB   int    // the front's state has a disk of its own of this size; 0: it has not
 	AuditMiB   int    // the audit log likewise
 	// Watchdog is told to both roles as systemd does (WatchdogSec=); the lab restarts nobody for it.
@@ -289,6 +291,11 @@ func (d *Daemon) configure(o Options) error {
 			return fmt.Errorf("cannot give %s a disk: %w", disk.dir, err)
 		}
 		d.mounted = append(d.mounted, disk.dir)
+	}
+	if o.Breaks != "" {
+		if err := d.brittle(o.Breaks, map[string]int{"state": FrontUID}[o.Breaks]); err != nil {
+			return err
+		}
 	}
 	if o.Engagements == nil {
 		o.Engagements = map[string]string{"lab": Engagement}
