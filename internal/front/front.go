@@ -80,6 +80,7 @@ type front struct {
 	health    *health.Runner
 	service   *health.Service
 	accepting turned
+	wasReady  atomic.Bool
 
 	counted   chan struct{} // holds one: a job has ended since metrics were written
 	metrics   *metrics.Registry
@@ -143,7 +144,8 @@ func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) 
 		return nil, err
 	}
 	f.service = health.NewService(cfg.Notify)
-	f.health = health.New(cfg.Health.Timeout, f.service.Changed, f.checks()...)
+	f.health = health.New(cfg.Health.Timeout, f.looked, f.checks()...)
+	f.wasReady.Store(true)
 	f.accepting.now()
 	f.speaker = mcpsession.New(server, mcpsession.Limits{}, f.log)
 	f.speaker.Ready, f.speaker.Info = f.ready, encode(f.implementation())

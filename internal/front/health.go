@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability/health"
+	"github.com/secmcpd/secmcpd/observability/journal"
 )
 
 // What this room looks at. Critical is what its restart mends, which costs no scan: its loops, and
@@ -155,6 +158,21 @@ func (f *front) lookMetrics() health.Finding {
 		return health.Poor("the file was last written %s ago", age.Round(time.Second))
 	}
 	return health.Well("written lately")
+}
+
+// looked is called whenever something was looked at: the log is told when this room is no longer ready, or is
+// again.
+func (f *front) looked() {
+	f.service.Changed()
+	r := f.health.Report()
+	if slices.ContainsFunc(r.Checks, func(s health.Seen) bool { return s.At.IsZero() }) || f.wasReady.Swap(r.Ready) == r.Ready {
+		return
+	}
+	if r.Ready {
+		f.log.Info("ready for scans", journal.Key, journal.Ready)
+		return
+	}
+	f.log.Warn("not ready for scans", journal.Key, journal.NotReady, "why", strings.Join(r.Reasons[:min(len(r.Reasons), wire.MaxReasons)], "; "))
 }
 
 // line is what `systemctl status` shows.

@@ -117,6 +117,9 @@ func TestAnAuditLogThatCannotBeWrittenIsNotReady(t *testing.T) {
 		t.Errorf("/healthz?live answers %d", code)
 	}
 	h.status(lab.Launcher, "not ready: audit: the audit log cannot be written (no space left on device)")
+	if log := h.daemon.Log(lab.Launcher); !strings.Contains(log, "event=not_ready") {
+		t.Errorf("the log does not say it:\n%s", log)
+	}
 	refusal{code: "audit_unavailable"}.check(t, "without an audit log", h.call("nmap_scan", object{"targets": []string{lab.SSH}, "ports": []any{22}, "wait_s": 0}))
 
 	if err := os.Remove(ballast); err != nil {
@@ -124,6 +127,9 @@ func TestAnAuditLogThatCannotBeWrittenIsNotReady(t *testing.T) {
 	}
 	h.becomes("/readyz", http.StatusOK, "")
 	h.status(lab.Launcher, "queued; 1 client; engagements ok")
+	if log := h.daemon.Log(lab.Launcher); !strings.Contains(log, "event=ready") {
+		t.Errorf("the log does not say that it is ready again:\n%s", log)
+	}
 }
 
 // A scanner that was there and is gone makes the launcher unready; another one in its place is said.
