@@ -3,6 +3,8 @@ package front
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -116,5 +118,47 @@ func TestStreamsEndWhenTheFrontRests(t *testing.T) {
 			t.Error("a stream that has just begun ends")
 		default:
 		}
+	}
+}
+
+func TestAListenerThatDoesNotReadIsCutOff(t *testing.T) {
+	e := newEvents(time.Now())
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: "@" + newJobID(), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.stream(t.Context(), w, r, 1000, false) }), ReadTimeout: time.Second}
+	go func() { _ = s.Serve(l) }()
+	defer s.Close()
+	listen := func() net.Conn {
+		conn, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", eventsPath)
+		return conn
+	}
+	listen() // and never reads
+	reads := listen()
+	go func() { _, _ = io.Copy(io.Discard, reads) }()
+	for e.listening() < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	begun := time.Now()
+	for e.listening() > 1 {
+		if time.Since(begun) > eventWrite+10*time.Second {
+			t.Fatal("it is not cut off")
+		}
+		for range 100 {
+			e.tell(jobProgress, jobEvent{Job: strings.Repeat("a", 26), UID: 1000})
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if took := time.Since(begun); took < eventWrite/2 {
+		t.Errorf("cut off after %s", took)
+	}
+	if e.listening() != 1 {
+		t.Error("who reads is cut off, too")
 	}
 }

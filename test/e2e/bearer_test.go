@@ -282,6 +282,16 @@ func TestWhatIsRefusedOverHTTP(t *testing.T) {
 		})
 	}
 
+	// Health is one word without a token, and all that is known with one for metrics.
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if r, body := h.get(path, "", nil); r.StatusCode >= 400 || !regexp.MustCompile(`^\{"status":"[a-z]+"\}\n$`).MatchString(body) {
+			t.Errorf("%s without a token: %s, %s", path, r.Status, body)
+		}
+		if r, body := h.get(path, "token-of-a-scraper", nil); r.StatusCode >= 400 || !strings.Contains(body, `"checks":`) {
+			t.Errorf("%s: %s, %s", path, r.Status, body)
+		}
+	}
+
 	// Guessing is told on the record, and not for each guess.
 	for range 100 {
 		if r, _ := h.get("/events", "guessed", nil); r.StatusCode != 401 && r.StatusCode != 429 {
