@@ -36,6 +36,10 @@ const (
 	Asked          Event = "asked"           // a scan was asked for
 	Decided        Event = "decided"         // and allowed, by this engagement and rule
 	Denied         Event = "denied"          // or refused
+	ApprovalAsked  Event = "approval_asked"  // an operator has to approve it
+	Approved       Event = "approved"        // and has; Operator says who
+	ApprovalDenied Event = "approval_denied" // or has refused it
+	ApprovalPassed Event = "approval_passed" // or nobody has in time
 	Launched       Event = "launched"        // written before the scanner is started
 	Violation      Event = "violation"       // the box killed a scanner for a call that no scanner makes
 	ScopeViolation Event = "scope_violation" // a scanner sent to what its scope does not have; the kernel dropped it
@@ -66,6 +70,10 @@ type Record struct {
 	Code        string        `json:"code,omitempty"` // of a denial
 	Reason      string        `json:"reason,omitempty"`
 	Consent     []string      `json:"consent,omitempty"`   // what the user of the agent confirmed, as the front told; no operator's approval
+	Approve     []string      `json:"approve,omitempty"`   // what an operator has to approve
+	Digest      string        `json:"digest,omitempty"`    // of the exact command that is to be approved
+	Operator    *Caller       `json:"operator,omitempty"`  // who gave an order, from the kernel
+	Approver    *uint32       `json:"approver,omitempty"`  // the uid of who approved a launch
 	Addresses   []string      `json:"addresses,omitempty"` // that may be sent to; the first MaxList
 	Prefixes    int           `json:"prefixes,omitempty"`  // how many there are
 	Ports       []string      `json:"ports,omitempty"`     // that may be sent to at each; the first MaxList; none: all
@@ -88,7 +96,6 @@ type Record struct {
 	OffScope    []Destination `json:"off_scope,omitempty"` // the first destinations of a scope_violation
 	Bytes       int64         `json:"bytes,omitempty"`
 	Records     int           `json:"records,omitempty"`
-	Operator    *Caller       `json:"operator,omitempty"` // who gave an order, from the kernel
 
 	Breaker *BreakerChange `json:"breaker,omitempty"`
 

@@ -47,9 +47,9 @@ func Rejudge(p *Policy, c Caller, r Request, engagement string, now time.Time) V
 	return decide(&before, c, r, now, true)
 }
 
-// decide tries each engagement that the caller may use and returns the first that allows. If
-// none does it returns the denial that came nearest, for that is the one that tells the caller
-// what to change.
+// decide tries each engagement that the caller may use and returns the first that allows, or the first
+// that does once an operator has approved. If none does it returns the denial that came nearest, for that
+// is the one that tells the caller what to change.
 func decide(p *Policy, c Caller, r Request, now time.Time, resolved bool) Verdict {
 	if p == nil {
 		p = &Policy{}
@@ -59,14 +59,21 @@ func decide(p *Policy, c Caller, r Request, now time.Time, resolved bool) Verdic
 		return *denial
 	}
 	var best attempt
+	var approve *Verdict
 	for i, e := range candidates {
 		a := e.try(p.Machine, r, now, resolved)
 		if a.Outcome == Allow {
 			return a.Verdict
 		}
+		if a.Outcome == Approve && approve == nil {
+			approve = &a.Verdict
+		}
 		if i == 0 || a.beyond(best) {
 			best = a
 		}
+	}
+	if approve != nil {
+		return *approve
 	}
 	if len(candidates) > 1 {
 		best.Hint = strings.TrimPrefix(best.Hint+fmt.Sprintf("; one job is under one engagement: %d were tried and this came nearest", len(candidates)), "; ")
@@ -174,7 +181,7 @@ type attempt struct {
 var judgedInOrder = []string{
 	Expired, OutsideHours, ToolNotAllowed, ProfileNotAllowed,
 	TargetOutOfScope, NameNotAllowed, TargetNever, TargetExcluded, NameUnresolved, NameOutsideScope, PortNotAllowed, PortExcluded,
-	TooManyAddresses, TooManyPorts, RateTooHigh, DurationTooLong, Intrusive, ApprovalUnavailable,
+	TooManyAddresses, TooManyPorts, RateTooHigh, DurationTooLong, Intrusive,
 }
 
 // beyond says that a came nearer to be allowed than b. Targets count first: they say which
@@ -188,7 +195,7 @@ func (a attempt) beyond(b attempt) bool {
 
 // try judges r under e.
 func (e *Engagement) try(m Machine, r Request, now time.Time, resolved bool) attempt {
-	allowed := Verdict{Outcome: Allow, Reason: "engagement " + e.Name + " allows it", Limits: e.Limits, Until: e.until(now), Confirm: e.toConfirm(r)}
+	allowed := Verdict{Outcome: Allow, Reason: "engagement " + e.Name + " allows it", Limits: e.Limits, Until: e.until(now), Confirm: applying(e.confirm, r)}
 	fits, outside := e.judgeTargets(&allowed, m, r, resolved)
 	v := e.open(now)
 	if v == nil {
@@ -205,6 +212,7 @@ func (e *Engagement) try(m Machine, r Request, now time.Time, resolved bool) att
 	}
 	if v == nil {
 		allowed.slow(e.Name, m)
+		e.toApprove(&allowed, r)
 		v = &allowed
 	}
 	v.Engagement, v.Revision = e.Name, e.Revision
@@ -598,17 +606,11 @@ func (v *Verdict) slow(engagement string, m Machine) {
 func seconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 
 func (e *Engagement) intrusive(reasons []string) *Verdict {
-	if len(reasons) == 0 || e.Intrusive == Allow {
+	if len(reasons) == 0 || e.Intrusive == Allow || e.Intrusive == Approve {
 		return nil
 	}
-	got := strings.Join(capped(reasons), ", ")
-	v := deny(Intrusive, "", got, "engagement "+e.Name+" allows nothing intrusive")
-	v.Hint = "leave out what makes it intrusive"
-	if e.Intrusive == Approve {
-		v = deny(ApprovalUnavailable, "", got, "engagement "+e.Name+" wants an operator to approve what is intrusive, and approvals cannot be given yet")
-		v.Hint = "leave out what makes it intrusive, or ask the operator for an engagement that allows it"
-	}
-	v.Rule = "intrusive"
+	v := deny(Intrusive, "", strings.Join(capped(reasons), ", "), "engagement "+e.Name+" allows nothing intrusive")
+	v.Rule, v.Hint = "intrusive", "leave out what makes it intrusive"
 	return &v
 }
 

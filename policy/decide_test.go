@@ -120,7 +120,7 @@ func asTarget(text string) Target {
 func (r Request) with(change func(*Request)) Request { change(&r); return r }
 
 // row is one line of a table: what is asked, and what the answer has to say. want is the code
-// of a denial, or "allow" with the addresses; each of say stands in the rest of the verdict.
+// of a denial, or "allow" or "approve" with the addresses; each of say stands in the rest of the verdict.
 type row struct {
 	why  string
 	r    Request
@@ -132,6 +132,10 @@ func allow(why string, r Request, addresses string, say ...string) row {
 	return row{why, r, "allow " + addresses, say}
 }
 
+func approve(why string, r Request, addresses string, say ...string) row {
+	return row{why, r, "approve " + addresses, say}
+}
+
 func refuse(why string, r Request, code string, say ...string) row { return row{why, r, code, say} }
 
 func (w world) check(t *testing.T, rows []row) {
@@ -139,14 +143,14 @@ func (w world) check(t *testing.T, rows []row) {
 	for _, row := range rows {
 		v := Decide(w.Policy, w.caller, row.r, w.now)
 		got := v.Code
-		if v.Outcome == Allow {
-			got = "allow " + strings.Join(textsOf(v.Addresses()), " ")
+		if v.Grants() {
+			got = string(v.Outcome) + " " + strings.Join(textsOf(v.Addresses()), " ")
 		}
 		if got != row.want {
 			t.Errorf("%s: got %q, want %q\n%s", row.why, got, row.want, v)
 		}
 		hint, _, _ := strings.Cut(v.Hint, "one job is under one engagement") // that says how it was judged, not what to do
-		if v.Outcome != Allow && (v.Outcome != Deny || v.Reason == "" || v.Code == "" || hint == "" || len(v.Targets) != 0) {
+		if !v.Grants() && (v.Outcome != Deny || v.Reason == "" || v.Code == "" || hint == "" || len(v.Targets) != 0) {
 			t.Errorf("%s: a denial has outcome, code, reason and hint, and no targets: %+v", row.why, v)
 		}
 		for _, say := range row.say {
@@ -308,7 +312,7 @@ func TestLimitsToolsAndTime(t *testing.T) {
 		refuse("a longer time", one.with(func(r *Request) { r.Duration = 2 * time.Hour }), DurationTooLong, "\"7200\"", "allowed     3600", "limit is in seconds"),
 		refuse("less than nothing", one.with(func(r *Request) { r.Rate = -1 }), RateTooHigh),
 		refuse("intrusive, which nobody allows", one.with(func(r *Request) { r.Intrusive = []string{"scripts"} }), Intrusive, "\"scripts\""),
-		refuse("intrusive, to be approved", scan("172.16.0.1").with(func(r *Request) { r.Intrusive = []string{"scripts"} }), ApprovalUnavailable, "approvals cannot be given yet"),
+		approve("intrusive, to be approved", scan("172.16.0.1").with(func(r *Request) { r.Intrusive = []string{"scripts"} }), "172.16.0.1", "intrusive: scripts", "within 1h0m0s, by an operator who is not who asked"),
 		refuse("another tool", one.with(func(r *Request) { r.Tool = "gobuster_scan" }), ToolNotAllowed, "masscan_scan"),
 		refuse("another profile", one.with(func(r *Request) { r.Profile = "thorough" }), ProfileNotAllowed, "quick"),
 		refuse("no profile", one.with(func(r *Request) { r.Profile = "" }), ProfileNotAllowed),

@@ -41,6 +41,8 @@ type Engagement struct {
 	hours        *hours
 	tools        map[string][]string // profiles, or "*" alone
 	confirm      []string            // intrusive, a tool, or TOOL/PROFILE
+	approve      []string            // a tool, or TOOL/PROFILE
+	approval     approvalFile
 }
 
 // nameRule permits asking for names. What the answers may be is its own scope: a name is
@@ -110,6 +112,10 @@ type engagementFile struct {
 	// Confirm is what the user of the agent has to confirm before it starts: intrusive, a tool, or
 	// TOOL/PROFILE. It takes the place of no approval.
 	Confirm []string `yaml:"confirm"`
+	// Approve is what an operator has to approve beside what is intrusive: a tool, or TOOL/PROFILE.
+	Approve []string `yaml:"approve"`
+	// Approval is how an approval is given, and from which size on one is needed.
+	Approval approvalFile `yaml:"approval"`
 }
 
 type callersFile struct {
@@ -155,7 +161,7 @@ var defaultLimits = limitsFile{Addresses: 256, Ports: 65535, Rate: 1000, Duratio
 // ParseEngagement reads an engagement. With faults, of which every one is told, the engagement
 // returned holds nothing but its file, and allows nothing.
 func ParseEngagement(file string, data []byte, who Lookup) (Engagement, strict.Faults) {
-	f := engagementFile{Limits: defaultLimits, Intrusive: intrusive(Deny)}
+	f := engagementFile{Limits: defaultLimits, Intrusive: intrusive(Deny), Approval: approvalFile{Within: defaultWithin}}
 	lines, faults := strict.Decode(file, data, &f)
 	if lines.Unread() {
 		return Engagement{File: file}, faults
@@ -199,7 +205,9 @@ func (c *compiler) engagement(file string, f engagementFile) Engagement {
 	e.Expires = f.Expires.end(e.hours)
 	e.tools = c.tools(f.Tools)
 	e.Limits = c.limits(f.Limits)
-	c.confirm(&e, f.Confirm)
+	c.scans(&e, "confirm", f.Confirm, []string{intrusiveScans}, "intrusive, a tool of tools, or TOOL/PROFILE")
+	e.confirm = slices.Clone(f.Confirm)
+	c.approval(&e, f.Approve, f.Approval)
 	return e
 }
 
@@ -421,46 +429,11 @@ func (c *compiler) profiles(at, tool string, profiles []string) {
 	}
 }
 
-// intrusiveScans stands for them in confirm.
+// intrusiveScans stands for them in lists of scans.
 const intrusiveScans = "intrusive"
-
-func (c *compiler) confirm(e *Engagement, words []string) {
-	known := []string{intrusiveScans}
-	for _, tool := range e.Tools() {
-		profiles := e.tools[tool]
-		if slices.Contains(profiles, anyProfile) && c.who.Profiles != nil {
-			profiles, _ = c.who.Profiles(tool)
-		}
-		known = append(known, tool)
-		for _, p := range profiles {
-			known = append(known, tool+"/"+p)
-		}
-	}
-	for i, w := range words {
-		at := strict.Index("confirm", i)
-		if !c.Bad(at) && !slices.Contains(known, w) {
-			hint := ""
-			if near := strict.Nearest(w, known); near != "" {
-				hint = "did you mean " + strict.Quote(near) + "?"
-			}
-			c.wrong(at, strict.Quote(w), "intrusive, a tool of tools, or TOOL/PROFILE", hint)
-		}
-	}
-	e.confirm = slices.Clone(words)
-}
 
 // Confirm is what the user of the agent has to confirm before it starts.
 func (e Engagement) Confirm() []string { return slices.Clone(e.confirm) }
-
-// toConfirm is what of confirm applies to a request.
-func (e *Engagement) toConfirm(r Request) (out []string) {
-	for _, w := range e.confirm {
-		if w == r.Tool || w == r.Tool+"/"+r.Profile || w == intrusiveScans && len(r.Intrusive) > 0 {
-			out = append(out, w)
-		}
-	}
-	return distinct(out)
-}
 
 func (c *compiler) limits(f limitsFile) Limits {
 	for _, l := range []struct {

@@ -68,13 +68,13 @@ func TestTheShippedEngagementShowsEveryKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "description", "callers", "users", "groups", "targets", "within", "network", "ports", "icmp", "exclude", "hours", "days", "from", "to",
-		"timezone", "expires", "tools", "profiles", "limits", "addresses_per_job", "ports_per_address", "packets_per_second", "duration", "total_packets_per_second", "jobs", "intrusive", "confirm"} {
+		"timezone", "expires", "tools", "profiles", "limits", "addresses_per_job", "ports_per_address", "packets_per_second", "duration", "total_packets_per_second", "jobs", "intrusive", "confirm", "approve", "approval", "addresses_over", "packets_per_second_over", "within", "self"} {
 		if !strings.Contains(string(data), key+":") {
 			t.Errorf("the example does not show %s", key)
 		}
 	}
 	text := string(data)
-	for _, line := range []string{"  # users: [alice, 1001]", "  # - 10.0.0.1 ", "  # - 10.20.0.0/16", "  # - {network: 10.0.7.0/24, ports: [9100]}", "  # - network: 100.64.8.0/24", "  #   ports: [22,", "  #   icmp: true", "# hours:", "#   days:", "#   from:", "#   to:", "#   timezone:", "# expires: 2027-03-31", "# confirm: [intrusive,", "  # total_packets_per_second: 2000"} {
+	for _, line := range []string{"  # users: [alice, 1001]", "  # - 10.0.0.1 ", "  # - 10.20.0.0/16", "  # - {network: 10.0.7.0/24, ports: [9100]}", "  # - network: 100.64.8.0/24", "  #   ports: [22,", "  #   icmp: true", "# hours:", "#   days:", "#   from:", "#   to:", "#   timezone:", "# expires: 2027-03-31", "# confirm: [intrusive,", "# approve: [nmap_scan/thorough]", "# approval:", "#   addresses_over: 256", "#   packets_per_second_over: 500", "#   within: 30m", "#   self: true", "  # total_packets_per_second: 2000"} {
 		if !strings.Contains(text, "\n"+line) {
 			t.Fatalf("the example has no line %q", line)
 		}
@@ -202,6 +202,12 @@ func TestEngagementFaults(t *testing.T) {
 		{"an unknown limit", "tools", "limits: {rate: 5}\ntools", `limits.rate: got an unknown key "rate"`},
 		{"another word for intrusive", "tools", "intrusive: yes\ntools", "allowed: deny, approve, allow"},
 		{"a profile to confirm that is not allowed", "tools", "confirm: [intrusive, nmap_scan/quikc]\ntools", `did you mean "nmap_scan/quick"?`},
+		{"a profile to approve that is not allowed", "tools", "approve: [nmap_scan/quikc]\ntools", `approve[0]: got "nmap_scan/quikc"; allowed: a tool of tools, or TOOL/PROFILE; did you mean "nmap_scan/quick"?`},
+		{"what is intrusive among what is approved", "tools", "approve: [intrusive]\ntools", "`intrusive: approve` says that"},
+		{"an approval that waits for ever", "tools", "approval: {within: 0s}\ntools", "approval.within: got 0s; allowed: 1m0s to 24h0m0s"},
+		{"an approval of nothing less", "tools", "approval: {addresses_over: 0}\ntools", "approval.addresses_over: got 0; allowed: 1 to 67108864"},
+		{"an approval of more than is allowed", "tools", "approval: {packets_per_second_over: 1000}\ntools", "less than limits.packets_per_second, 1000"},
+		{"an approval by nobody known", "tools", "approval: {by: alice}\ntools", `unknown key "by"`},
 		{"a day that is none", "tools", "expires: 2026-02-30\ntools", "expires: got \"2026-02-30\""},
 		{"a time without a zone", "tools", "expires: 2026-02-03T10:00:00\ntools", "expires:"},
 		{"hours without a zone", "tools", "hours: {from: \"08:00\", to: \"10:00\"}\ntools", "hours.timezone: got nothing"},

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -128,10 +129,14 @@ func (s *source) engagement(t *testing.T, name string) Engagement {
 	if s.rarely(8) {
 		fmt.Fprintf(&text, "expires: 2026-11-%02d\n", 1+s.choose(30))
 	}
+	if s.rarely(2) {
+		fmt.Fprintf(&text, "approve: [%s]\napproval: {self: %v%s}\n", pick(s, []string{"", "nmap_scan", "nmap_scan"}), s.rarely(2),
+			pick(s, []string{"", ", addresses_over: 8", ", packets_per_second_over: 20"}))
+	}
 	if s.rarely(8) {
 		fmt.Fprintf(&text, "hours: {days: [%s], from: \"%02d:00\", to: \"%02d:30\", timezone: UTC}\n", pick(s, []string{"mon", "sun", "tue"}), s.choose(24), s.choose(24))
 	}
-	e, faults := ParseEngagement(name+".yaml", []byte(text.String()), Lookup{})
+	e, faults := ParseEngagement(name+".yaml", []byte(text.String()), Lookup{Profiles: func(string) ([]string, bool) { return []string{"quick", "slow"}, true }})
 	if err := faults.Err(); err != nil {
 		t.Fatalf("%v in\n%s", err, text.String())
 	}
@@ -213,14 +218,17 @@ func TestTheFuzzerTriesBothHalves(t *testing.T) {
 	seen := map[string]int{}
 	for range tries {
 		p, c, r := made(t, &source{bytes: randomBytes(chance)})
-		seen[Decide(p, c, r, monday).Code]++
+		v := Decide(p, c, r, monday)
+		seen[cmp.Or(v.Code, string(v.Outcome))]++
 	}
 	t.Log(seen)
-	if seen[""] < tries/20 || seen[""] > tries*19/20 {
-		t.Errorf("%d of %d are allowed", seen[""], tries)
+	for _, outcome := range []Outcome{Allow, Approve} {
+		if n := seen[string(outcome)]; n < tries/50 || n > tries*19/20 {
+			t.Errorf("%d of %d have the outcome %s", n, tries, outcome)
+		}
 	}
 	for _, code := range []string{Expired, OutsideHours, ProfileNotAllowed, TargetOutOfScope, TargetNever, TargetExcluded, NameNotAllowed,
-		NameOutsideScope, PortNotAllowed, PortExcluded, NameUnresolved, TooManyAddresses, TooManyPorts, RateTooHigh, DurationTooLong, Intrusive, ApprovalUnavailable, NoEngagement, NotACaller} {
+		NameOutsideScope, PortNotAllowed, PortExcluded, NameUnresolved, TooManyAddresses, TooManyPorts, RateTooHigh, DurationTooLong, Intrusive, NoEngagement, NotACaller} {
 		if seen[code] == 0 {
 			t.Errorf("none of %d is denied for %s", tries, code)
 		}
@@ -245,7 +253,8 @@ func made(t *testing.T, s *source) (*Policy, Caller, Request) {
 }
 
 // FuzzDecide holds decisions to what they promise: a second, slow way to judge one address
-// agrees with every address of a verdict, and asking for more never turns denial into permission.
+// agrees with every address of a verdict, asking for more never turns denial into permission nor what has
+// to be approved into what has not, and one thing more that has to be approved permits nothing more.
 func FuzzDecide(f *testing.F) {
 	chance := rand.New(rand.NewPCG(3, 4))
 	for range 500 {
@@ -258,18 +267,51 @@ func FuzzDecide(f *testing.F) {
 		isWellFormed(t, v)
 		pre := Precheck(p, c, r, monday)
 		isWellFormed(t, pre)
-		if v.Outcome == Allow {
-			if pre.Outcome != Allow {
-				t.Errorf("allowed, and refused before: %s", pre)
+		if v.Grants() {
+			if strictness(pre) > strictness(v) {
+				t.Errorf("%s, and before:\n%s", v, pre)
 			}
 			agrees(t, p, c, r, v)
 			if again := Rejudge(p, c, r, v.Engagement, monday); again.String() != v.String() {
 				t.Errorf("judged again:\n%s\nbefore:\n%s", again, v)
 			}
-		} else {
-			staysDenied(t, p, c, r, v, s)
 		}
+		wantsNoMore(t, p, c, r, v, s)
+		staysAsStrict(t, p, c, r, v, s)
 	})
+}
+
+// strictness is the order of outcomes.
+func strictness(v Verdict) int { return slices.Index([]Outcome{Allow, Approve, Deny}, v.Outcome) }
+
+// wantsNoMore has one of the engagements want approval of more.
+func wantsNoMore(t *testing.T, p *Policy, c Caller, r Request, before Verdict, s *source) {
+	stricter := *p
+	stricter.Engagements = slices.Clone(p.Engagements)
+	e := &stricter.Engagements[s.choose(len(p.Engagements))]
+	switch s.choose(4) {
+	case 0:
+		e.approve = append(slices.Clone(e.approve), r.Tool)
+	case 1:
+		e.approval.Addresses = 1 + s.choose(8)
+	case 2:
+		e.approval.Rate = 1 + s.choose(90)
+	default:
+		if e.Intrusive == Allow {
+			e.Intrusive = Approve
+		}
+	}
+	if p.named(e.Name).approval.Addresses > 0 || p.named(e.Name).approval.Rate > 0 {
+		e.approve = append(slices.Clone(e.approve), r.Tool) // a bound may have been lower
+	}
+	v := Decide(&stricter, c, r, monday)
+	if strictness(v) < strictness(before) {
+		t.Errorf("more has to be approved, and less is:\n%s\nbefore:\n%s", v, before)
+	}
+	if v.Engagement == before.Engagement && v.Grants() && before.Grants() &&
+		(!slices.Equal(v.Addresses(), before.Addresses()) || fmt.Sprint(v.Ports) != fmt.Sprint(before.Ports) || v.Limits != before.Limits || v.Until != before.Until) {
+		t.Errorf("with more to be approved:\n%s\nbefore:\n%s", v, before)
+	}
 }
 
 func isWellFormed(t *testing.T, v Verdict) {
@@ -279,7 +321,10 @@ func isWellFormed(t *testing.T, v Verdict) {
 	if v.Outcome == Deny && v.Code != "" && v.Reason != "" && len(v.Targets) == 0 && len(v.Addresses()) == 0 {
 		return
 	}
-	if v.Outcome != Allow || v.Code != "" || v.Engagement == "" || v.Rule == "" || v.Limits.Rate < 1 || v.Limits.Duration < 1 {
+	if (v.Outcome == Approve) != (len(v.Approval.Of) > 0) || v.Outcome == Approve && v.Approval.Within < minWithin {
+		t.Errorf("of the outcome %s: %+v", v.Outcome, v.Approval)
+	}
+	if !v.Grants() || v.Code != "" || v.Engagement == "" || v.Rule == "" || v.Limits.Rate < 1 || v.Limits.Duration < 1 {
 		t.Errorf("neither a denial nor a permission: %+v", v)
 	}
 }
@@ -304,12 +349,12 @@ func agrees(t *testing.T, p *Policy, c Caller, r Request, v Verdict) {
 				one := r
 				one.Engagement = v.Engagement
 				one.Targets = []Target{{Text: "p", Prefix: netip.PrefixFrom(a, a.BitLen())}}
-				if single := Decide(p, c, one, monday); asked.Name == "" && len(v.PortRules) == 0 && single.Outcome != Allow {
+				if single := Decide(p, c, one, monday); asked.Name == "" && len(v.PortRules) == 0 && strictness(single) > strictness(v) {
 					t.Errorf("%s is allowed in %s, and not alone:\n%s", a, net, single)
 				}
 				for _, port := range portsOf(v) {
 					one.Asked = port.ports()
-					if single := Decide(p, c, one, monday); asked.Name == "" && len(r.Elsewhere) == 0 && !r.Discovery && single.Outcome != Allow {
+					if single := Decide(p, c, one, monday); asked.Name == "" && len(r.Elsewhere) == 0 && !r.Discovery && strictness(single) > strictness(v) {
 						t.Errorf("%s, port %s is allowed in %s, and not alone:\n%s", a, one.Asked, net, single)
 					}
 				}
@@ -505,8 +550,8 @@ func portsAgree(t *testing.T, e *Engagement, name string, a netip.Addr, r Reques
 	}
 }
 
-// staysDenied asks for more of everything.
-func staysDenied(t *testing.T, p *Policy, c Caller, r Request, before Verdict, s *source) {
+// staysAsStrict asks for more of everything.
+func staysAsStrict(t *testing.T, p *Policy, c Caller, r Request, before Verdict, s *source) {
 	wider := r
 	wider.Targets = slices.Clone(r.Targets)
 	for range s.choose(3) {
@@ -531,8 +576,8 @@ func staysDenied(t *testing.T, p *Policy, c Caller, r Request, before Verdict, s
 	for range s.choose(3) {
 		s.askPort(&wider)
 	}
-	if v := Decide(p, c, wider, monday); v.Outcome != Deny {
-		t.Errorf("denied:\n%s\nand, with more asked for, allowed:\n%s", before, v)
+	if v := Decide(p, c, wider, monday); strictness(v) < strictness(before) {
+		t.Errorf("%s\nand, with more asked for:\n%s", before, v)
 	}
 	// A name with one more answer.
 	for i, target := range wider.Targets {
@@ -540,8 +585,8 @@ func staysDenied(t *testing.T, p *Policy, c Caller, r Request, before Verdict, s
 			wider.Targets[i].Answers = append(slices.Clone(target.Answers), s.prefix().Addr())
 		}
 	}
-	if v := Decide(p, c, wider, monday); v.Outcome != Deny {
-		t.Errorf("denied:\n%s\nand, with one more answer, allowed:\n%s", before, v)
+	if v := Decide(p, c, wider, monday); strictness(v) < strictness(before) {
+		t.Errorf("%s\nand, with one more answer:\n%s", before, v)
 	}
 }
 
@@ -580,7 +625,7 @@ func FuzzParseEngagement(f *testing.F) {
 			for _, c := range []Caller{alice, bob, carol} {
 				v := Decide(p, c, r, monday)
 				isWellFormed(t, v)
-				if v.Outcome == Allow {
+				if v.Grants() {
 					agrees(t, p, c, r, v)
 				}
 			}

@@ -78,8 +78,7 @@ type Outcome string
 const (
 	Allow Outcome = "allow"
 	Deny  Outcome = "deny"
-	// Approve says that an operator has to approve. No verdict has it as yet: what would need
-	// an approval is denied with the code [ApprovalUnavailable].
+	// Approve is Allow once an operator has approved: a verdict with it has all that one of Allow has.
 	Approve Outcome = "approve"
 )
 
@@ -105,7 +104,6 @@ const (
 	RateTooHigh         = "rate_too_high"
 	DurationTooLong     = "duration_too_long"
 	Intrusive           = "intrusive"
-	ApprovalUnavailable = "approval_unavailable"
 )
 
 // Verdict is the answer to a request. The zero Verdict allows nothing.
@@ -139,6 +137,8 @@ type Verdict struct {
 	// Confirm is what of an allowed request the user of the agent has to confirm before it starts, as
 	// the engagement has it: whoever starts it sees to that.
 	Confirm []string
+	// Approval is of the outcome Approve alone.
+	Approval Approval
 	// MoreNames says that names have yet to be asked for: the verdict is [Precheck]'s, and
 	// Targets has no address for them.
 	MoreNames bool
@@ -156,6 +156,9 @@ type Exclusion struct {
 	Prefix netip.Prefix
 	Rule   string
 }
+
+// Grants says that v allows the request, at once or when an operator has approved it.
+func (v Verdict) Grants() bool { return v.Outcome == Allow || v.Outcome == Approve }
 
 // Addresses is everything that may be sent to under v, as the shortest sorted list of prefixes.
 func (v Verdict) Addresses() []netip.Prefix { return prefixesOf(v.spans()) }
@@ -216,6 +219,14 @@ func (p *Policy) hasUnread() bool {
 		}
 	}
 	return false
+}
+
+// RevisionOf is the revision of the engagement of that name; empty: there is none.
+func (p *Policy) RevisionOf(name string) string {
+	if e := p.named(name); e != nil {
+		return e.Revision
+	}
+	return ""
 }
 
 // named is the engagement of that name, or nil.

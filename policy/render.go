@@ -69,6 +69,10 @@ func (e Engagement) String() string {
 	p.fact("", "%s at once", plural(e.Limits.Jobs, "job", "jobs"))
 	p.fact("intrusive", "%s", e.Intrusive)
 	p.facts("confirm", e.confirm)
+	if of := e.Approve(); len(of) > 0 {
+		p.facts("approve", of)
+		p.fact("", "within %s, by %s", e.approval.Within, Approval{Self: e.approval.Self}.by())
+	}
 	return p.String()
 }
 
@@ -94,7 +98,7 @@ func (v Verdict) String() string {
 	if v.Rule != "" {
 		p.fact("rule", "%s", v.Rule)
 	}
-	if v.Outcome == Allow {
+	if v.Grants() {
 		v.grant(&p)
 	} else {
 		v.denial(&p)
@@ -138,6 +142,10 @@ func (v Verdict) grant(p *page) {
 		p.fact("slowed", "%s", v.Slowed)
 	}
 	p.facts("confirm", v.Confirm)
+	p.facts("approve", v.Approval.Of)
+	if v.Outcome == Approve {
+		p.fact("", "within %s, by %s", v.Approval.Within, v.Approval.by())
+	}
 	if !v.Until.IsZero() {
 		p.fact("until", "%s", v.Until.Format(time.RFC3339))
 	}

@@ -240,7 +240,7 @@ func engagementsTest(s *surroundings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if v.Outcome != policy.Allow {
+			if !v.Grants() {
 				return exitError{exitFailed, nil}
 			}
 			return nil

@@ -61,6 +61,7 @@ type settings struct {
 	Health           healthSettings    `yaml:"health"`
 	HTTP             httpSettings      `yaml:"http"`
 	Front            frontSettings     `yaml:"front"`
+	Approvals        approvalSettings  `yaml:"approvals"`
 }
 
 // httpSettings are of the socket that secmcpd-http.socket opens, if it is switched on.
@@ -143,6 +144,10 @@ type jobSettings struct {
 	FreeMiB int           `yaml:"free_mib"` // left in state_dir, or no new job is begun
 }
 
+type approvalSettings struct {
+	Within time.Duration `yaml:"within"` // that a scan waits for one, whatever its engagement says
+}
+
 type metricSettings struct {
 	Textfile string        `yaml:"textfile"` // for node_exporter; empty: none
 	Every    time.Duration `yaml:"every"`    // between two of its writings
@@ -210,9 +215,10 @@ func defaultSettings() settings {
 		Breakers: breakerSettings{Enabled: true, Failures: 5, Successes: 1, Recovery: time.Minute, MaxRecovery: 5 * time.Minute, Multiplier: 1.5, Probes: 1,
 			ToolFailures: map[string]int{"nmap_scan": 5, "masscan_scan": 3, "gobuster_scan": 4},
 			ToolRecovery: map[string]time.Duration{"nmap_scan": 2 * time.Minute, "masscan_scan": 90 * time.Second, "gobuster_scan": 3 * time.Minute}},
-		Health: healthSettings{Every: 30 * time.Second, Timeout: 10 * time.Second, CPUPercent: 80, MemoryPercent: 80, DiskPercent: 80},
-		HTTP:   httpSettings{Tokens: "/etc/secmcpd/http-tokens"},
-		Front:  frontSettings{IdleExit: 10 * time.Minute},
+		Health:    healthSettings{Every: 30 * time.Second, Timeout: 10 * time.Second, CPUPercent: 80, MemoryPercent: 80, DiskPercent: 80},
+		HTTP:      httpSettings{Tokens: "/etc/secmcpd/http-tokens"},
+		Front:     frontSettings{IdleExit: 10 * time.Minute},
+		Approvals: approvalSettings{Within: time.Hour},
 	}
 }
 
@@ -354,6 +360,9 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 	}
 	if d := s.Health.Timeout; d < time.Second || d > time.Minute {
 		wrong("health.timeout", d, "1s to 1m", "")
+	}
+	if d := s.Approvals.Within; d < time.Minute || d > 24*time.Hour {
+		wrong("approvals.within", d, "1m to 24h", "")
 	}
 	for field, p := range map[string]string{"front_socket": s.FrontSocket, "bell_socket": s.BellSocket, "http.tokens": s.HTTP.Tokens, "admin_socket": s.AdminSocket, "launcher_admin_socket": s.LauncherAdmin, "state_dir": s.StateDir, "launcher_state_dir": s.LauncherStateDir,
 		"audit_dir": s.AuditDir, "engagements_dir": s.EngagementsDir, "runners_dir": s.RunnersDir} {
@@ -711,7 +720,8 @@ func (s *settings) launcher() (launcher.Config, error) {
 		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, Interface: s.Slots.Interface, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
 		Resolvers: resolvers, Scanners: s.Scanners, Wordlists: s.Wordlists.Directories, Accept: s.AcceptUnenforced,
 		Breakers: s.breakers(), PerTool: s.Scans.PerTool, TokenFiles: s.tokenFiles(),
-		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
+		Approvals: s.Approvals.Within,
+		Together:  sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,
 			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},
 		Health: s.Health.forRooms(), Assumed: s.assumed(), Watchdog: watchdog(),

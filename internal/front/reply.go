@@ -31,6 +31,8 @@ type answer struct {
 	Deadline    time.Time       `json:"deadline,omitzero"`
 	End         *end            `json:"end,omitempty" jsonschema:"how it ended"`
 	Queue       *queue          `json:"queue,omitempty" jsonschema:"where it waits"`
+	WaitingFor  string          `json:"waiting_for,omitempty" jsonschema:"approval: by an operator"`
+	Approval    *wire.Approval  `json:"approval,omitempty"`
 	Progress    *progress       `json:"progress,omitempty"`
 	Summary     *summary        `json:"summary,omitempty"`
 	Hosts       []report.Host   `json:"hosts,omitempty" jsonschema:"up, silent (not looked for, nothing answered) or timed_out (nothing known of their ports)"`
@@ -192,7 +194,7 @@ func (a *answer) describe(record wire.Job) {
 	}
 	a.Deadline = record.Deadline
 	a.Resolved = append(a.Resolved, record.Resolved[:min(len(record.Resolved), 16)]...)
-	a.Network, a.Wordlist = record.Network, record.Wordlist
+	a.Network, a.Wordlist, a.Approval = record.Network, record.Wordlist, record.Approval
 	if record.NotEnforced != nil {
 		a.NotEnforced = record.NotEnforced
 	}
@@ -310,6 +312,9 @@ func (a *answer) next() string {
 	switch c := a.Coverage; {
 	case a.ending:
 		return "It is being ended, and its end written to the disk. job_status tells when that is done, job_result what it found."
+	case a.WaitingFor == waitsForApproval:
+		return fmt.Sprintf("An operator has to approve it, and no target has been sent anything yet: tell the user that an operator runs `secmcpd approve %s` until %s. "+
+			"job_status with wait_s tells when it has begun, job_cancel takes it back.", a.JobID, a.Approval.Expires.UTC().Format(time.RFC3339))
 	case a.Status == store.Queued:
 		return "It waits for its turn, and no target has been sent anything yet. job_status tells when it has begun, job_cancel takes it back."
 	case a.Status == store.Running:
@@ -382,6 +387,14 @@ func afterCut(by string) string {
 	return "Scan the rest again."
 }
 
+// waitsForApproval is what a job waits for until an operator has approved it.
+const waitsForApproval = "approval"
+
+// awaitsApproval says that an operator has yet to approve a job. It needs j.mu.
+func (j *job) awaitsApproval() bool {
+	return j.record.State == wire.Queued && j.record.Approval.Waits() && j.record.Outcome == nil
+}
+
 // underWay is the answer about a job that runs or waits, or whose end is being kept.
 func (j *job) underWay() answer {
 	j.mu.Lock()
@@ -402,6 +415,9 @@ func (j *job) underWay() answer {
 		return a
 	}
 	a.End, a.Usage = nil, nil
+	if j.awaitsApproval() {
+		a.WaitingFor, a.PollAfterS = waitsForApproval, 30
+	}
 	if a.Status == store.Running {
 		p := j.progress
 		a.Progress = &progress{Task: p.Task, Percent: p.Percent, RemainingS: p.Remaining, HostsDone: p.Hosts}

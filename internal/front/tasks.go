@@ -47,6 +47,9 @@ func (j *job) message() string {
 	if p := j.progress; j.row.State == store.Running && p.Task != "" {
 		return fmt.Sprintf("%s, %.0f%%, %d hosts done", p.Task, p.Percent, p.Hosts)
 	}
+	if j.awaitsApproval() {
+		return "waits for an operator's approval until " + j.record.Approval.Expires.UTC().Format(time.RFC3339)
+	}
 	if q := j.waits.now(time.Now()); q != nil && j.row.State == store.Queued {
 		return fmt.Sprintf("queued, %d to begin before it, in about %d s", q.Ahead, q.ExpectedStartS)
 	}

@@ -300,14 +300,20 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 		}
 		return nil, refused{refusal, id}
 	}
-	a, err := f.await(ctx, s, j, wait-time.Since(began), true, r)
+	a, err := f.await(ctx, s, j, wait-time.Since(began), scanWait{started: true, untilHeld: !waits}, r)
 	f.giveTask(ctx, j, a)
 	return a, err
 }
 
+// scanWait is how a call waits for a job.
+type scanWait struct {
+	started   bool // it has started it, too: who cancels the call ends the job
+	untilHeld bool // it answers as soon as an operator has to approve the job: nobody knows when one comes
+}
+
 // await waits for the end of a job and tells progress meanwhile. A call that is cancelled ends
 // its scan, if it started it; a client that vanishes does not.
-func (f *front) await(ctx context.Context, s *session, j *job, wait time.Duration, started bool, r *mcp.CallToolRequest) (any, error) {
+func (f *front) await(ctx context.Context, s *session, j *job, wait time.Duration, how scanWait, r *mcp.CallToolRequest) (any, error) {
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
 	beat := time.NewTicker(heartbeat)
@@ -315,12 +321,15 @@ func (f *front) await(ctx context.Context, s *session, j *job, wait time.Duratio
 	told := teller{request: r}
 	for {
 		j.mu.Lock()
-		changed := j.changed
+		changed, held := j.changed, j.awaitsApproval()
 		j.mu.Unlock()
 		select {
 		case <-j.done:
 			return f.ended(ctx, s, j.row.ID)
 		default:
+		}
+		if held && how.untilHeld {
+			return j.now(), nil
 		}
 		select {
 		case <-j.done:
@@ -334,7 +343,7 @@ func (f *front) await(ctx context.Context, s *session, j *job, wait time.Duratio
 			}
 			return j.now(), nil
 		case <-ctx.Done():
-			if started && mcpsession.Cancelled(ctx) && f.ctx.Err() == nil {
+			if how.started && mcpsession.Cancelled(ctx) && f.ctx.Err() == nil {
 				f.cancel(s, j.row.ID)
 			}
 			return nil, ctx.Err()
@@ -525,7 +534,7 @@ func (f *front) jobResult(ctx context.Context, s *session, r *mcp.CallToolReques
 // look is the state of a job now, or at its end if that comes within the wait.
 func (f *front) look(ctx context.Context, s *session, r *mcp.CallToolRequest, id string, seconds int, q query) (any, error) {
 	if j := f.underWay(s, id); j != nil {
-		a, err := f.await(ctx, s, j, time.Duration(seconds)*time.Second, false, r)
+		a, err := f.await(ctx, s, j, time.Duration(seconds)*time.Second, scanWait{}, r)
 		var r refused
 		if err != nil && !errors.As(err, &r) {
 			return nil, err
@@ -642,6 +651,9 @@ func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest)
 		if p.Verdict.LimitS > 0 && p.ExpectedS > p.Verdict.LimitS {
 			out.Next = fmt.Sprintf("It may be cut: it can take more than its limit of %d seconds. What it has by then is kept.", p.Verdict.LimitS)
 		}
+	}
+	if len(p.Verdict.Approve) > 0 && out.Allowed {
+		out.Next = strings.TrimSpace(out.Next + " An operator has to approve it before it starts (" + strings.Join(p.Verdict.Approve, "; ") + "): the call answers with a job that waits for that.")
 	}
 	if then := call.Then(); len(then) > 0 && out.Allowed {
 		out.Next = strings.TrimSpace(out.Next + " What follows is judged, and takes its time, by itself: " + strings.Join(then, "; ") + ".")

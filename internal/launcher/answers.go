@@ -47,12 +47,14 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	p.Verdict.Unresolved = firstOf(names(request), wire.MaxList)
 	if off := l.off(call.Tool); off != nil {
 		p.Refused = off
-	} else if v.Outcome != policy.Allow {
+	} else if !v.Grants() {
 		p.Refused = refusal(v)
 	} else if missing := l.missing(); len(missing) > 0 {
 		p.Refused = unenforced(missing)
 	} else if broken := l.broken(call.Tool, v.Addresses(), false); broken != nil {
 		p.Refused = broken
+	} else if refused := l.unapprovable(v); refused != nil {
+		p.Refused = refused
 	} else if v.MoreNames {
 		_, p.Refused = l.resolvers()
 	}
@@ -65,7 +67,7 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 		return p, nil
 	}
 	p.Scanner = tool.onWire(call.Tool)
-	if v.Outcome == policy.Allow && len(v.Addresses()) > 0 {
+	if v.Grants() && len(v.Addresses()) > 0 {
 		wall, _ := deadline(v, plan.Limit, time.Now())
 		command, way, err := l.commandFor(call, tool, v, wall)
 		if refused := l.tooLong(err, v); refused != nil {
@@ -211,6 +213,7 @@ func (j *job) entry(event observability.Event) observability.Record {
 		return e
 	case observability.Decided, observability.Launched:
 		e.Consent = r.Verdict.Confirm // without it there was no decision to be recorded
+		e.Approve = r.Verdict.Approve
 		e.Addresses, e.Prefixes, e.Ports = r.Verdict.Addresses, len(j.verdict.Addresses()), r.Verdict.Ports
 	}
 	if event == observability.Launched {
@@ -222,9 +225,13 @@ func (j *job) entry(event observability.Event) observability.Record {
 			e.Network, e.Filter = r.Network.Mode, r.Network.Filter
 		}
 		e.ArgvSHA256, e.AddressesSHA256 = digest(j.argv), digest(addresses)
+		if a := r.Approval; a != nil && a.By != nil {
+			e.Digest, e.Approver = a.Digest, a.By
+		}
 	}
 	e.Engagement, e.Revision, e.Rule = r.Verdict.Engagement, r.Verdict.Revision, r.Verdict.Rule
-	if event == observability.Decided {
+	switch event {
+	case observability.Decided, observability.ApprovalAsked, observability.Approved, observability.ApprovalDenied, observability.ApprovalPassed:
 		return e
 	}
 	if event == observability.Launched { // the records that follow have to fit in the audit log's reserve
@@ -295,7 +302,7 @@ func view(e policy.Engagement, now time.Time, closed string, entries int) wire.E
 	}
 	targets, excluded := e.Targets(), e.Excluded()
 	return wire.EngagementView{Name: e.Name, Description: e.Description, Targets: clipped(targets, entries), TargetsCount: len(targets),
-		Excluded: clipped(excluded, entries), ExcludedCount: len(excluded), Tools: e.Tools(), Profiles: profiles, Intrusive: string(e.Intrusive), Confirm: clipped(e.Confirm(), entries),
+		Excluded: clipped(excluded, entries), ExcludedCount: len(excluded), Tools: e.Tools(), Profiles: profiles, Intrusive: string(e.Intrusive), Confirm: clipped(e.Confirm(), entries), Approve: clipped(e.Approve(), entries),
 		Addresses: e.Limits.Addresses, Ports: e.Limits.Ports, Rate: e.Limits.Rate, Budget: e.Limits.Budget, LimitS: int64(e.Limits.Duration / time.Second), Jobs: e.Limits.Jobs,
 		Hours: e.Hours(), Expires: e.Expires, Open: closed == "", Closed: closed}
 }

@@ -236,7 +236,7 @@ func rule(v policy.Verdict) string {
 // onWire shows a verdict to the front, its lists bounded.
 func onWire(v policy.Verdict) wire.Verdict {
 	out := wire.Verdict{Outcome: string(v.Outcome), Engagement: v.Engagement, Revision: v.Revision, Rule: clip(v.Rule), Reason: clip(v.Reason),
-		Rate: v.Limits.Rate, LimitS: int64(v.Limits.Duration / time.Second), Until: v.Until, Confirm: firstOf(v.Confirm, wire.MaxList)}
+		Rate: v.Limits.Rate, LimitS: int64(v.Limits.Duration / time.Second), Until: v.Until, Confirm: firstOf(v.Confirm, wire.MaxList), Approve: firstOf(v.Approval.Of, wire.MaxList)}
 	for _, p := range v.Addresses() {
 		out.AddressCount += count(p)
 		if len(out.Addresses) < wire.MaxList {

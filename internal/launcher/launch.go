@@ -28,33 +28,17 @@ import (
 // launch runs a judged job in its box. Every failure names its stage; what was made before it
 // is undone by the defer beside it.
 func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.Outcome {
-	tool, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(j.call.Tool))
-	if o, over := ended(ctx); over {
+	p, o, over := l.prepare(ctx, j, place.Rate)
+	defer p.words.close()
+	if over {
 		return o
 	}
-	if err != nil {
-		return l.failed("scanner", err)
-	}
-	words, refused := l.wordlist(j.plan)
-	if refused != nil {
+	if refused := j.unchanged(p); refused != nil {
 		return denied(l.noted(j, refused))
 	}
-	defer words.close()
-	v := j.decided()
+	v, command, words := p.verdict, p.command, p.words
 	began := time.Now()
 	wall, outOfTime := deadline(v, j.plan.Limit, began)
-	call := j.call.WithWords(words.words())
-	command, way, err := l.commandFor(call, tool, v, wall)
-	if err == nil && command.Rate > place.Rate {
-		v.Limits.Rate = place.Rate // it was less when the job asked for its place
-		command, way, err = l.commandFor(call, tool, v, wall)
-	}
-	if refused := l.tooLong(err, v); refused != nil { // its rate is lower by now
-		return denied(l.noted(j, refused))
-	}
-	if err != nil {
-		return l.failed(commandStage(err), err)
-	}
 
 	network, err := l.slot(ctx, target(v), command.Rate, l.budgets(v)...)
 	if o, over := ended(ctx); over && err != nil {
@@ -69,7 +53,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 	if command.Ticks && network != nil {
 		defer l.ticked(ctx, network)()
 	}
-	spec := boxFor(command, tool.file, l.cell(j.record.ID, place.Slot, network, wall), l.cfg.Limits, words.inputs()...)
+	spec := boxFor(command, p.tool.file, l.cell(j.record.ID, place.Slot, network, wall), l.cfg.Limits, words.inputs()...)
 
 	files, err := l.outputs(j.record.ID, j.record.Correlation, command, spec)
 	defer l.reserved.release(j.record.ID)
@@ -79,7 +63,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 	defer files.Stdout.Close()
 	defer files.Stderr.Close()
 
-	if err := l.launching(j, tool, command, way, spec, words.onRecord(), began.Add(wall)); err != nil {
+	if err := l.launching(j, p.tool, command, p.way, spec, words.onRecord(), began.Add(wall)); err != nil {
 		return l.failed("audit", err)
 	}
 	result := l.boxes.Run(ctx, spec, files)
@@ -139,14 +123,29 @@ func (l *Launcher) withholdIfAlive(slot int, job string, err error) {
 // deadline is the least of the job's limit and the end of the engagement's hours or term, with
 // the reason that a job gets which reaches it.
 func deadline(v policy.Verdict, asked time.Duration, now time.Time) (time.Duration, string) {
-	wall := v.Limits.Duration
-	if asked > 0 {
-		wall = min(wall, asked)
-	}
+	wall := allowed(v, asked)
 	if !v.Until.IsZero() && v.Until.Sub(now) < wall {
 		return max(v.Until.Sub(now), time.Millisecond), wire.Withdrawn
 	}
 	return wall, wire.Timeout
+}
+
+// commanded is the time that the command of a job is made for. What an operator approves does not change while
+// the end of the engagement comes nearer: the box ends in time.
+func commanded(v policy.Verdict, asked time.Duration, now time.Time) time.Duration {
+	if v.Outcome == policy.Approve {
+		return allowed(v, asked)
+	}
+	wall, _ := deadline(v, asked, now)
+	return wall
+}
+
+// allowed is the time that a job may take, whenever it is launched.
+func allowed(v policy.Verdict, asked time.Duration) time.Duration {
+	if asked > 0 {
+		return min(v.Limits.Duration, asked)
+	}
+	return v.Limits.Duration
 }
 
 // slot joins a box to the network behind the kernel's filter. nil, nil: this launcher runs

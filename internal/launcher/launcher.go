@@ -64,8 +64,9 @@ type Config struct {
 	Limits       Limits            // of each scan
 	Together     sandbox.Total     // of all
 	Breakers     Breakers
-	Accept       []string   // layers that may be missing
-	Gaps         []wire.Gap // what main could not give (stdio without root)
+	Accept       []string      // layers that may be missing
+	Approvals    time.Duration // that a scan waits for its approval, at most
+	Gaps         []wire.Gap    // what main could not give (stdio without root)
 
 	Health   health.Settings
 	Assumed  []string      // scanners whose paths nobody configured: that one is not there is no fault
@@ -158,7 +159,8 @@ type Launcher struct {
 	clients    map[uint64]*client
 	rung       bool // the front has asked to be connected
 	jobs       map[string]*job
-	requests   map[uint32]int // under way, by uid
+	pending    map[string]*awaited // jobs that wait for an approval, by id
+	requests   map[uint32]int      // under way, by uid
 	lastHandle uint64
 	ending     bool
 	running    sync.WaitGroup // jobs under way; added to under mu, while not ending
@@ -249,7 +251,7 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l := &Launcher{cfg: cfg, log: cfg.Log, instance: newInstance(), lastHandle: randomHandle(),
 		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(cfg.Tools), print: "never read"},
 		gate:    policy.NewGate(cfg.Slots, cfg.Queue, cfg.Budget),
-		clients: map[uint64]*client{}, jobs: map[string]*job{}, requests: map[uint32]int{},
+		clients: map[uint64]*client{}, jobs: map[string]*job{}, pending: map[string]*awaited{}, requests: map[uint32]int{},
 		servers: Resolvers, wanted: make(chan struct{}, 1), changed: make(chan struct{}, 1), since: time.Now(), resolving: policy.NewGate(1, maxRecords, 0)}
 	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
 	l.scanners = scanners{tools: cfg.Tools, turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, ask: l.runVersion}
@@ -453,8 +455,11 @@ func (l *Launcher) recover() error {
 		if r.State == wire.Ended {
 			continue
 		}
-		j.record.State, j.record.Outcome = wire.Ended, &wire.Outcome{Reason: wire.Interrupted, Ended: time.Now(),
-			Detail: "the launcher died; its boxes died with it"}
+		detail := "the launcher died; its boxes died with it"
+		if r.Approval.Waits() {
+			detail = "the launcher was started anew while it waited for an operator's approval; nothing was sent"
+		}
+		j.record.State, j.record.Outcome = wire.Ended, &wire.Outcome{Reason: wire.Interrupted, Ended: time.Now(), Detail: detail}
 		if err := l.audit.Note(j.entry(observability.Interrupted)); err != nil {
 			return err
 		}

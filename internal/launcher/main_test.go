@@ -135,7 +135,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	h := &house{t: t, cfg: Config{StateDir: filepath.Join(dir, "state"), AuditDir: filepath.Join(dir, "audit"), EngagementsDir: engagements, Tools: runners.BuiltIn(),
-		FrontSocket: filepath.Join(dir, "front.sock"), FrontUID: 65401, Slots: 2, Queue: 8, FirstSlotUID: 66000, Mode: scope.Routed,
+		FrontSocket: filepath.Join(dir, "front.sock"), FrontUID: 65401, Approvals: time.Hour, Slots: 2, Queue: 8, FirstSlotUID: 66000, Mode: scope.Routed,
 		SlotsV4: netip.MustParsePrefix("10.254.200.0/22"), SlotsV6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"),
 		Scanners: map[string]string{"nmap": "/usr/bin/nmap"},
 		Accept:   []string{sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU, sandbox.CgroupIO},

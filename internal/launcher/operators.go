@@ -99,6 +99,18 @@ func (l *Launcher) operate(_ context.Context, who wire.Client, o wire.Order) wir
 		return l.orderBreaker(who, *o.Breaker)
 	case o.Stop != nil:
 		return l.stopFor(who, *o.Stop)
+	case o.Pending != nil:
+		return wire.Answer{Pending: l.pendingNow()}
+	case o.Show != nil:
+		a, refused := l.awaitedJob(o.Show.Job)
+		if refused != nil {
+			return wire.Answer{Refused: refused}
+		}
+		return wire.Answer{Exact: &a.exact}
+	case o.Approve != nil:
+		return wire.Answer{Refused: l.approve(who, *o.Approve)}
+	case o.Deny != nil:
+		return wire.Answer{Refused: l.deny(who, *o.Deny)}
 	}
 	return wire.Answer{Refused: &wire.Refusal{Code: "unknown_order", Reason: "this launcher does not know the order", Hint: hintRooms}}
 }

@@ -23,7 +23,7 @@ import (
 // and each refusal is audited:
 //
 //	start     caller → decode and validate → audit asked → breaker of the tool → precheck → record, durable
-//	run       resolve → decide → audit decided → breakers → gate → decide again → breakers → launch → audit done
+//	run       resolve → decide → audit decided → approval → breakers → gate → decide again → breakers → launch → audit done
 //	launch    scanner → command → box → scope → audit launched → sandbox.Run
 //
 // start answers the front; run goes on in a goroutine of the job's own.
@@ -151,7 +151,7 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 		return l.noted(j, refused)
 	}
 	v := policy.Precheck(l.judged(), onPolicy(j.caller), j.asks(), time.Now())
-	if v.Outcome != policy.Allow {
+	if !v.Grants() {
 		l.note(j.denied(v))
 		return refusal(v)
 	}
@@ -208,6 +208,9 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 	if refused := l.inTime(ctx, j); refused != nil {
 		return denied(l.noted(j, refused))
 	}
+	if o, over := l.approval(ctx, j); over {
+		return o
+	}
 	if refused := l.broken(j.call.Tool, j.decided().Addresses(), true); refused != nil {
 		return denied(l.noted(j, refused))
 	}
@@ -235,7 +238,7 @@ func (l *Launcher) share(ctx context.Context, j *job) policy.Share {
 	wall, _ := deadline(v, j.plan.Limit, time.Now())
 	expected := wall
 	if tool, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(j.call.Tool)); err == nil {
-		if c, _, err := l.commandFor(j.call, tool, v, wall); err == nil {
+		if c, _, err := l.commandFor(j.call, tool, v, commanded(v, j.plan.Limit, time.Now())); err == nil {
 			if c.Rate > 0 {
 				s.Rate = min(s.Rate, c.Rate)
 			}
@@ -289,12 +292,17 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 		return l.noted(j, refused)
 	}
 	v := policy.Decide(l.judged(), onPolicy(j.caller), j.asks(), time.Now())
-	if v.Outcome != policy.Allow {
+	if !v.Grants() {
 		l.note(j.denied(v))
 		return refusal(v)
 	}
-	again := j.decided().Outcome == policy.Allow
-	if refused := l.crowded(j, v); refused != nil && !again {
+	again := j.decided().Grants()
+	if again && v.Outcome == policy.Approve && !j.isApproved() {
+		return l.noted(j, &wire.Refusal{Code: "approval_needed", Rule: v.Engagement + ": approval", Allowed: firstOf(v.Approval.Of, wire.MaxList), Retryable: true,
+			Reason: "the engagement has changed while the scan waited, and wants an operator's approval for it now; nothing was sent", Hint: "ask again, and have it approved"})
+	}
+	// One that has yet to be approved is counted from then on.
+	if refused := l.crowded(j, v); refused != nil && !again && v.Outcome == policy.Allow {
 		return l.noted(j, refused)
 	}
 	if refused := j.unconfirmed(v, again); refused != nil {
@@ -323,7 +331,9 @@ func (l *Launcher) crowded(j *job, v policy.Verdict) *wire.Refusal {
 	}
 	others := 0
 	for _, o := range l.all() {
-		if r := o.snapshot(); o != j && r.State != wire.Ended && r.Verdict.Engagement == v.Engagement && r.Verdict.Outcome == string(policy.Allow) {
+		r := o.snapshot()
+		isIn := r.Verdict.Outcome == string(policy.Allow) || r.Approval != nil && !r.Approval.Waits()
+		if o != j && r.State != wire.Ended && r.Verdict.Engagement == v.Engagement && isIn {
 			others++
 		}
 	}
@@ -476,8 +486,12 @@ func (l *Launcher) rejudge() {
 			continue
 		}
 		was := j.decided()
+		if r := j.snapshot(); r.Approval.Waits() && p.RevisionOf(was.Engagement) != was.Revision {
+			j.stop(errStale) // what waits is under another text
+			continue
+		}
 		v := outgrown(policy.Rejudge(p, onPolicy(j.caller), j.asks(), was.Engagement, now), was, j.snapshot())
-		if v.Outcome != policy.Allow {
+		if !v.Grants() {
 			l.note(j.denied(v))
 			j.stop(errWithdrawn)
 			continue
@@ -521,8 +535,10 @@ func outgrown(now, was policy.Verdict, r wire.Job) policy.Verdict {
 			Allowed: []string{allowed}, Reason: "the engagement was narrowed: " + reason}
 	}
 	switch {
-	case now.Outcome != policy.Allow:
+	case !now.Grants():
 		return now
+	case now.Outcome == policy.Approve && was.Outcome == policy.Allow:
+		return deny("approval_needed", "intrusive, approve, approval", "", "", "it wants an operator's approval, which the job has not")
 	case !now.Ports.Covers(was.Ports):
 		return deny(policy.PortNotAllowed, "targets, exclude", "", "", "it no longer allows every port of the job")
 	case !covers(now.Addresses(), was.Addresses()):

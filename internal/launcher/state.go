@@ -29,6 +29,8 @@ func (l *Launcher) state() wire.State {
 	s.Counters = l.counters()
 	s.Health = l.healthNow()
 	s.Tokens = l.logins.count()
+	pending := l.pendingNow()
+	s.Pending, s.PendingCount = firstOf(pending, wire.MaxPendingShown), len(pending)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Clients = len(l.clients)

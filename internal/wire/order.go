@@ -19,6 +19,10 @@ type Order struct {
 	Look    *Look         `cbor:"look,omitempty"`
 	Breaker *BreakerOrder `cbor:"breaker,omitempty"`
 	Stop    *Stop         `cbor:"stop,omitempty"`
+	Pending *Pending      `cbor:"pending,omitempty"`
+	Show    *Show         `cbor:"show,omitempty"`
+	Approve *Approve      `cbor:"approve,omitempty"`
+	Deny    *Deny         `cbor:"deny,omitempty"`
 }
 
 // Look asks for the launcher's state.
@@ -33,6 +37,9 @@ type Answer struct {
 	Breakers *BreakerPage   `cbor:"breakers,omitempty"`
 	Breaker  *BreakerDetail `cbor:"breaker,omitempty"`
 	Stopped  *Stopped       `cbor:"stopped,omitempty"`
+	// Pending answers a Pending, Exact a Show.
+	Pending []Awaited `cbor:"pending,omitempty"`
+	Exact   *Exact    `cbor:"exact,omitempty"`
 }
 
 // OrderTimeout bounds how long an operator waits for an answer, unless ctx ends before.
@@ -106,7 +113,7 @@ func SendAnswer(c *net.UnixConn, a Answer) error {
 
 func (o *Order) check() error {
 	n := 0
-	for _, set := range []bool{o.Look != nil, o.Breaker != nil, o.Stop != nil} {
+	for _, set := range []bool{o.Look != nil, o.Breaker != nil, o.Stop != nil, o.Pending != nil, o.Show != nil, o.Approve != nil, o.Deny != nil} {
 		if set {
 			n++
 		}
@@ -120,5 +127,5 @@ func (o *Order) check() error {
 	if o.Stop != nil {
 		return checkJobID(o.Stop.Job)
 	}
-	return nil
+	return o.checkApproval()
 }

@@ -25,6 +25,9 @@ type State struct {
 	// Queue is who waits, in the order in which they would enter if nobody else came; the first
 	// MaxQueue.
 	Queue []Waiting `cbor:"queue,omitempty" json:"queue,omitempty"`
+	// Pending is scans that wait for an operator's approval: the first MaxPendingShown, and how many there are.
+	Pending      []Awaited `cbor:"pending,omitempty" json:"pending,omitempty"`
+	PendingCount int       `cbor:"pending_count,omitempty" json:"pending_count,omitempty"`
 }
 
 // MaxQueue bounds the waiting scans that a state lists. Waiting beside them is exact.

@@ -249,6 +249,7 @@ type Verdict struct {
 	ExcludedPortsCount int       `cbor:"excluded_ports_count,omitempty" json:"excluded_ports_count,omitempty"`
 	ExcludedPortsRule  string    `cbor:"excluded_ports_rule,omitempty" json:"excluded_ports_rule,omitempty"`
 	Confirm            []string  `cbor:"confirm,omitempty" json:"confirm,omitempty"` // what the user of the agent has to confirm
+	Approve            []string  `cbor:"approve,omitempty" json:"approve,omitempty"` // what an operator has to approve
 	Unresolved         []string  `cbor:"unresolved,omitempty" json:"unresolved,omitempty"`
 	Rate               int       `cbor:"rate,omitempty" json:"rate,omitempty"`       // packets per second
 	LimitS             int64     `cbor:"limit_s,omitempty" json:"limit_s,omitempty"` // seconds a job may take
@@ -337,6 +338,7 @@ type EngagementView struct {
 	Profiles      map[string][]string `cbor:"profiles,omitempty" json:"profiles"` // of each tool; "*" is all
 	Intrusive     string              `cbor:"intrusive" json:"intrusive"`
 	Confirm       []string            `cbor:"confirm,omitempty" json:"confirm,omitempty"` // what the user of the agent has to confirm
+	Approve       []string            `cbor:"approve,omitempty" json:"approve,omitempty"` // what an operator has to approve
 	Addresses     int                 `cbor:"addresses" json:"addresses_per_job"`
 	Ports         int                 `cbor:"ports" json:"ports_per_address"`
 	Rate          int                 `cbor:"rate" json:"packets_per_second"`
@@ -351,7 +353,7 @@ type EngagementView struct {
 
 // The states of a job in the launcher.
 const (
-	Queued  = "queued"  // accepted, waits for a slot
+	Queued  = "queued"  // accepted, waits for a slot or an approval
 	Running = "running" // the scanner has been started
 	Ended   = "ended"   // nothing of it runs any more; Outcome says how it ended
 )
@@ -382,6 +384,8 @@ type Job struct {
 	// Wordlist is what the scan has, and Requests how many it makes of it.
 	Wordlist *Wordlist `cbor:"wordlist,omitempty"`
 	Requests int64     `cbor:"requests,omitempty"`
+	// Approval is of a job that an operator has to approve.
+	Approval *Approval `cbor:"approval,omitempty"`
 }
 
 // Resolved is a name that was asked for and the addresses that it had, of which MaxAnswers are
