@@ -40,6 +40,7 @@ const (
 	Approved       Event = "approved"        // and has; Operator says who
 	ApprovalDenied Event = "approval_denied" // or has refused it
 	ApprovalPassed Event = "approval_passed" // or nobody has in time
+	Drain          Event = "drain"           // an operator has new scans refused, or taken again; Reason says which
 	Launched       Event = "launched"        // written before the scanner is started
 	Violation      Event = "violation"       // the box killed a scanner for a call that no scanner makes
 	ScopeViolation Event = "scope_violation" // a scanner sent to what its scope does not have; the kernel dropped it

@@ -42,6 +42,7 @@ func serveCommand(s *surroundings) *cobra.Command {
 			collectSeldom(c.Context())
 			cfg := settings.front(s, sockets["front"], nil)
 			cfg.Admin, cfg.HTTP = sockets["admin"], overHTTP
+			cfg.Replaced = replaced()
 			return front.Serve(c.Context(), cfg)
 		},
 	}
@@ -75,6 +76,7 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			if err := undumpable(); err != nil {
 				return err
 			}
+			cfg.Hurry, cfg.Replaced = secondSignal(), replaced()
 			cfg.Log, cfg.Notify = settings.logger(s.stderr), notify
 			return launcher.Serve(c.Context(), cfg)
 		},
@@ -173,7 +175,7 @@ func stdioLauncher(ctx context.Context, s *surroundings, settings settings) erro
 	}
 	cfg.Log, cfg.Notify = settings.logger(s.stderr), func(string) {}
 	cfg.Health, cfg.Watchdog = health.Settings{}, 0 // nobody asks
-	cfg.Front = link
+	cfg.Front, cfg.Grace = link, 0                  // who ends it is who asked for its scans
 	if cfg.Stdio, err = stdioCaller(); err != nil {
 		return err
 	}

@@ -62,6 +62,7 @@ type settings struct {
 	HTTP             httpSettings      `yaml:"http"`
 	Front            frontSettings     `yaml:"front"`
 	Approvals        approvalSettings  `yaml:"approvals"`
+	Shutdown         shutdownSettings  `yaml:"shutdown"`
 }
 
 // httpSettings are of the socket that secmcpd-http.socket opens, if it is switched on.
@@ -144,6 +145,10 @@ type jobSettings struct {
 	FreeMiB int           `yaml:"free_mib"` // left in state_dir, or no new job is begun
 }
 
+type shutdownSettings struct {
+	Grace time.Duration `yaml:"grace"` // that running scans have when the launcher is stopped
+}
+
 type approvalSettings struct {
 	Within time.Duration `yaml:"within"` // that a scan waits for one, whatever its engagement says
 }
@@ -219,6 +224,7 @@ func defaultSettings() settings {
 		HTTP:      httpSettings{Tokens: "/etc/secmcpd/http-tokens"},
 		Front:     frontSettings{IdleExit: 10 * time.Minute},
 		Approvals: approvalSettings{Within: time.Hour},
+		Shutdown:  shutdownSettings{Grace: 30 * time.Second},
 	}
 }
 
@@ -360,6 +366,9 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 	}
 	if d := s.Health.Timeout; d < time.Second || d > time.Minute {
 		wrong("health.timeout", d, "1s to 1m", "")
+	}
+	if d := s.Shutdown.Grace; d < 0 || d > 5*time.Minute {
+		wrong("shutdown.grace", d, "0s to 5m", "")
 	}
 	if d := s.Approvals.Within; d < time.Minute || d > 24*time.Hour {
 		wrong("approvals.within", d, "1m to 24h", "")
@@ -721,6 +730,7 @@ func (s *settings) launcher() (launcher.Config, error) {
 		Resolvers: resolvers, Scanners: s.Scanners, Wordlists: s.Wordlists.Directories, Accept: s.AcceptUnenforced,
 		Breakers: s.breakers(), PerTool: s.Scans.PerTool, TokenFiles: s.tokenFiles(),
 		Approvals: s.Approvals.Within,
+		Grace:     s.Shutdown.Grace,
 		Together:  sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,
 			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},

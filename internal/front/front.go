@@ -49,6 +49,7 @@ type Config struct {
 	Watchdog time.Duration // after which systemd restarts this room; 0: it does not
 	Log      *slog.Logger
 	Notify   func(state string) // sd_notify
+	Replaced func() bool        // another version of this program is there; nil: not looked at
 	// Grace is how long after the end of the launcher's connection what its jobs have written is
 	// kept here, too. How they ended is for the next one to say.
 	Grace time.Duration
@@ -63,6 +64,7 @@ type front struct {
 	gaps    []wire.Gap // what it could not enforce about itself
 
 	ctx     context.Context // ends with Serve
+	stop    func()          // ends it
 	running sync.WaitGroup  // sessions and jobs; added to under mu while not closing
 
 	sealer cipher.AEAD   // of what clients keep for us; its key is this process's
@@ -127,6 +129,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	f.stop = stop
 	return f.serve(stop)
 }
 

@@ -59,6 +59,10 @@ func (f *front) accept(ctx context.Context) error {
 			return fmt.Errorf("cannot accept: %w", err)
 		}
 		conn := came.(*visitor).Conn.(*net.UnixConn)
+		if f.madeWay() {
+			conn.Close()
+			return nil
+		}
 		if err := fromLauncher(conn); err != nil {
 			f.log.Error("connection refused", "why", err)
 			conn.Close()
@@ -77,6 +81,18 @@ func (f *front) accept(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// madeWay ends the front if its program was replaced: when its launcher has gone, and when one comes, which dials
+// again. systemd starts the new front for it. So both rooms are of one version, and a front goes on for as long
+// as its launcher does.
+func (f *front) madeWay() bool {
+	if f.cfg.Replaced == nil || !f.cfg.Replaced() {
+		return false
+	}
+	f.log.Info("the program was replaced: the front makes way for it")
+	f.stop()
+	return true
 }
 
 // fromLauncher refuses whoever is not root. The socket's mode says so already.
@@ -198,6 +214,9 @@ func (f *front) lose(l *link) {
 	}
 	f.mu.Unlock()
 	f.closeSessionsOf(l)
+	if f.madeWay() {
+		return // what is under way is taken up again by the next front
+	}
 	f.awaitLauncher()
 }
 

@@ -29,6 +29,7 @@ type answer struct {
 	Started     time.Time       `json:"started,omitzero"`
 	Ended       time.Time       `json:"ended,omitzero"`
 	Deadline    time.Time       `json:"deadline,omitzero"`
+	EndsBy      time.Time       `json:"ends_by,omitzero" jsonschema:"the daemon is being stopped, and ends the scan then"`
 	End         *end            `json:"end,omitempty" jsonschema:"how it ended"`
 	Queue       *queue          `json:"queue,omitempty" jsonschema:"where it waits"`
 	WaitingFor  string          `json:"waiting_for,omitempty" jsonschema:"approval: by an operator"`
@@ -317,6 +318,8 @@ func (a *answer) next() string {
 			"job_status with wait_s tells when it has begun, job_cancel takes it back.", a.JobID, a.Approval.Expires.UTC().Format(time.RFC3339))
 	case a.Status == store.Queued:
 		return "It waits for its turn, and no target has been sent anything yet. job_status tells when it has begun, job_cancel takes it back."
+	case a.Status == store.Running && !a.EndsBy.IsZero():
+		return "The daemon is being stopped: the scan has until " + a.EndsBy.UTC().Format(time.RFC3339) + ", and what it has found by then is kept. job_status tells, once the daemon is there again."
 	case a.Status == store.Running:
 		return "The scan goes on. job_status tells how far it is, job_result gives what it found once it has ended, job_cancel ends it."
 	case a.Coverage == nil && a.Error != nil && a.Error.Hint != "":
@@ -415,6 +418,9 @@ func (j *job) underWay() answer {
 		return a
 	}
 	a.End, a.Usage = nil, nil
+	if a.Status == store.Running {
+		a.EndsBy = j.record.EndsBy
+	}
 	if j.awaitsApproval() {
 		a.WaitingFor, a.PollAfterS = waitsForApproval, 30
 	}

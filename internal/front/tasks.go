@@ -44,6 +44,9 @@ func (j *job) task() mcpsession.Task {
 func (j *job) message() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if by := j.record.EndsBy; j.row.State == store.Running && !by.IsZero() && j.record.Outcome == nil {
+		return "the daemon is being stopped; the scan has until " + by.UTC().Format(time.RFC3339)
+	}
 	if p := j.progress; j.row.State == store.Running && p.Task != "" {
 		return fmt.Sprintf("%s, %.0f%%, %d hosts done", p.Task, p.Percent, p.Hosts)
 	}

@@ -82,7 +82,7 @@ func (l *Launcher) lookLoop() health.Finding {
 	clients, jobs := len(l.clients), len(l.jobs)
 	l.mu.Unlock()
 	l.gate.Load()
-	if still := l.accepting.still(); l.cfg.Listener != nil && still > acceptStill {
+	if still := l.accepting.still(); l.cfg.Listener != nil && !l.isStopping() && still > acceptStill {
 		return health.Ill("no client is accepted for %s", still.Round(time.Second))
 	}
 	return health.Well("%d clients, %d jobs", clients, jobs)
@@ -440,6 +440,9 @@ func (l *Launcher) healthNow() *wire.Health {
 
 // line is what `systemctl status` shows.
 func (l *Launcher) line() string {
+	if line := l.drainLine(); line != "" {
+		return line
+	}
 	if l.cfg.Health.Every == 0 {
 		return l.filterLine()
 	}

@@ -498,11 +498,6 @@ func (l *Launcher) runVersion(ctx context.Context, argv []string, exe *os.File) 
 
 // runResolver asks one name server for names in a box whose scope is that server.
 func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.AddrPort, names []string, ipv6 bool) ([]byte, error) {
-	exe, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return nil, fmt.Errorf("cannot open this program: %w", err)
-	}
-	defer exe.Close()
 	family := "4"
 	if ipv6 {
 		family = "6"
@@ -513,6 +508,11 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 		return nil, err
 	}
 	defer leave()
+	exe, err := l.program()
+	if err != nil {
+		return nil, err
+	}
+	defer exe.Close()
 	return l.runSmall(ctx, false, func(job string) (sandbox.Spec, func(), error) {
 		network, err := l.slot(ctx, nameServer(server), resolverRate)
 		if err != nil {

@@ -64,9 +64,12 @@ type Config struct {
 	Limits       Limits            // of each scan
 	Together     sandbox.Total     // of all
 	Breakers     Breakers
-	Accept       []string      // layers that may be missing
-	Approvals    time.Duration // that a scan waits for its approval, at most
-	Gaps         []wire.Gap    // what main could not give (stdio without root)
+	Accept       []string        // layers that may be missing
+	Grace        time.Duration   // that running scans have when the launcher is stopped
+	Hurry        <-chan struct{} // closed: no grace any more
+	Replaced     func() bool     // another version of this program is there; nil: not looked at
+	Approvals    time.Duration   // that a scan waits for its approval, at most
+	Gaps         []wire.Gap      // what main could not give (stdio without root)
 
 	Health   health.Settings
 	Assumed  []string      // scanners whose paths nobody configured: that one is not there is no fault
@@ -163,6 +166,9 @@ type Launcher struct {
 	requests   map[uint32]int      // under way, by uid
 	lastHandle uint64
 	ending     bool
+	draining   *wire.Draining // nil: new scans are taken
+	replaced   bool
+	copied     bool           // see program; guarded by the place in resolving
 	running    sync.WaitGroup // jobs under way; added to under mu, while not ending
 }
 
@@ -213,8 +219,9 @@ func (l *Launcher) serve(ctx context.Context) error {
 	defer l.stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.hangups.run(l.disconnect) })
-	g.Go(func() error { return l.followRules(ctx) })
-	g.Go(func() error { return l.followMachine(ctx) })
+	g.Go(func() error { return l.followRules(rest) })
+	g.Go(func() error { return l.followMachine(rest) })
+	g.Go(func() error { return l.followProgram(ctx) })
 	g.Go(func() error { return l.followFilter(rest) })
 	g.Go(func() error { return l.followBreakers(rest) })
 	g.Go(func() error { return l.keepLinked(rest) })
@@ -230,6 +237,7 @@ func (l *Launcher) serve(ctx context.Context) error {
 	g.Go(func() error { return l.hearBell(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
+		l.lastGrace()
 		l.log.Info("stopping", journal.Key, journal.Stopping)
 		l.service.Stopping()
 		l.endAll()
@@ -274,6 +282,9 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 		return nil, err
 	}
 	if l.records, err = openRecords(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	if err = l.forgetProgram(); err != nil {
 		return nil, err
 	}
 	if l.boxes, err = sandbox.Open(sandbox.Config{Accept: ofTheBox(cfg.Accept), Total: cfg.Together}); err != nil {

@@ -109,6 +109,8 @@ func (l *Launcher) operate(_ context.Context, who wire.Client, o wire.Order) wir
 		return wire.Answer{Exact: &a.exact}
 	case o.Approve != nil:
 		return wire.Answer{Refused: l.approve(who, *o.Approve)}
+	case o.Drain != nil:
+		return l.drained(who, *o.Drain)
 	case o.Deny != nil:
 		return wire.Answer{Refused: l.deny(who, *o.Deny)}
 	}

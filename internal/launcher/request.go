@@ -72,8 +72,8 @@ func (l *Launcher) start(front context.Context, m wire.Start) *wire.Refusal {
 func (l *Launcher) begin(front context.Context, j *job) *wire.Refusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ending {
-		return stopping()
+	if refused := l.closedLocked(); refused != nil {
+		return refused
 	}
 	if front.Err() != nil {
 		return &wire.Refusal{Code: "front_gone", Reason: "the connection to the front ended before the scan began", Hint: "ask again in a few seconds", Retryable: true}
@@ -140,6 +140,9 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 	if err := l.audit.Append(j.entry(observability.Asked)); err != nil {
 		l.log.Error("cannot write the audit log: scans are refused", journal.Key, journal.AuditUnwritable, "why", err)
 		return auditUnavailable()
+	}
+	if refused := l.closed(); refused != nil {
+		return l.noted(j, refused)
 	}
 	if refused := l.off(j.call.Tool); refused != nil {
 		return l.noted(j, refused)
@@ -579,7 +582,3 @@ func auditUnavailable() *wire.Refusal {
 }
 
 const hintAudit = "the operator finds the cause with `secmcpd doctor` (a full disk, most often)"
-
-func stopping() *wire.Refusal {
-	return &wire.Refusal{Code: "stopping", Reason: "the launcher is being stopped", Hint: "ask again in a few seconds", Retryable: true}
-}

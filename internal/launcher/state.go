@@ -33,6 +33,8 @@ func (l *Launcher) state() wire.State {
 	s.Pending, s.PendingCount = firstOf(pending, wire.MaxPendingShown), len(pending)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	running, waiting := l.unfinishedLocked()
+	s.Draining, s.Unfinished, s.Replaced = l.draining, running+waiting, l.replaced
 	s.Clients = len(l.clients)
 	return s
 }

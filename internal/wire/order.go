@@ -23,6 +23,7 @@ type Order struct {
 	Show    *Show         `cbor:"show,omitempty"`
 	Approve *Approve      `cbor:"approve,omitempty"`
 	Deny    *Deny         `cbor:"deny,omitempty"`
+	Drain   *Drain        `cbor:"drain,omitempty"`
 }
 
 // Look asks for the launcher's state.
@@ -113,7 +114,7 @@ func SendAnswer(c *net.UnixConn, a Answer) error {
 
 func (o *Order) check() error {
 	n := 0
-	for _, set := range []bool{o.Look != nil, o.Breaker != nil, o.Stop != nil, o.Pending != nil, o.Show != nil, o.Approve != nil, o.Deny != nil} {
+	for _, set := range []bool{o.Look != nil, o.Breaker != nil, o.Stop != nil, o.Pending != nil, o.Show != nil, o.Approve != nil, o.Deny != nil, o.Drain != nil} {
 		if set {
 			n++
 		}

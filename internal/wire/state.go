@@ -28,6 +28,11 @@ type State struct {
 	// Pending is scans that wait for an operator's approval: the first MaxPendingShown, and how many there are.
 	Pending      []Awaited `cbor:"pending,omitempty" json:"pending,omitempty"`
 	PendingCount int       `cbor:"pending_count,omitempty" json:"pending_count,omitempty"`
+	// Draining is set while no new scan is taken, Unfinished how many were accepted and have not ended, and Replaced
+	// says that another version of the program is there and waits for them.
+	Draining   *Draining `cbor:"draining,omitempty" json:"draining,omitempty"`
+	Unfinished int       `cbor:"unfinished" json:"unfinished"`
+	Replaced   bool      `cbor:"replaced,omitempty" json:"replaced,omitempty"`
 }
 
 // MaxQueue bounds the waiting scans that a state lists. Waiting beside them is exact.

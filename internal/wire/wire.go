@@ -384,6 +384,8 @@ type Job struct {
 	// Wordlist is what the scan has, and Requests how many it makes of it.
 	Wordlist *Wordlist `cbor:"wordlist,omitempty"`
 	Requests int64     `cbor:"requests,omitempty"`
+	// EndsBy is when the scan is ended because the launcher is being stopped; zero: it is not.
+	EndsBy time.Time `cbor:"ends_by,omitzero"`
 	// Approval is of a job that an operator has to approve.
 	Approval *Approval `cbor:"approval,omitempty"`
 }

@@ -314,6 +314,9 @@ func (d *Daemon) configure(o Options) error {
 	if o.AcceptNone {
 		accept = ""
 	}
+	if !strings.Contains(o.Settings, "shutdown:") {
+		o.Settings += "shutdown: {grace: 0s}\n" // a test that ends need not wait for its scans
+	}
 	var slots []string
 	if !o.Translated {
 		slots = append(slots, "mode: routed")

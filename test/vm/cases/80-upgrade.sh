@@ -1,4 +1,7 @@
-# An upgrade restarts what runs, restarts no socket, and keeps what the operator wrote.
+# An upgrade restarts no socket, ends no scan, keeps what the operator wrote; both rooms make way when nothing runs.
+hog_up
+job=$(hog time)
+eventually 20 runs "$job"
 systemctl start secmcpd.service secmcpd-launcher.service
 sockets=$(property secmcpd.socket ActiveEnterTimestampMonotonic)$(property secmcpd-front.socket ActiveEnterTimestampMonotonic)
 front=$(property secmcpd.service MainPID)
@@ -7,8 +10,18 @@ echo '# by the operator' >>/etc/secmcpd/secmcpd.yaml
 dpkg -i "$later" </dev/null
 contains "version" "$(dpkg-query -W -f '${Version}' secmcpd)" later
 equal "sockets" "$(property secmcpd.socket ActiveEnterTimestampMonotonic)$(property secmcpd-front.socket ActiveEnterTimestampMonotonic)" "$sockets"
-[ "$(property secmcpd.service MainPID)" != "$front" ] || fail "the front was not restarted"
-[ "$(launcher)" != "$launcher" ] || fail "the launcher was not restarted"
+grep -q 'by the operator' /etc/secmcpd/secmcpd.yaml
+waits() { [[ $(property secmcpd-launcher.service StatusText) == "an upgrade waits for 1 scan"* ]]; }
+eventually 30 waits
+runs "$job" || fail "the scan was ended"
+equal "the launcher while a scan runs" "$(launcher)" "$launcher"
+equal "the front while a scan runs" "$(property secmcpd.service MainPID)" "$front"
+equal "status of the job" "$(value status "$(call alice job_status "{\"job_id\": \"$job\", \"wait_s\": 0}")")" running
+# It is the last one.
+call alice job_cancel "{\"job_id\": \"$job\"}" >/dev/null
+another() { [ "$(launcher)" != "$launcher" ] && [ "$(launcher)" != 0 ] && active secmcpd-launcher.service; }
+eventually 40 another
+value status "$(call alice job_status "{\"job_id\": \"$job\", \"wait_s\": 0}")"
+[ "$(property secmcpd.service MainPID)" != "$front" ] || fail "the front is of the version before"
 hold secmcpd.service 1
 hold secmcpd-launcher.service 1
-grep -q 'by the operator' /etc/secmcpd/secmcpd.yaml
