@@ -24,7 +24,7 @@ func TestTheListOfCodesIsWhole(t *testing.T) {
 		}
 	}
 	for _, text := range sources(t, "../../internal/wire") {
-		for _, m := range regexp.MustCompile(`(?m)^const ([A-Za-z]+Needed|[A-Za-z]+Open) = "([a-z_]+)"`).FindAllStringSubmatch(text, -1) {
+		for _, m := range regexp.MustCompile(`(?m)^(?:const |\t)([A-Za-z]+Needed|[A-Za-z]+Open|Stopping|Drained) +(?:= )"([a-z_]+)"`).FindAllStringSubmatch(text, -1) {
 			found[m[2]] = true
 		}
 	}
@@ -32,7 +32,7 @@ func TestTheListOfCodesIsWhole(t *testing.T) {
 		delete(found, argument)
 	}
 	for _, other := range []string{
-		"breakers_disabled", "no_such_breaker", "too_many", "too_many_logins", // of operators' orders and of logins, which are no calls
+		"own_request", "breakers_disabled", "no_such_breaker", "too_many", "too_many_logins", // of operators' orders and of logins, which are no calls
 		"probe_failed", "probes_succeeded", // why a breaker changed
 	} {
 		delete(found, other)
