@@ -15,6 +15,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/view"
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/health"
 )
 
 // How the daemon is, in one word.
@@ -121,6 +122,21 @@ func (r *statusReport) judge(accepted []string) {
 			worse(isDegraded, "not enforced: "+g.Layer+": "+g.Why)
 		}
 	}
+	for _, h := range []struct {
+		room string
+		is   *wire.Health
+	}{{"launcher", r.launcherHealth()}, {"front", r.frontHealth()}} {
+		if h.is == nil || h.is.Status == string(health.Healthy) {
+			continue
+		}
+		is := isDegraded
+		if h.is.Status == string(health.Unhealthy) {
+			is = isDown // it does not do what it is for
+		}
+		for _, why := range h.is.Reasons {
+			worse(is, h.room+": "+why)
+		}
+	}
 	if l := r.Launcher; l != nil {
 		for _, b := range notClosed(l.Breakers) {
 			worse(isDegraded, brokenIn(b))
@@ -137,6 +153,20 @@ func (r *statusReport) judge(accepted []string) {
 			worse(isDegraded, "the rooms are of different versions: restart both units")
 		}
 	}
+}
+
+func (r *statusReport) launcherHealth() *wire.Health {
+	if r.Launcher == nil {
+		return nil
+	}
+	return r.Launcher.Health
+}
+
+func (r *statusReport) frontHealth() *wire.Health {
+	if r.Front == nil {
+		return nil
+	}
+	return r.Front.Health
 }
 
 // notClosed are the breakers that refuse, or try.
@@ -261,6 +291,13 @@ func (r *statusReport) rooms(t *table, now time.Time, name func(uid uint32) stri
 		clients += ": " + strings.Join(users, ", ")
 	}
 	t.row("clients", clients)
+	for _, h := range f.HTTP {
+		listens := cell{text: "listens at " + h.Address}
+		if h.Refused != "" {
+			listens = cell{"refuses at " + h.Address + ": " + h.Refused, yellow}
+		}
+		t.row("http", listens)
+	}
 	space := cell{text: fmt.Sprintf("%s of %s kept, %s free", size(f.Space.Kept), size(f.Space.Allowed), size(f.Space.Free))}
 	if f.Space.Free < f.Space.Reserved {
 		space.how = red

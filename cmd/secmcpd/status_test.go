@@ -140,3 +140,23 @@ func TestALayerThatMayBeMissingIsNoReason(t *testing.T) {
 		t.Errorf("%s %v\n%s", r.Is, r.Reasons, r.page(screen{}, noon, names))
 	}
 }
+
+// What a room says of itself counts: what does not work is down, what is worth a look degraded.
+func TestTheStatusIsAsTheRoomsSayThatTheyAre(t *testing.T) {
+	for _, c := range []struct {
+		says            string
+		launcher, front *wire.Health
+		is, reason      string
+	}{
+		{"both well", &wire.Health{Status: "healthy", Ready: true}, &wire.Health{Status: "healthy", Ready: true}, isWell, ""},
+		{"worth a look", &wire.Health{Status: "healthy"}, &wire.Health{Status: "degraded", Reasons: []string{"disk: 10 MiB free"}}, isDegraded, "front: disk: 10 MiB free"},
+		{"does not work", &wire.Health{Status: "unhealthy", Reasons: []string{"audit: cannot be written"}}, &wire.Health{Status: "degraded", Reasons: []string{"x"}}, isDown, "launcher: audit: cannot be written"},
+	} {
+		r := busy()
+		r.Launcher.Gaps, r.Launcher.Breakers, r.Launcher.Health, r.Front.Health = nil, wire.Breakers{}, c.launcher, c.front
+		r.judge(nil)
+		if r.Is != c.is || c.reason != "" && r.Reasons[0] != c.reason {
+			t.Errorf("%s: %s %q", c.says, r.Is, r.Reasons)
+		}
+	}
+}

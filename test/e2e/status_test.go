@@ -22,7 +22,7 @@ func (h *house) command(uid uint32, words ...string) *exec.Cmd {
 
 // Both rooms say how they are, to those who may open their sockets.
 func TestOperatorsSeeTheStatus(t *testing.T) {
-	h := newHouse(t, lab.Options{})
+	h := newHouse(t, lab.Options{Settings: "metrics: {textfile: \"\"}\n"}) // where the default is, the lab has no directory
 	id := h.slow()
 	var view object
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Millisecond) {

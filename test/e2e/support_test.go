@@ -28,7 +28,7 @@ func TestASupportDumpGivesNothingAway(t *testing.T) {
 		t.Fatalf("%v, %v", info, err)
 	}
 	files := unpacked(t, path)
-	for name, has := range map[string]string{"CONTENTS": "status.json", "versions.json": `"version"`, "status.json": `"is": "well"`, "doctor.json": `"check": "kernel"`,
+	for name, has := range map[string]string{"CONTENTS": "status.json", "versions.json": `"version"`, "status.json": `"is": "`, "doctor.json": `"check": "kernel"`,
 		"kernel.json": `"features"`, "engagements.txt": "lab: revision ", "audit.txt": "records", "settings.yaml": h.daemon.Dir} {
 		if !strings.Contains(files[name], has) {
 			t.Errorf("%s has no %q:\n%.2000s", name, has, files[name])
