@@ -88,15 +88,19 @@ func jobsCommand(s *surroundings) *cobra.Command {
 // jobs reads so many jobs, page by page.
 func (s *surroundings) jobs(ctx context.Context, q url.Values, limit int) (jobs []view.Job, more bool, err error) {
 	jobs = []view.Job{}
+	most := view.MaxJobs // of one page
+	if q.Get("state") == "under_way" {
+		most = view.MaxUnderWay
+	}
 	for {
-		q.Set("limit", strconv.Itoa(min(limit-len(jobs), view.MaxJobs)))
+		q.Set("limit", strconv.Itoa(min(limit-len(jobs), most)))
 		var page view.Jobs
 		if err := s.frontGet(ctx, "/v1/jobs?"+q.Encode(), &page); err != nil {
 			return nil, false, err
 		}
 		jobs = append(jobs, page.Jobs...)
 		if page.Next == "" || len(jobs) >= limit || len(page.Jobs) == 0 {
-			return jobs, page.Next != "", nil
+			return jobs, page.Next != "" || page.More > 0, nil
 		}
 		q.Set("before", page.Next)
 	}

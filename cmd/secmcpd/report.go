@@ -26,7 +26,7 @@ func reportCommand(s *surroundings) *cobra.Command {
 	words := reportForms()
 	known := strings.Join(words, ", ")
 	c := &cobra.Command{
-		Use: "report JOB", Short: "write the result of a job of yours: a page, a table, JSON, SARIF, XML", Args: cobra.ExactArgs(1),
+		Use: "report JOB", Short: "write the result of a job of yours: a page, a table, JSON, SARIF, XML", Args: cobra.ExactArgs(1), ValidArgsFunction: s.completeJobs(""),
 		Long: `Write the result of a job that has ended, one of your own, to standard output or to a new file.
 
 html is a page for people, whole in itself; jsonl is an object a line, the job first and the coverage

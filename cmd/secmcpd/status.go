@@ -242,6 +242,9 @@ func (r *statusReport) page(sc screen, now time.Time, name func(uid uint32) stri
 	b.WriteString(t.String())
 	if f := r.Front; f != nil {
 		b.WriteString(jobsTable(sc, "under way", r.placed(f.Jobs), now, name))
+		if more := f.Queued + f.Running - len(f.Jobs); more > 0 && len(f.Jobs) > 0 {
+			fmt.Fprintf(&b, "and %d more: secmcpd jobs\n", more)
+		}
 		b.WriteString(jobsTable(sc, "ended last", f.Ended, now, name))
 	}
 	return b.String()

@@ -71,6 +71,10 @@ func TestTheStatusOnOneScreen(t *testing.T) {
 			r.Launcher.Gaps, r.Launcher.Breakers, r.Launcher.Queue = nil, wire.Breakers{}, nil
 			r.Front.Jobs, r.Front.Ended = []view.Job{}, []view.Job{}
 		},
+		"crowded": func(r *statusReport) {
+			r.Launcher.Gaps, r.Launcher.Breakers, r.Launcher.Queue = nil, wire.Breakers{}, nil
+			r.Front.Jobs, r.Front.Ended, r.Front.Queued = r.Front.Jobs[:1], []view.Job{}, 70
+		},
 		"idle": func(r *statusReport) {
 			*r = statusReport{Launcher: &wire.State{Version: "1.0", Since: ago(time.Hour), Slots: 4, Filter: "bpf"}, FrontIdle: true}
 		},

@@ -162,10 +162,14 @@ func (f *front) showJobs(w http.ResponseWriter, r *http.Request) {
 		uid := uint32(n)
 		whose = &uid
 	}
+	most := view.MaxJobs
+	if q.Get("state") == "under_way" {
+		most = view.MaxUnderWay
+	}
 	if text := q.Get("limit"); text != "" {
 		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > view.MaxJobs {
-			wrong("limit", "1 to "+strconv.Itoa(view.MaxJobs))
+		if err != nil || n < 1 || n > most {
+			wrong("limit", "1 to "+strconv.Itoa(most))
 			return
 		}
 		filter.Limit = n
@@ -181,7 +185,8 @@ func (f *front) showJobs(w http.ResponseWriter, r *http.Request) {
 		slices.SortFunc(out.Jobs, func(a, b view.Job) int {
 			return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.JobID, b.JobID))
 		})
-		out.Jobs = out.Jobs[:min(len(out.Jobs), filter.Limit)]
+		out.More = max(len(out.Jobs)-filter.Limit, 0)
+		out.Jobs = out.Jobs[:len(out.Jobs)-out.More]
 		answerJSON(w, http.StatusOK, out)
 		return
 	case state != "" && !slices.Contains(jobStates, state):

@@ -64,6 +64,8 @@ func TestWhatOperatorsSeeOfJobs(t *testing.T) {
 		"/v1/jobs?uid=root":                   `400 "field":"uid"`,
 		"/v1/jobs?state=done":                 `400 "field":"state"`,
 		"/v1/jobs?limit=101":                  `400 "allowed":["1 to 100"]`,
+		"/v1/jobs?state=under_way&limit=2000": `200 {"jobs":[]}`,
+		"/v1/jobs?state=under_way&limit=2001": `400 "allowed":["1 to 2000"]`,
 		"/v1/jobs?limit=all":                  `400 "field":"limit"`,
 		"/v1/jobs?before=x":                   `400 "field":"before"`,
 		"/v1/jobs?before=" + id[1:] + "b":     `400 "field":"before"`,

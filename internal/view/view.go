@@ -11,9 +11,10 @@ import (
 
 // MaxJobs bounds the jobs under way, the last that have ended and the users of a [Status], and a page of [Jobs].
 const (
-	MaxJobs  = 100
-	MaxEnded = 5
-	MaxUsers = 32
+	MaxJobs     = 100
+	MaxUnderWay = 2000 // of a list of those under way: more than the launcher has places for
+	MaxEnded    = 5
+	MaxUsers    = 32
 )
 
 // Status is the answer of /v1/status.
@@ -101,6 +102,8 @@ type Found struct {
 type Jobs struct {
 	Jobs []Job  `json:"jobs"`           // the newest first
 	Next string `json:"next,omitempty"` // the cursor of the following page
+	// More says how many there are beside these; of those under way alone, which have no pages.
+	More int `json:"more,omitempty"`
 }
 
 // JobDetail is the answer of /v1/jobs/ID: everything but what was found.
