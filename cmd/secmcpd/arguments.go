@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -253,15 +254,20 @@ func toolsFor(args []string) runners.Table {
 	if !slices.Contains(args, "scan") && !slices.Contains(args, "explain") {
 		return runners.BuiltIn()
 	}
-	config := defaultConfig
+	from := sources{file: defaultConfig, environ: os.Environ()}
 	for i, word := range args {
-		if value, is := strings.CutPrefix(word, "--config="); is {
-			config = value
-		} else if word == "--config" && i+1 < len(args) {
-			config = args[i+1]
+		name, value, is := strings.Cut(word, "=")
+		if !is && i+1 < len(args) {
+			value = args[i+1]
+		}
+		switch name {
+		case "--config":
+			from.file = value
+		case "--set":
+			from.set = append(from.set, value)
 		}
 	}
-	settings, err := loadSettings(config)
+	settings, err := loadSettings(from)
 	if err != nil {
 		return runners.BuiltIn()
 	}

@@ -28,13 +28,19 @@ func checkCommand(s *surroundings) *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Short: "check the configuration and every engagement", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			engagements, err := s.wrongs()
+			engagements, warnings, err := s.wrongs()
 			if asJSON {
-				said := checked{OK: err == nil, Engagements: len(engagements), Faults: []string{}}
+				said := checked{OK: err == nil, Engagements: len(engagements), Faults: []string{}, Warnings: []string{}}
+				for _, w := range warnings {
+					said.Warnings = append(said.Warnings, w.String())
+				}
 				if err != nil {
 					said.Faults, err = strings.Split(err.Error(), "\n"), exitError{exitConfig, nil}
 				}
 				return errors.Join(s.printJSON(said), err)
+			}
+			for _, w := range warnings {
+				fmt.Fprintf(s.stderr, "secmcpd: warning: %s\n", w)
 			}
 			if err != nil {
 				return exitError{exitConfig, err}
@@ -52,15 +58,17 @@ type checked struct {
 	OK          bool     `json:"ok"`
 	Engagements int      `json:"engagements"` // in force
 	Faults      []string `json:"faults"`      // each with its file and line
+	Warnings    []string `json:"warnings"`    // of settings that are in force otherwise than they were said
 }
 
 // wrongs is every fault of the settings and of the engagements together. Where the settings have
-// faults the engagements are looked for where they say, or else where the default is.
-func (s *surroundings) wrongs() ([]policy.Engagement, error) {
+// faults the engagements are looked for where they say, or else where the default is. Warnings are of
+// settings that are in force otherwise than they were said.
+func (s *surroundings) wrongs() ([]policy.Engagement, strict.Faults, error) {
 	settings, at, wrong := readSettings(s.config)
 	var faults strict.Faults
 	if wrong != nil && !errors.As(wrong, &faults) {
-		return nil, bare(wrong) // nothing was read: where the engagements are is not known
+		return nil, nil, bare(wrong) // nothing was read: where the engagements are is not known
 	}
 	faults = append(faults, settings.checkMachine(at)...)
 	errs := []error{faults.Err()}
@@ -75,7 +83,7 @@ func (s *surroundings) wrongs() ([]policy.Engagement, error) {
 		engagements, faults, err = launcher.Engagements(dir, launcher.Lookup(settings.tools()))
 		errs = append(errs, faults.Err(), err)
 	}
-	return engagements, errors.Join(errs...)
+	return engagements, settings.from.warnings, errors.Join(errs...)
 }
 
 // checkTokens says what is wrong with the tokens of HTTP; who may not read them is told nothing.

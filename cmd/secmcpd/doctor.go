@@ -122,7 +122,7 @@ func doctorCommand(s *surroundings) *cobra.Command {
 			if wrong != nil {
 				settings = defaultSettings()
 			}
-			findings := examine(c.Context(), s.config, settings, wrong)
+			findings := examine(c.Context(), s.config.file, settings, wrong)
 			if err := s.tell(findings, asJSON); err != nil {
 				return err
 			}

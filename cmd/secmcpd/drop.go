@@ -11,9 +11,9 @@ import (
 )
 
 // dropAndExec makes this process the front's user for good and starts its program again with
-// args. Credentials belong to threads and a Go process has several; the exec leaves only this
+// args and env. Credentials belong to threads and a Go process has several; the exec leaves only this
 // one, so nothing of the privilege remains in another.
-func dropAndExec(uid, gid uint32, args []string) error {
+func dropAndExec(uid, gid uint32, args, env []string) error {
 	runtime.LockOSThread()
 	last, err := lastCapability()
 	if err != nil {
@@ -43,7 +43,7 @@ func dropAndExec(uid, gid uint32, args []string) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot drop privilege: no_new_privs: %w", err)
 	}
-	return fmt.Errorf("cannot start the front: %w", unix.Exec("/proc/self/exe", args, []string{}))
+	return fmt.Errorf("cannot start the front: %w", unix.Exec("/proc/self/exe", args, env))
 }
 
 func lastCapability() (int, error) {

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -75,7 +74,7 @@ func everyCommand(t *testing.T) (all []string) {
 }
 
 func everySetting(t *testing.T) (all []string) {
-	for key := range keys(reflect.ValueOf(defaultSettings()), "") {
+	for key := range manualKeys() {
 		all = append(all, key)
 	}
 	if len(all) < 30 {

@@ -34,6 +34,7 @@ func serveCommand(s *surroundings) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			settings.tellClamped(settings.logger(s.stderr))
 			settings.tellDeclared(settings.logger(s.stderr))
 			sockets, overHTTP, err := activated("front")
 			if err != nil {
@@ -63,6 +64,7 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			case err != nil:
 				return err
 			}
+			settings.tellClamped(settings.logger(s.stderr))
 			settings.tellDeclared(settings.logger(s.stderr))
 			cfg, err := settings.launcher()
 			if err != nil {
@@ -144,7 +146,7 @@ configuration names each layer that is missing; every result says so.`,
 				if err != nil {
 					return err
 				}
-				return dropAndExec(uid, gid, []string{"secmcpd", "stdio", "--front", strconv.Itoa(linkFD), "--config", s.config})
+				return dropAndExec(uid, gid, append([]string{"secmcpd", "stdio", "--front", strconv.Itoa(linkFD)}, s.config.again()...), s.config.own())
 			}
 			if linkFD != 0 {
 				return stdioFront(c.Context(), s, settings, linkFD)
@@ -161,6 +163,7 @@ configuration names each layer that is missing; every result says so.`,
 }
 
 func stdioLauncher(ctx context.Context, s *surroundings, settings settings) error {
+	settings.tellClamped(settings.logger(s.stderr))
 	settings.tellDeclared(settings.logger(s.stderr))
 	cfg, err := settings.launcher()
 	if err != nil {
@@ -220,16 +223,16 @@ func startFront(s *surroundings, settings settings) (*net.UnixConn, *exec.Cmd, e
 	ours, theirs := os.NewFile(uintptr(fds[0]), "link"), os.NewFile(uintptr(fds[1]), "link")
 	defer ours.Close()
 	defer theirs.Close()
-	config, err := filepath.Abs(s.config) // the front has another working directory
-	if err != nil {
+	from := s.config
+	if from.file, err = filepath.Abs(from.file); err != nil { // the front has another working directory
 		return nil, nil, fmt.Errorf("cannot start the front: %w", err)
 	}
-	child := exec.Command("/proc/self/exe", "stdio", "--front", "3", "--config", config)
+	child := exec.Command("/proc/self/exe", append([]string{"stdio", "--front", "3"}, from.again()...)...)
 	child.Args[0] = "secmcpd"
 	if os.Geteuid() == 0 {
 		child.Args = append(child.Args, "--drop")
 	}
-	child.Env = []string{} // nothing of the caller's environment
+	child.Env = from.own() // nothing else of the caller's environment
 	child.Dir = "/"
 	child.Stderr = os.Stderr
 	child.ExtraFiles = []*os.File{theirs}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"runtime/debug"
 	"slices"
@@ -50,7 +51,7 @@ func (e exitError) Unwrap() error { return e.err }
 type surroundings struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	config         string // path of secmcpd.yaml
+	config         sources
 }
 
 const defaultConfig = "/etc/secmcpd/secmcpd.yaml"
@@ -59,7 +60,7 @@ const defaultConfig = "/etc/secmcpd/secmcpd.yaml"
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	err := rootCommand(&surroundings{stdin: stdin, stdout: stdout, stderr: stderr}, args).ExecuteContext(ctx)
+	err := rootCommand(&surroundings{stdin: stdin, stdout: stdout, stderr: stderr, config: sources{environ: os.Environ()}}, args).ExecuteContext(ctx)
 	var exit exitError
 	switch {
 	case err == nil:
@@ -90,7 +91,8 @@ func rootCommand(s *surroundings, args []string) *cobra.Command {
 	root.SetOut(s.stdout)
 	root.SetErr(s.stderr)
 	root.SetFlagErrorFunc(usage)
-	root.PersistentFlags().StringVar(&s.config, "config", defaultConfig, "the configuration file; conf.d/ beside it is read too")
+	root.PersistentFlags().StringVar(&s.config.file, "config", defaultConfig, "the configuration file; conf.d/ beside it is read too")
+	root.PersistentFlags().StringArrayVar(&s.config.set, "set", nil, "a setting, KEY=VALUE, over files and environment; may be given again")
 	root.SetHelpCommand(helpCommand())
 	tools := toolsFor(args)
 	root.AddCommand(
@@ -98,7 +100,7 @@ func rootCommand(s *surroundings, args []string) *cobra.Command {
 		connectCommand(s), scanCommand(s, tools), reportCommand(s),
 		// Of operators.
 		statusCommand(s), jobsCommand(s), jobCommand(s), cancelCommand(s), topCommand(s), logsCommand(s), supportCommand(s),
-		checkCommand(s), engagementsCommand(s, tools), toolsCommand(s), breakerCommand(s), approveCommand(s), denyCommand(s), drainCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
+		checkCommand(s), configCommand(s), engagementsCommand(s, tools), toolsCommand(s), breakerCommand(s), approveCommand(s), denyCommand(s), drainCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
 		// Of systemd, and of this program itself.
 		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s),
 		manualCommand(s), versionCommand(s),

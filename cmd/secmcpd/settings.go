@@ -32,9 +32,10 @@ import (
 	"github.com/secmcpd/secmcpd/sandbox/scope"
 )
 
-// settings is the configuration as it is written in secmcpd.yaml and conf.d/. Each file says
-// only what differs; a later file wins, key by key. The zero of a key is never a default:
-// defaults come from defaultSettings, which the manual prints.
+// settings is the configuration as it is written in secmcpd.yaml and conf.d/, in the environment and in
+// flags, whose names follow from the keys: this struct is the one table of them. Each layer says only
+// what differs; a later one wins, key by key. The zero of a key is never a default: defaults come from
+// defaultSettings, which the manual prints. Tags: see keysOf.
 type settings struct {
 	FrontUser        string            `yaml:"front_user"`            // name or number of the front's user
 	FrontSocket      string            `yaml:"front_socket"`          // where the launcher finds the front
@@ -63,6 +64,8 @@ type settings struct {
 	Front            frontSettings     `yaml:"front"`
 	Approvals        approvalSettings  `yaml:"approvals"`
 	Shutdown         shutdownSettings  `yaml:"shutdown"`
+
+	from *said
 }
 
 // httpSettings are of the socket that secmcpd-http.socket opens, if it is switched on.
@@ -234,51 +237,59 @@ const (
 	maxSettingsFiles = 64
 )
 
-// loadSettings reads secmcpd.yaml and conf.d/*.yaml beside it. Every fault of every file comes
-// back at once.
-func loadSettings(path string) (settings, error) {
-	s, _, err := readSettings(path)
+// loadSettings reads every layer of the configuration. Every fault of all of them comes back at once.
+func loadSettings(from sources) (settings, error) {
+	s, _, err := readSettings(from)
 	return s, err
 }
 
 // readSettings is loadSettings with what it takes to find more faults: where a field was said.
 // With faults the settings are what could be read of them.
-func readSettings(path string) (settings, faultAt, error) {
+func readSettings(from sources) (settings, faultAt, error) {
 	s := defaultSettings()
-	files, err := settingsFiles(path)
+	s.from = &said{}
+	at := whence(from.file, s.from)
+	files, err := settingsFiles(from.file)
 	if err != nil {
-		return s, whence(path, nil), exitError{exitConfig, err}
+		return s, at, exitError{exitConfig, err}
 	}
 	var faults strict.Faults
-	var read []*strict.Lines
 	for _, file := range files {
 		data, err := readBounded(file, maxSettingsFile)
 		if err != nil {
-			return s, whence(path, read), exitError{exitConfig, fmt.Errorf("cannot read the configuration: %w", err)}
+			return s, at, exitError{exitConfig, fmt.Errorf("cannot read the configuration: %w", err)}
 		}
 		lines, wrong := strict.Decode(file, data, &s)
 		faults = append(faults, wrong...)
-		read = append(read, lines)
+		s.from.layers = append(s.from.layers, lines)
 	}
-	at := whence(path, read)
+	layers, told, wrong := readPredecessor(from.environ, &s)
+	s.from.layers, faults = append(s.from.layers, layers...), append(faults, wrong...)
+	layers, wrong = readEnvironment(from.environ, &s)
+	s.from.layers, faults = append(s.from.layers, layers...), append(faults, wrong...)
+	layers, wrong = readFlags(from.set, &s)
+	s.from.layers, faults = append(s.from.layers, layers...), append(faults, wrong...)
 	for _, f := range s.check(at) {
 		// What could not be read has its fault already.
-		if !slices.ContainsFunc(read, func(l *strict.Lines) bool { return l.Bad(f.Field) }) {
+		if !slices.ContainsFunc(s.from.layers, func(l *strict.Lines) bool { return l.Bad(f.Field) }) {
 			faults = append(faults, f)
 		}
 	}
+	s.from.warnings = append(told, s.from.warnings...)
+	redactIn(s.keys(), faults)
+	redactIn(s.keys(), s.from.warnings)
 	if len(faults) > 0 {
 		return s, at, exitError{exitConfig, faults}
 	}
 	return s, at, nil
 }
 
-// faultAt makes a fault of meaning in the file that has the field last, or in the first.
+// faultAt makes a fault of meaning in the layer that has the field last, or in the first file.
 type faultAt func(field, got, allowed, hint string) strict.Fault
 
-func whence(path string, read []*strict.Lines) faultAt {
+func whence(path string, o *said) faultAt {
 	return func(field, got, allowed, hint string) strict.Fault {
-		for _, lines := range slices.Backward(read) {
+		for _, lines := range slices.Backward(o.layers) {
 			if lines.Has(field) {
 				return lines.Fault(field, got, allowed, hint)
 			}
@@ -318,61 +329,72 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-// check says what is wrong with the meaning of well-formed settings.
+// bounds are those of every number. A number of the predecessor's that it clamped is clamped here, too.
+func (s *settings) bounds() []bounds {
+	const least, most = int64(time.Minute), int64(10 * 365 * 24 * time.Hour)
+	all := []bounds{
+		{"scans.at_once", 1, 64, clamp},
+		{"scans.queued", 0, 1024, refuse},
+		{"slots.first_uid", 1, 1<<31 - 100, refuse},
+		{"limits.memory_mib", 32, 1 << 20, refuse},
+		{"limits.processes", 8, 4096, refuse},
+		{"limits.cpu_percent", 1, 100 * 1024, refuse},
+		{"limits.cpu_time", least, most, refuse},
+		{"limits.io_mib", 1, 1 << 20, refuse},
+		{"scans.memory_mib", max(int64(s.Limits.MemoryMiB), 32), 1 << 20, refuse},
+		{"scans.processes", max(int64(s.Limits.Processes), 8), 65536, refuse},
+		{"scans.cpu_percent", 1, 100 * 1024, refuse},
+		{"scans.io_mib", 1, 1 << 20, refuse},
+		{"scans.packets_per_second", 10, 10_000_000, refuse},
+		{"limits.output_mib", 1, 16 << 10, clamp},
+		{"limits.tmp_mib", 1, 16 << 10, refuse},
+		{"limits.open_files", 64, 65536, refuse},
+		{"jobs.keep", 1, 1000000, refuse},
+		{"jobs.keep_for", least, most, refuse},
+		{"jobs.free_mib", 8, 1 << 20, refuse},
+		{"jobs.keep_mib", 16, 1 << 30, refuse},
+		{"health.cpu_percent", 0, 100, clamp},
+		{"health.memory_percent", 0, 100, clamp},
+		{"health.disk_percent", 0, 100, clamp},
+		{"health.every", int64(5 * time.Second), int64(5 * time.Minute), clamp},
+		{"health.timeout", int64(time.Second), int64(time.Minute), clamp},
+		{"metrics.every", int64(5 * time.Second), int64(5 * time.Minute), clamp},
+		{"shutdown.grace", 0, int64(5 * time.Minute), clamp},
+		{"approvals.within", int64(time.Minute), int64(24 * time.Hour), refuse},
+		{"breakers.failures", 1, 100, clamp},
+		{"breakers.success_threshold", 1, 10, clamp},
+		{"breakers.probes", 1, 16, refuse},
+		{"breakers.recovery", int64(time.Second), int64(10 * time.Minute), clamp},
+	}
+	if s.Front.IdleExit != 0 { // never
+		all = append(all, bounds{"front.idle_exit", int64(time.Second), int64(30 * 24 * time.Hour), refuse})
+	}
+	for name := range s.Scans.PerTool {
+		all = append(all, bounds{strict.Key("scans.per_tool", name), 1, 64, refuse})
+	}
+	longest := s.Breakers.Recovery
+	for name := range s.Breakers.ToolFailures {
+		all = append(all, bounds{strict.Key("breakers.tool_failures", name), 1, 10, clamp})
+	}
+	for name, d := range s.Breakers.ToolRecovery {
+		all = append(all, bounds{strict.Key("breakers.tool_recovery", name), int64(30 * time.Second), int64(10 * time.Minute), clamp})
+		longest = max(longest, d)
+	}
+	// At least as long as each recovery, each within its own bounds.
+	return append(all, bounds{"breakers.max_recovery", int64(min(max(longest, time.Second), 10*time.Minute)), int64(time.Hour), refuse})
+}
+
+// check says what is wrong with the meaning of well-formed settings, and clamps what is clamped.
 func (s *settings) check(at faultAt) (faults strict.Faults) {
 	wrong := func(field string, got any, allowed, hint string) {
 		faults = append(faults, at(field, strict.Quote(fmt.Sprint(got)), allowed, hint))
 	}
-	for _, b := range []struct {
-		field         string
-		got, low, top int64
-	}{
-		{"scans.at_once", int64(s.Scans.AtOnce), 1, 64},
-		{"scans.queued", int64(s.Scans.Queued), 0, 1024},
-		{"slots.first_uid", int64(s.Slots.FirstUID), 1, 1<<31 - 100},
-		{"limits.memory_mib", int64(s.Limits.MemoryMiB), 32, 1 << 20},
-		{"limits.processes", int64(s.Limits.Processes), 8, 4096},
-		{"limits.cpu_percent", int64(s.Limits.CPUPercent), 1, 100 * 1024},
-		{"limits.io_mib", int64(s.Limits.IOMiB), 1, 1 << 20},
-		{"scans.memory_mib", int64(s.Scans.MemoryMiB), max(int64(s.Limits.MemoryMiB), 32), 1 << 20},
-		{"scans.processes", int64(s.Scans.Processes), max(int64(s.Limits.Processes), 8), 65536},
-		{"scans.cpu_percent", int64(s.Scans.CPUPercent), 1, 100 * 1024},
-		{"scans.io_mib", int64(s.Scans.IOMiB), 1, 1 << 20},
-		{"scans.packets_per_second", int64(s.Scans.Packets), 10, 10_000_000},
-		{"limits.output_mib", int64(s.Limits.OutputMiB), 1, 16 << 10},
-		{"limits.tmp_mib", int64(s.Limits.TmpMiB), 1, 16 << 10},
-		{"limits.open_files", int64(s.Limits.OpenFiles), 64, 65536},
-		{"jobs.keep", int64(s.Jobs.Keep), 1, 1000000},
-		{"jobs.free_mib", int64(s.Jobs.FreeMiB), 8, 1 << 20},
-		{"jobs.keep_mib", int64(s.Jobs.KeepMiB), 16, 1 << 30},
-		{"breakers.failures", int64(s.Breakers.Failures), 1, 100},
-		{"breakers.success_threshold", int64(s.Breakers.Successes), 1, 10},
-		{"breakers.probes", int64(s.Breakers.Probes), 1, 16},
-		{"health.cpu_percent", int64(s.Health.CPUPercent), 0, 100},
-		{"health.memory_percent", int64(s.Health.MemoryPercent), 0, 100},
-		{"health.disk_percent", int64(s.Health.DiskPercent), 0, 100},
-	} {
-		if b.got < b.low || b.got > b.top {
-			wrong(b.field, b.got, fmt.Sprintf("%d to %d", b.low, b.top), "")
-		}
+	if s.from == nil {
+		s.from = &said{}
 	}
-	for field, d := range map[string]time.Duration{"limits.cpu_time": s.Limits.CPUTime, "jobs.keep_for": s.Jobs.KeepFor} {
-		if d < time.Minute || d > 10*365*24*time.Hour {
-			wrong(field, d, "1m to 87600h", "")
-		}
-	}
-	if d := s.Health.Every; d < 5*time.Second || d > 5*time.Minute {
-		wrong("health.every", d, "5s to 5m", "")
-	}
-	if d := s.Health.Timeout; d < time.Second || d > time.Minute {
-		wrong("health.timeout", d, "1s to 1m", "")
-	}
-	if d := s.Shutdown.Grace; d < 0 || d > 5*time.Minute {
-		wrong("shutdown.grace", d, "0s to 5m", "")
-	}
-	if d := s.Approvals.Within; d < time.Minute || d > 24*time.Hour {
-		wrong("approvals.within", d, "1m to 24h", "")
-	}
+	var beyond strict.Faults
+	s.from.clamped, s.from.warnings, beyond = s.within(s.bounds(), at)
+	faults = append(faults, beyond...)
 	for field, p := range map[string]string{"front_socket": s.FrontSocket, "bell_socket": s.BellSocket, "http.tokens": s.HTTP.Tokens, "admin_socket": s.AdminSocket, "launcher_admin_socket": s.LauncherAdmin, "state_dir": s.StateDir, "launcher_state_dir": s.LauncherStateDir,
 		"audit_dir": s.AuditDir, "engagements_dir": s.EngagementsDir, "runners_dir": s.RunnersDir} {
 		if !filepath.IsAbs(p) || filepath.Clean(p) != p {
@@ -380,14 +402,8 @@ func (s *settings) check(at faultAt) (faults strict.Faults) {
 		}
 	}
 	faults = append(faults, s.checkTools(at)...)
-	if d := s.Metrics.Every; d < 5*time.Second || d > 5*time.Minute {
-		wrong("metrics.every", d, "5s to 5m", "")
-	}
 	if p := s.Metrics.Textfile; p != "" && (!filepath.IsAbs(p) || filepath.Clean(p) != p || filepath.Ext(p) != ".prom") {
 		wrong("metrics.textfile", p, "an absolute path that ends in .prom, or nothing", "node_exporter reads no other file")
-	}
-	if d := s.Front.IdleExit; d != 0 && (d < time.Second || d > 30*24*time.Hour) {
-		wrong("front.idle_exit", d, "1s to 720h, or 0s for never", "")
 	}
 	for i, host := range s.HTTP.Hosts {
 		if host == "" || strings.ContainsAny(host, "/: ") && !strings.HasPrefix(host, "[") {
@@ -494,32 +510,15 @@ func (s *settings) checkTools(at faultAt) (faults strict.Faults) {
 			wrong(strict.Key(key, name), name, strings.Join(known, ", "), near(name, known))
 		}
 	}
-	for name, n := range s.Scans.PerTool {
+	for name := range s.Scans.PerTool {
 		tool("scans.per_tool", name)
-		if n < 1 || n > 64 {
-			wrong(strict.Key("scans.per_tool", name), n, "1 to 64", "a tool that is not named has no bound of its own; `secmcpd tools disable` refuses one")
-		}
 	}
 	b := s.Breakers
-	for name, n := range b.ToolFailures {
+	for name := range b.ToolFailures {
 		tool("breakers.tool_failures", name)
-		if n < 1 || n > 10 {
-			wrong(strict.Key("breakers.tool_failures", name), n, "1 to 10", "")
-		}
 	}
-	longest := b.Recovery
-	for name, d := range b.ToolRecovery {
+	for name := range b.ToolRecovery {
 		tool("breakers.tool_recovery", name)
-		if d < 30*time.Second || d > 10*time.Minute {
-			wrong(strict.Key("breakers.tool_recovery", name), d, "30s to 10m", "")
-		}
-		longest = max(longest, d)
-	}
-	if d := b.Recovery; d < time.Second || d > 10*time.Minute {
-		wrong("breakers.recovery", d, "1s to 10m", "")
-	}
-	if d := b.MaxRecovery; d < longest || d > time.Hour {
-		wrong("breakers.max_recovery", d, longest.String()+" to 1h", "it is at least as long as each recovery")
 	}
 	if b.Multiplier < 1 || b.Multiplier > 10 {
 		wrong("breakers.multiplier", b.Multiplier, "1 to 10", "")
@@ -605,6 +604,13 @@ func (s *settings) declared() error {
 // logger is the log of a role, at its standard error or in the journal behind that.
 func (s *settings) logger(stderr io.Writer) *slog.Logger {
 	return journal.New(stderr, journal.Level(s.Log.Level), s.Log.Format)
+}
+
+// tellClamped logs what is not as it was said.
+func (s *settings) tellClamped(log *slog.Logger) {
+	for _, w := range s.from.warnings {
+		log.Warn("value_clamped", "setting", w.Field, "why", w.String())
+	}
 }
 
 // tellDeclared logs what is wrong with declared scanners: they are not there, and the others are.

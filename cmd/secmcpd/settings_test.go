@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +23,7 @@ func TestTheManualsTableOfSettingsIsTrue(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_.]+)` \\| ([^|]+) \\|").FindAllStringSubmatch(section, -1) {
 		said[m[1]] = strings.Trim(strings.TrimSpace(m[2]), "`")
 	}
-	for key, want := range keys(reflect.ValueOf(defaultSettings()), "") {
+	for key, want := range manualKeys() {
 		if got, ok := said[key]; !ok || want != "" && got != want {
 			t.Errorf("%s: the manual says %q, the program %q", key, got, want)
 		}
@@ -35,45 +34,33 @@ func TestTheManualsTableOfSettingsIsTrue(t *testing.T) {
 	}
 }
 
-// keys are the settings with their defaults, as the manual writes them; "" where it uses words.
-func keys(v reflect.Value, prefix string) map[string]string {
+// manualKeys are the settings with their defaults, as the manual writes them; "" where it uses words.
+func manualKeys() map[string]string {
 	out := map[string]string{}
-	for i := range v.NumField() {
-		key, f := prefix+v.Type().Field(i).Tag.Get("yaml"), v.Field(i)
+	s := defaultSettings()
+	for _, k := range s.keys() {
+		path, text := k.path, fmt.Sprint(k.value.Interface())
 		switch {
-		case f.Type() == reflect.TypeFor[time.Duration]():
-			text := time.Duration(f.Int()).String() // 1h0m0s
-			for _, none := range []string{"m0s", "h0m"} {
-				if strings.HasSuffix(text, none) {
-					text = strings.TrimSuffix(text, none[1:])
-				}
-			}
-			out[key] = text
-		case f.Kind() == reflect.Struct && f.Type().Name() != "Prefix":
-			for k, w := range keys(f, key+".") {
-				out[k] = w
-			}
-		case f.Kind() == reflect.Slice:
-			out[key] = ""
-		case f.Kind() == reflect.Map:
-			var rows []string
-			for _, k := range f.MapKeys() {
-				rows = append(rows, fmt.Sprintf("%s: %v", k, f.MapIndex(k)))
-			}
-			slices.Sort(rows)
-			out[key] = strings.Join(rows, ", ")
-		default:
-			out[key] = fmt.Sprint(f.Interface())
+		case k.value.Kind() == reflect.Slice:
+			text = ""
+		case k.of == "" && k.value.Type() == reflect.TypeFor[time.Duration]():
+			text = textOf(k.value)
 		}
+		if k.of != "" {
+			_, name, _ := strings.Cut(path, k.of+".")
+			path, text = k.of, strings.Trim(out[k.of]+", "+name+": "+fmt.Sprint(k.value.Interface()), ", ")
+		}
+		out[path] = text
 	}
 	return out
 }
 
 func TestThePackagedSettingsAreSettings(t *testing.T) {
-	s, err := loadSettings(filepath.Join("..", "..", "packaging", "etc", "secmcpd.yaml"))
+	s, err := loadSettings(sources{file: filepath.Join("..", "..", "packaging", "etc", "secmcpd.yaml")})
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.from = nil
 	if got, want := fmt.Sprint(s), fmt.Sprint(defaultSettings()); got != want {
 		t.Errorf("they differ from the defaults:\n%s\n%s", got, want)
 	}

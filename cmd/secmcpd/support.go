@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/secmcpd/secmcpd/internal/launcher"
@@ -161,16 +160,24 @@ func (s *surroundings) parts(settings settings, wrong error, whole bool, lines i
 			if wrong != nil {
 				fmt.Fprintf(to, "# not these, which are the defaults: %s\n", strings.ReplaceAll(bare(wrong).Error(), "\n", "\n# "))
 			}
-			return yaml.NewEncoder(to).Encode(settings)
+			shown, err := settings.show("")
+			for _, one := range shown { // without secrets
+				fmt.Fprintln(to, one.line(true))
+			}
+			return err
 		}},
 		{"check.txt", "every fault of settings, engagements and declarations", func(_ context.Context, to io.Writer) error {
-			if _, err := s.wrongs(); err != nil {
+			_, warnings, err := s.wrongs()
+			for _, w := range warnings {
+				fmt.Fprintln(to, "warning:", w)
+			}
+			if err != nil {
 				fmt.Fprintln(to, err)
 			}
 			return nil
 		}},
 		{"doctor.json", "what this machine lacks, and which layers are proved", func(ctx context.Context, to io.Writer) error {
-			return indented(to, examine(ctx, s.config, settings, wrong))
+			return indented(to, examine(ctx, s.config.file, settings, wrong))
 		}},
 		{"status.json", "how both rooms are", func(ctx context.Context, to io.Writer) error {
 			r, err := s.look(ctx)

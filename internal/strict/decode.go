@@ -67,6 +67,9 @@ type decoder struct {
 
 func (d *decoder) fault(line int, path, got, allowed, hint string) {
 	d.bad[path] = true
+	if d.unlined {
+		line = 0
+	}
 	d.faults = append(d.faults, Fault{d.file, line, path, got, allowed, hint})
 }
 

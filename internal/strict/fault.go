@@ -9,8 +9,8 @@ import (
 
 // Fault is one thing wrong with a file, told so that the reader can mend it without a manual.
 type Fault struct {
-	File string
-	Line int // from 1; a key that is missing has the line of what should hold it
+	File string // or what else said it, see [Set]
+	Line int    // from 1; a key that is missing has the line of what should hold it; 0: there are no lines
 	// Field is the path of the value, as in targets[2].within[0]; empty for the whole file.
 	Field string
 	// Got says what was found: a quoted and capped text (see [Quote]), or a kind ("a list").
@@ -32,7 +32,10 @@ func (f Fault) String() string {
 	if f.Hint != "" {
 		parts = append(parts, f.Hint)
 	}
-	where := fmt.Sprintf("%s:%d: ", f.File, f.Line)
+	where := f.File + ": "
+	if f.Line > 0 {
+		where = fmt.Sprintf("%s:%d: ", f.File, f.Line)
+	}
 	if f.Field != "" {
 		where += f.Field + ": "
 	}

@@ -12,6 +12,20 @@ type Lines struct {
 	at   map[string]int
 	bad  map[string]bool
 	read bool // its keys were looked at
+	// unlined says that it is no file: one value, of one line.
+	unlined bool
+}
+
+// Where is what said the value at path, as FILE:LINE or, of a value that was [Set], its source; empty:
+// it was not said here.
+func (l *Lines) Where(path string) string {
+	switch {
+	case !l.Has(path):
+		return ""
+	case l.unlined:
+		return l.file
+	}
+	return l.file + ":" + strconv.Itoa(l.at[path])
 }
 
 // Has says whether the file has a value at path, well formed or not.
@@ -38,7 +52,11 @@ func (l *Lines) Of(path string) int {
 
 // Fault is a fault at path, with the file and the line filled in.
 func (l *Lines) Fault(path, got, allowed, hint string) Fault {
-	return Fault{File: l.file, Line: l.Of(path), Field: path, Got: got, Allowed: allowed, Hint: hint}
+	line := l.Of(path)
+	if l.unlined {
+		line = 0
+	}
+	return Fault{File: l.file, Line: line, Field: path, Got: got, Allowed: allowed, Hint: hint}
 }
 
 // lastStep is the end of a path: .key, ["odd key"] or [3].
