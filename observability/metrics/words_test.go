@@ -24,7 +24,7 @@ func TestTheListOfCodesIsWhole(t *testing.T) {
 		}
 	}
 	for _, text := range sources(t, "../../internal/wire") {
-		for _, m := range regexp.MustCompile(`(?m)^(?:const |\t)([A-Za-z]+Needed|[A-Za-z]+Open|Stopping|Drained) +(?:= )"([a-z_]+)"`).FindAllStringSubmatch(text, -1) {
+		for _, m := range regexp.MustCompile(`(?m)^(?:const |\t)([A-Za-z]+Needed|Stopping|Drained) += "([a-z_]+)"`).FindAllStringSubmatch(text, -1) {
 			found[m[2]] = true
 		}
 	}
