@@ -141,6 +141,19 @@ func (r *statusReport) judge(accepted []string) {
 		for _, b := range notClosed(l.Breakers) {
 			worse(isDegraded, brokenIn(b))
 		}
+		if n := l.PendingCount; n > 0 {
+			wait := "wait for"
+			if n == 1 {
+				wait = "waits for"
+			}
+			worse(isDegraded, plural(n, "scan")+" "+wait+" an approval: secmcpd approve")
+		}
+		if l.Draining != nil {
+			worse(isDegraded, "no new scan is taken: the launcher drains, and "+plural(l.Unfinished, "scan")+" left")
+		}
+		if l.Replaced {
+			worse(isDegraded, "another version is installed, and waits for the scans that are under way")
+		}
 		if more := l.Breakers.Open + l.Breakers.HalfOpen - len(l.Breakers.Networks); more > 0 {
 			worse(isDegraded, fmt.Sprintf("%s more are refused: secmcpd breaker list", plural(more, "network")))
 		}
@@ -315,6 +328,11 @@ func (r *statusReport) placed(jobs []view.Job) []view.Job {
 		return jobs
 	}
 	for i := range jobs {
+		for _, a := range r.Launcher.Pending {
+			if a.Job == jobs[i].JobID {
+				jobs[i].Reason = "waits for an approval"
+			}
+		}
 		for place, w := range r.Launcher.Queue {
 			if w.Job == jobs[i].JobID {
 				jobs[i].Reason = fmt.Sprintf("place %d", place+1)

@@ -45,7 +45,8 @@ func names(uid uint32) string {
 func busy() statusReport {
 	return statusReport{
 		Launcher: &wire.State{Version: "1.0", Since: ago(26 * time.Hour), At: noon, Front: true, Clients: 3, Slots: 4, Running: 1, Waiting: 1, Budget: 10000, Reserved: 1000, Filter: "bpf",
-			Gaps:  []wire.Gap{{Layer: "cgroup-io", Why: "the disk has no name", Follows: "reads are not bounded"}},
+			Gaps:    []wire.Gap{{Layer: "cgroup-io", Why: "the disk has no name", Follows: "reads are not bounded"}},
+			Pending: []wire.Awaited{{Job: "bbbbbbbbbbbbbbbbbbbbbbbbbb"}}, PendingCount: 1, Draining: &wire.Draining{}, Unfinished: 2, Replaced: true,
 			Queue: []wire.Waiting{{Job: "bbbbbbbbbbbbbbbbbbbbbbbbbb", AboutS: 130, LatestS: 1800}},
 			Breakers: wire.Breakers{Tools: []wire.Breaker{{Name: "masscan_scan", State: "open", Reason: "timeout", RetryAfterS: 45}, {Name: "nmap_scan", State: "closed"}},
 				Networks: []wire.Breaker{{Name: "10.0.9.0/24", State: "open", Forced: true}}, Open: 3}},
@@ -69,10 +70,12 @@ func TestTheStatusOnOneScreen(t *testing.T) {
 		"busy": func(*statusReport) {},
 		"well": func(r *statusReport) {
 			r.Launcher.Gaps, r.Launcher.Breakers, r.Launcher.Queue = nil, wire.Breakers{}, nil
+			r.Launcher.PendingCount, r.Launcher.Pending, r.Launcher.Draining, r.Launcher.Replaced = 0, nil, nil, false
 			r.Front.Jobs, r.Front.Ended = []view.Job{}, []view.Job{}
 		},
 		"crowded": func(r *statusReport) {
 			r.Launcher.Gaps, r.Launcher.Breakers, r.Launcher.Queue = nil, wire.Breakers{}, nil
+			r.Launcher.PendingCount, r.Launcher.Pending, r.Launcher.Draining, r.Launcher.Replaced = 0, nil, nil, false
 			r.Front.Jobs, r.Front.Ended, r.Front.Queued = r.Front.Jobs[:1], []view.Job{}, 70
 		},
 		"idle": func(r *statusReport) {
@@ -83,6 +86,7 @@ func TestTheStatusOnOneScreen(t *testing.T) {
 		},
 		"full": func(r *statusReport) {
 			r.Launcher.Gaps, r.Launcher.Breakers, r.Launcher.Queue = nil, wire.Breakers{}, nil
+			r.Launcher.PendingCount, r.Launcher.Pending, r.Launcher.Draining, r.Launcher.Replaced = 0, nil, nil, false
 			r.Front.Ready, r.Front.NotReady, r.Front.Space.Free = false, []string{"the disk of results is full: no new scan is started"}, 1<<20
 			r.Front.Jobs, r.Front.Ended, r.Front.Version = []view.Job{}, []view.Job{}, "0.9"
 		},
@@ -138,7 +142,7 @@ func TestAJobOnOnePage(t *testing.T) {
 
 func TestALayerThatMayBeMissingIsNoReason(t *testing.T) {
 	r := busy()
-	r.Launcher.Breakers = wire.Breakers{}
+	r.Launcher.Breakers, r.Launcher.PendingCount, r.Launcher.Draining, r.Launcher.Replaced = wire.Breakers{}, 0, nil, false
 	r.judge([]string{"cgroup-io"})
 	if r.Is != isWell || len(r.Reasons) != 0 || !strings.Contains(r.page(screen{}, noon, names), "without   cgroup-io\n") {
 		t.Errorf("%s %v\n%s", r.Is, r.Reasons, r.page(screen{}, noon, names))
@@ -158,6 +162,7 @@ func TestTheStatusIsAsTheRoomsSayThatTheyAre(t *testing.T) {
 	} {
 		r := busy()
 		r.Launcher.Gaps, r.Launcher.Breakers, r.Launcher.Health, r.Front.Health = nil, wire.Breakers{}, c.launcher, c.front
+		r.Launcher.PendingCount, r.Launcher.Draining, r.Launcher.Replaced = 0, nil, false
 		r.judge(nil)
 		if r.Is != c.is || c.reason != "" && r.Reasons[0] != c.reason {
 			t.Errorf("%s: %s %q", c.says, r.Is, r.Reasons)
