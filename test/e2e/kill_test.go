@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -38,9 +39,14 @@ func (h *house) noBoxes(within time.Duration) {
 // again connects anew and keeps asking for a job until it is finished.
 func (h *house) again(id any) object {
 	h.t.Helper()
+	return h.againAs(0, id)
+}
+
+func (h *house) againAs(uid uint32, id any) object {
+	h.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
-		s, err := h.daemon.Client(ctx, 0, nil)
+		s, err := h.daemon.Client(ctx, uid, nil)
 		done()
 		if err != nil {
 			continue // the daemon is being started again
@@ -139,11 +145,19 @@ func (h *house) auditLog() string {
 	return string(b)
 }
 
-// Fifty scans while either role is killed again and again, at any moment: what was answered as
+// mortals is an engagement of ten users: each may start two scans a second for long.
+const mortals = `name: lab
+callers: {users: [65410, 65411, 65412, 65413, 65414, 65415, 65416, 65417, 65418, 65419]}
+targets: [10.77.0.0/16]
+tools: {nmap_scan: {profiles: ["*"]}}
+limits: {jobs: 1024}
+`
+
+// Five hundred scans while either role is killed again and again, at any moment: what was answered as
 // finished stays finished, every other job ends as what it was, and no process is left.
 func TestKillingEitherRoleInALoopLosesNothing(t *testing.T) {
-	const scans = 50
-	h := newHouse(t, lab.Options{Engagements: map[string]string{"lab": lab.Engagement + "limits: {jobs: 64}\n"}})
+	const scans, workers, users = 500, 20, 10
+	h := newHouse(t, lab.Options{Engagements: map[string]string{"lab": mortals}, Settings: "scans: {at_once: 16, queued: 512, packets_per_second: 1000000}\n"})
 	stop := make(chan struct{})
 	var killer sync.WaitGroup
 	kills := 0
@@ -152,10 +166,10 @@ func TestKillingEitherRoleInALoopLosesNothing(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(time.Duration(400+rand.IntN(1200)) * time.Millisecond):
+			case <-time.After(time.Duration(500+rand.IntN(3000)) * time.Millisecond):
 			}
 			role := lab.Front
-			if kills%2 == 1 {
+			if kills%3 == 2 {
 				role = lab.Launcher
 			}
 			if err := h.daemon.Kill9(role); err != nil {
@@ -170,15 +184,17 @@ func TestKillingEitherRoleInALoopLosesNothing(t *testing.T) {
 	})
 	began := time.Now()
 	answered := map[string]string{} // by job: the end that was told
+	whose := map[string]uint32{}
 	var mu sync.Mutex
 	var agents sync.WaitGroup
-	for worker := range 5 {
+	for worker := range workers {
 		agents.Go(func() {
-			for enough := false; !enough && time.Since(began) < time.Minute; time.Sleep(time.Second) {
-				id, status := h.oneScan(worker)
+			uid := uint32(65410 + worker%users)
+			for enough := false; !enough && time.Since(began) < 5*time.Minute; time.Sleep(100 * time.Millisecond) {
+				id, status := h.oneScan(uid, worker)
 				mu.Lock()
 				if id != "" {
-					answered[id] = status
+					answered[id], whose[id] = status, uid
 				}
 				enough = len(answered) >= scans
 				mu.Unlock()
@@ -192,8 +208,10 @@ func TestKillingEitherRoleInALoopLosesNothing(t *testing.T) {
 	if kills < 8 || len(answered) < scans {
 		t.Errorf("too little happened to prove anything")
 	}
+	ends := map[any]int{}
 	for id, told := range answered {
-		now := h.again(id)
+		now := h.againAs(whose[id], id)
+		ends[now["status"]]++
 		if told != "" && now["status"] != told {
 			t.Errorf("job %s was told as %s and is %v", id, told, now["status"])
 		}
@@ -207,6 +225,10 @@ func TestKillingEitherRoleInALoopLosesNothing(t *testing.T) {
 			t.Errorf("job %s is %v: %s", id, now["status"], show(now["end"]))
 		}
 	}
+	t.Log(ends)
+	if ends["completed"] < scans/10 || ends["interrupted"] < scans/10 {
+		t.Error("too few of one kind to prove anything")
+	}
 	h.noBoxes(20 * time.Second) // of agents that were lost before they had an id
 	if s, err := observability.VerifyAudit(h.daemon.AuditDir()); err != nil {
 		t.Error(err)
@@ -214,15 +236,15 @@ func TestKillingEitherRoleInALoopLosesNothing(t *testing.T) {
 		t.Log(s)
 	}
 	for _, id := range h.everyLaunchHasAnEnd() {
-		h.launchedIsKept(id)
+		h.launchedIsKept(h.askedBy(id), id)
 	}
 }
 
 // launchedIsKept tries a job that was launched, whether or not an agent ever heard of it: it is
 // never kept as refused, and what its scanner wrote is there.
-func (h *house) launchedIsKept(id string) {
+func (h *house) launchedIsKept(uid uint32, id string) {
 	h.t.Helper()
-	now := h.again(id)
+	now := h.againAs(uid, id)
 	switch now["status"] {
 	case "completed", "partial", "interrupted":
 	default:
@@ -239,15 +261,19 @@ func (h *house) launchedIsKept(id string) {
 }
 
 // oneScan asks for one scan and says what it was told: its id and, if it heard of it, its end.
-func (h *house) oneScan(worker int) (id, status string) {
+func (h *house) oneScan(uid uint32, worker int) (id, status string) {
 	ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
-	s, err := h.daemon.Client(ctx, 0, nil)
+	s, err := h.daemon.Client(ctx, uid, nil)
 	done()
 	if err != nil {
 		return "", ""
 	}
 	defer s.Close()
-	answer, err := call(s, "nmap_scan", object{"targets": []string{lab.SSH, "10.77.1.8/31"}, "ports": []any{22, 80}, "skip_discovery": true, "wait_s": worker % 3, "correlation_id": fmt.Sprint("w", worker)})
+	targets := []string{lab.SSH}
+	if worker%4 == 0 {
+		targets = append(targets, "10.77.1.8/31") // which take their time to say nothing
+	}
+	answer, err := call(s, "nmap_scan", object{"targets": targets, "ports": []any{22, 80}, "skip_discovery": true, "wait_s": worker % 3, "correlation_id": fmt.Sprint("w", worker)})
 	if err != nil {
 		return "", ""
 	}
@@ -257,6 +283,19 @@ func (h *house) oneScan(worker int) (id, status string) {
 		return id, ""
 	}
 	return id, fmt.Sprint(answer["status"])
+}
+
+// askedBy is the user who asked for a job, as the audit log has it.
+func (h *house) askedBy(id string) uint32 {
+	h.t.Helper()
+	for line := range strings.Lines(h.auditLog()) {
+		var r observability.Record
+		if strings.Contains(line, id) && json.Unmarshal([]byte(line), &r) == nil && r.Caller != nil {
+			return r.Caller.UID
+		}
+	}
+	h.t.Fatalf("nobody has asked for job %s", id)
+	return 0
 }
 
 // everyLaunchHasAnEnd reads the audit log: whatever was launched is done or interrupted. It
