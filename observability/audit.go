@@ -33,6 +33,7 @@ const (
 	Tools          Event = "tools"           // which tools are disabled was read; Targets names them, Reason tells why it is not known
 	TokensRead     Event = "tokens"          // the tokens of HTTP were read; Records says how many are in force, Reason why none is
 	LoginFailed    Event = "login_failed"    // tokens came over HTTP that are nobody's; Records says how many
+	Reloaded       Event = "reloaded"        // the configuration was read again; Targets names what changed, Outcome "refused" that nothing did
 	Asked          Event = "asked"           // a scan was asked for
 	Decided        Event = "decided"         // and allowed, by this engagement and rule
 	Denied         Event = "denied"          // or refused

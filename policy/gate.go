@@ -188,6 +188,15 @@ func (g *Gate) Bound(engagement string, most int) {
 	}
 }
 
+// Change changes how many may wait, and the budget of all jobs in packets a second (0: there is none),
+// for those that wait and those that come. Those inside keep what they have; nobody who waits is sent away.
+func (g *Gate) Change(maxQueue, rate int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.maxQueue, g.all.most = max(maxQueue, 0), max(rate, 0)
+	g.serveLocked()
+}
+
 // Withhold keeps a slot that was entered from being given to anybody else when it is left: what
 // was in it may not be gone. Once no slot is left whoever waits, and whoever comes, gets [ErrNoSlot].
 func (g *Gate) Withhold(slot int) {

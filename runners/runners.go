@@ -294,6 +294,15 @@ func (t Table) VersionArguments(scanner string) [][]string { return t.scanner(sc
 // HelpArguments are what a scanner is asked for its options; none, where its version says enough.
 func (t Table) HelpArguments(scanner string) [][]string { return t.scanner(scanner).helps }
 
+// Asks tells apart ways of asking a scanner for its version: it is the declaration's revision; empty, where the
+// scanner is built in.
+func (t Table) Asks(scanner string) string {
+	if d := t.scanner(scanner).declared; d != nil {
+		return d.Revision
+	}
+	return ""
+}
+
 // Known says why a scanner of that version, which answered so to HelpArguments, is not used: its options are not those
 // that this package knows.
 func (t Table) Known(scanner string, v Version, help [][]byte) error {

@@ -185,6 +185,47 @@ func (t Total) controls(enabled []string) (list []control) {
 	return list
 }
 
+// Change replaces what was accepted and the limits of all boxes together, also for boxes that run. On an
+// error all is as it was.
+func (s *Sandbox) Change(accept []string, total Total) error {
+	if err := known(accept); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.limitLocked(s.total, total); err != nil {
+		return errors.Join(fmt.Errorf("cannot limit all boxes together: %w", err), s.limitLocked(total, s.total))
+	}
+	s.accept, s.total = slices.Clone(accept), total
+	return nil
+}
+
+// limitLocked writes the limits of all boxes together, as far as they differ.
+func (s *Sandbox) limitLocked(before, total Total) error {
+	if s.features.Cgroup == "" || total == before {
+		return nil
+	}
+	boxes := filepath.Join(s.features.Cgroup, together)
+	for _, c := range total.controls(s.features.Controllers) {
+		if err := c.write(boxes); err != nil {
+			return err
+		}
+	}
+	for _, d := range s.devices {
+		if d.name == "" || total.IO == before.IO {
+			continue
+		}
+		text := d.name + " rbps=max wbps=max"
+		if total.IO > 0 {
+			text = share(d.name, total.IO)
+		}
+		if err := writeControl(boxes, "io.max", text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // writeControl and readControl make three system calls; an os.File makes twice as
 // many, since it asks to be told when such a file changes.
 func writeControl(dir, file, value string) error {
@@ -296,7 +337,10 @@ func controls(spec Spec, devices []string) (list []control) {
 // disks are the devices behind what a box reads and writes. unknown: some of it lies where no device
 // can be found, and no limit holds.
 func (s *Sandbox) disks(spec Spec, files Files) (found []string, unknown bool, err error) {
-	if !spec.Has(CgroupIO) || spec.Limits.IO == 0 && s.total.IO == 0 {
+	s.mu.Lock()
+	bounded := spec.Limits.IO > 0 || s.total.IO > 0
+	s.mu.Unlock()
+	if !spec.Has(CgroupIO) || !bounded {
 		return nil, false, nil
 	}
 	for _, f := range []*os.File{files.Stdout, files.Stderr, spec.Exe} {

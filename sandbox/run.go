@@ -157,9 +157,12 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec, files Files) (r Result) {
 
 // accepts refuses a box that lacks what the configuration does not do without.
 func (s *Sandbox) accepts(spec Spec, gaps []Gap) error {
+	s.mu.Lock()
+	accept := s.accept
+	s.mu.Unlock()
 	var missing []string
 	for _, g := range gaps {
-		if !slices.Contains(s.accept, g.Layer) {
+		if !slices.Contains(accept, g.Layer) {
 			missing = append(missing, g.String())
 		}
 	}
@@ -167,7 +170,7 @@ func (s *Sandbox) accepts(spec Spec, gaps []Gap) error {
 		return fmt.Errorf("cannot enforce %s", strings.Join(missing, "; "))
 	}
 	for _, layer := range spec.Without {
-		if !slices.Contains(s.accept, layer) {
+		if !slices.Contains(accept, layer) {
 			return fmt.Errorf("cannot start a box without %s: that is not accepted", layer)
 		}
 	}

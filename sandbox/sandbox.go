@@ -24,7 +24,6 @@ type Config struct {
 // Sandbox starts boxes. Its methods may be called from several goroutines.
 type Sandbox struct {
 	features Features
-	accept   []string
 	orders   chan order // what a thread is to do
 	self     *os.File   // pidfd of this process
 	nowhere  *os.File   // a network with nothing in it
@@ -32,6 +31,7 @@ type Sandbox struct {
 	mu      sync.Mutex
 	closed  bool
 	running sync.WaitGroup
+	accept  []string
 	total   Total
 	filters map[filterKey][]byte
 	devices map[uint64]disk // names of disks, as far as they were asked for
@@ -67,13 +67,21 @@ type filterKey struct {
 	files int
 }
 
+// known refuses what is no layer.
+func known(layers []string) error {
+	for _, layer := range layers {
+		if !slices.Contains(Layers, layer) {
+			return fmt.Errorf("cannot accept a box without %q: not a layer", layer)
+		}
+	}
+	return nil
+}
+
 // Open prepares this process for starting boxes: its place in the cgroup tree
 // and the thread they are started from.
 func Open(c Config) (*Sandbox, error) {
-	for _, layer := range c.Accept {
-		if !slices.Contains(Layers, layer) {
-			return nil, fmt.Errorf("cannot accept a box without %q: not a layer", layer)
-		}
+	if err := known(c.Accept); err != nil {
+		return nil, err
 	}
 	f := Probe()
 	if f.Libseccomp[0] < 2 || f.Libseccomp[0] == 2 && f.Libseccomp[1] < 5 {

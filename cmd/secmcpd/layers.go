@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"slices"
 	"strconv"
@@ -26,8 +27,10 @@ type sources struct {
 // said is where the settings in force were said, and what of that is not as it was said.
 type said struct {
 	layers   []*strict.Lines
+	read     []string          // the files, each with the sha256 of what it held
 	clamped  map[string]string // key to what was said, where a number beyond its bounds became the nearest bound
 	warnings strict.Faults     // of that, and of the predecessor's variables
+	level    slog.LevelVar     // of the log of the role that has these settings
 }
 
 // origin is what said a key last: FILE:LINE, a variable, a flag, or a default.

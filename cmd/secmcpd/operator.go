@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -18,13 +19,23 @@ import (
 // maxFrontAnswer bounds what the front answers an operator, in bytes.
 const maxFrontAnswer = 16 << 20
 
+// found are the settings as far as they can be read, to find a daemon that runs: it has those that it was
+// started with, and an operator reaches it also while the files have faults. What is not said well has its
+// default.
+func (s *surroundings) found() settings {
+	said, _, err := readSettings(s.config)
+	known := defaultSettings()
+	for _, of := range []struct{ said, known *string }{{&said.AdminSocket, &known.AdminSocket}, {&said.LauncherAdmin, &known.LauncherAdmin}} {
+		if err != nil && !filepath.IsAbs(*of.said) {
+			*of.said = *of.known
+		}
+	}
+	return said
+}
+
 // launcherAsk gives the launcher an order. What it refuses is an error here.
 func (s *surroundings) launcherAsk(ctx context.Context, o wire.Order) (wire.Answer, error) {
-	settings, err := loadSettings(s.config)
-	if err != nil {
-		return wire.Answer{}, err
-	}
-	a, err := wire.Give(ctx, settings.LauncherAdmin, o)
+	a, err := wire.Give(ctx, s.found().LauncherAdmin, o)
 	if err != nil {
 		return a, reached(err, "secmcpd-launcher-admin.socket")
 	}
@@ -41,10 +52,7 @@ func refusedOrder(r *wire.Refusal) error {
 
 // frontGet reads what the front answers operators at path.
 func (s *surroundings) frontGet(ctx context.Context, path string, into any) error {
-	settings, err := loadSettings(s.config)
-	if err != nil {
-		return err
-	}
+	settings := s.found()
 	client := http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", settings.AdminSocket)

@@ -44,6 +44,8 @@ func serveCommand(s *surroundings) *cobra.Command {
 			cfg := settings.front(s, sockets["front"], nil)
 			cfg.Admin, cfg.HTTP = sockets["admin"], overHTTP
 			cfg.Replaced = replaced()
+			again := rereading(s.config, settings)
+			cfg.Reload, cfg.Hangup = func() (front.Next, error) { return again.front(false) }, hangups()
 			return front.Serve(c.Context(), cfg)
 		},
 	}
@@ -80,6 +82,7 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			}
 			cfg.Hurry, cfg.Replaced = secondSignal(), replaced()
 			cfg.Log, cfg.Notify = settings.logger(s.stderr), notify
+			cfg.Reload, cfg.Hangup = rereading(s.config, settings).launcher, hangups()
 			return launcher.Serve(c.Context(), cfg)
 		},
 	}
@@ -178,7 +181,8 @@ func stdioLauncher(ctx context.Context, s *surroundings, settings settings) erro
 	}
 	cfg.Log, cfg.Notify = settings.logger(s.stderr), func(string) {}
 	cfg.Health, cfg.Watchdog = health.Settings{}, 0 // nobody asks
-	cfg.Front, cfg.Grace = link, 0                  // who ends it is who asked for its scans
+	cfg.Reload, cfg.Hangup = rereading(s.config, settings).launcher, hangups()
+	cfg.Front = link
 	if cfg.Stdio, err = stdioCaller(); err != nil {
 		return err
 	}
@@ -276,7 +280,10 @@ func stdioFront(ctx context.Context, s *surroundings, settings settings, fd int)
 		return errors.New("cannot serve: the link is no Unix socket")
 	}
 	collectSeldom(ctx)
-	return front.Serve(ctx, settings.front(s, nil, link))
+	cfg := settings.front(s, nil, link)
+	again := rereading(s.config, settings)
+	cfg.Reload = func() (front.Next, error) { return again.front(true) }
+	return front.Serve(ctx, cfg)
 }
 
 // collectSeldom lets the front's heap grow further before it is collected than Go does by itself: a

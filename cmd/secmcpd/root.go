@@ -100,7 +100,7 @@ func rootCommand(s *surroundings, args []string) *cobra.Command {
 		connectCommand(s), scanCommand(s, tools), reportCommand(s),
 		// Of operators.
 		statusCommand(s), jobsCommand(s), jobCommand(s), cancelCommand(s), topCommand(s), logsCommand(s), supportCommand(s),
-		checkCommand(s), configCommand(s), engagementsCommand(s, tools), toolsCommand(s), breakerCommand(s), approveCommand(s), denyCommand(s), drainCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
+		checkCommand(s), configCommand(s), reloadCommand(s), engagementsCommand(s, tools), toolsCommand(s), breakerCommand(s), approveCommand(s), denyCommand(s), drainCommand(s), httpCommand(s), doctorCommand(s), auditCommand(s),
 		// Of systemd, and of this program itself.
 		serveCommand(s), launcherCommand(s), stdioCommand(s), resolveCommand(s), proofCommand(s),
 		manualCommand(s), versionCommand(s),

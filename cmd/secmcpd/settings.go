@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -46,24 +47,24 @@ type settings struct {
 	LauncherStateDir string            `yaml:"launcher_state_dir"`    // the launcher's: records of running scans
 	AuditDir         string            `yaml:"audit_dir"`
 	EngagementsDir   string            `yaml:"engagements_dir"`
-	RunnersDir       string            `yaml:"runners_dir"`       // of declared scanners
-	AcceptUnenforced []string          `yaml:"accept_unenforced"` // layers of protection that may be missing
-	Resolvers        []string          `yaml:"resolvers"`         // ADDRESS or ADDRESS:PORT; empty: the machine's own
-	Scanners         map[string]string `yaml:"scanners"`          // name to absolute path
-	Tools            toolSettings      `yaml:"tools"`
-	Wordlists        wordlistSettings  `yaml:"wordlists"`
+	RunnersDir       string            `yaml:"runners_dir"`                    // of declared scanners
+	AcceptUnenforced []string          `yaml:"accept_unenforced" reload:"yes"` // layers of protection that may be missing
+	Resolvers        []string          `yaml:"resolvers" reload:"yes"`         // ADDRESS or ADDRESS:PORT; empty: the machine's own
+	Scanners         map[string]string `yaml:"scanners" reload:"yes"`          // name to absolute path
+	Tools            toolSettings      `yaml:"tools" reload:"yes"`
+	Wordlists        wordlistSettings  `yaml:"wordlists" reload:"yes"`
 	Scans            scanSettings      `yaml:"scans"`
 	Slots            slotSettings      `yaml:"slots"`
-	Limits           limitSettings     `yaml:"limits"`
-	Jobs             jobSettings       `yaml:"jobs"`
-	Metrics          metricSettings    `yaml:"metrics"`
+	Limits           limitSettings     `yaml:"limits" reload:"yes"`
+	Jobs             jobSettings       `yaml:"jobs" reload:"yes"`
+	Metrics          metricSettings    `yaml:"metrics" reload:"yes"`
 	Log              logSettings       `yaml:"log"`
-	Breakers         breakerSettings   `yaml:"breakers"`
+	Breakers         breakerSettings   `yaml:"breakers" reload:"yes"`
 	Health           healthSettings    `yaml:"health"`
 	HTTP             httpSettings      `yaml:"http"`
 	Front            frontSettings     `yaml:"front"`
-	Approvals        approvalSettings  `yaml:"approvals"`
-	Shutdown         shutdownSettings  `yaml:"shutdown"`
+	Approvals        approvalSettings  `yaml:"approvals" reload:"yes"`
+	Shutdown         shutdownSettings  `yaml:"shutdown" reload:"yes"`
 
 	from *said
 }
@@ -80,16 +81,16 @@ type frontSettings struct {
 }
 
 type scanSettings struct {
-	AtOnce int `yaml:"at_once"` // 1 to 64
-	Queued int `yaml:"queued"`  // 0 to 1024
+	AtOnce int `yaml:"at_once"`             // 1 to 64
+	Queued int `yaml:"queued" reload:"yes"` // 0 to 1024
 	// All together, beside the limits of each.
-	MemoryMiB  int `yaml:"memory_mib"`
-	Processes  int `yaml:"processes"`
-	CPUPercent int `yaml:"cpu_percent"` // of one processor
-	IOMiB      int `yaml:"io_mib"`      // a second from each disk, and as much to it
-	Packets    int `yaml:"packets_per_second"`
+	MemoryMiB  int `yaml:"memory_mib" reload:"yes"`
+	Processes  int `yaml:"processes" reload:"yes"`
+	CPUPercent int `yaml:"cpu_percent" reload:"yes"` // of one processor
+	IOMiB      int `yaml:"io_mib" reload:"yes"`      // a second from each disk, and as much to it
+	Packets    int `yaml:"packets_per_second" reload:"yes"`
 	// Of one tool at once; a tool that is not named has no bound of its own.
-	PerTool map[string]int `yaml:"per_tool"`
+	PerTool map[string]int `yaml:"per_tool" reload:"yes"`
 }
 
 // breakerSettings are the rules of the breakers of networks, and of tools without rules of their own.
@@ -162,8 +163,8 @@ type metricSettings struct {
 }
 
 type logSettings struct {
-	Level  string `yaml:"level"`  // the least that is written: one of journal.Levels
-	Format string `yaml:"format"` // one of journal.Formats
+	Level  string `yaml:"level" reload:"yes"` // the least that is written: one of journal.Levels
+	Format string `yaml:"format"`             // one of journal.Formats
 }
 
 // factor is a decimal number of at most two places, as 1.5.
@@ -259,6 +260,7 @@ func readSettings(from sources) (settings, faultAt, error) {
 		if err != nil {
 			return s, at, exitError{exitConfig, fmt.Errorf("cannot read the configuration: %w", err)}
 		}
+		s.from.read = append(s.from.read, file, fmt.Sprintf("%x", sha256.Sum256(data)))
 		lines, wrong := strict.Decode(file, data, &s)
 		faults = append(faults, wrong...)
 		s.from.layers = append(s.from.layers, lines)
@@ -603,13 +605,14 @@ func (s *settings) declared() error {
 
 // logger is the log of a role, at its standard error or in the journal behind that.
 func (s *settings) logger(stderr io.Writer) *slog.Logger {
-	return journal.New(stderr, journal.Level(s.Log.Level), s.Log.Format)
+	s.from.level.Set(journal.Level(s.Log.Level))
+	return journal.New(stderr, &s.from.level, s.Log.Format)
 }
 
 // tellClamped logs what is not as it was said.
 func (s *settings) tellClamped(log *slog.Logger) {
 	for _, w := range s.from.warnings {
-		log.Warn("value_clamped", "setting", w.Field, "why", w.String())
+		log.Warn("a setting is not as it was said", journal.Key, journal.ValueClamped, "setting", w.Field, "why", w.String())
 	}
 }
 
@@ -724,23 +727,32 @@ func (s *settings) launcher() (launcher.Config, error) {
 	if err := s.apart(uid); err != nil {
 		return launcher.Config{}, exitError{exitConfig, fmt.Errorf("front_user: %w", err)}
 	}
-	resolvers, err := s.resolvers()
+	live, err := s.launcherLive(s.tools())
 	if err != nil {
 		return launcher.Config{}, err
 	}
-	l := s.Limits
 	return launcher.Config{
-		Version: version, FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir, Tools: s.tools(),
-		FrontUID: uid, Slots: s.Scans.AtOnce, Queue: s.Scans.Queued, Budget: s.Scans.Packets,
-		FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, Interface: s.Slots.Interface, NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6,
+		Version: version, FrontSocket: s.FrontSocket, StateDir: s.LauncherStateDir, AuditDir: s.AuditDir, EngagementsDir: s.EngagementsDir,
+		FrontUID: uid, Slots: s.Scans.AtOnce, FirstSlotUID: uint32(s.Slots.FirstUID), Mode: s.Slots.Mode, Interface: s.Slots.Interface,
+		NoBPF: s.Slots.Filter != bpf, SlotsV4: s.Slots.IPv4, SlotsV6: s.Slots.IPv6, TokenFiles: s.tokenFiles(), Live: live,
+		Health: s.Health.forRooms(), Watchdog: watchdog(),
+	}, nil
+}
+
+// launcherLive is what of it a reload changes: the keys that are tagged so, and no others.
+func (s *settings) launcherLive(tools runners.Table) (launcher.Live, error) {
+	resolvers, err := s.resolvers()
+	if err != nil {
+		return launcher.Live{}, err
+	}
+	l := s.Limits
+	return launcher.Live{
+		Tools: tools, Queue: s.Scans.Queued, Budget: s.Scans.Packets,
 		Resolvers: resolvers, Scanners: s.Scanners, Wordlists: s.Wordlists.Directories, Accept: s.AcceptUnenforced,
-		Breakers: s.breakers(), PerTool: s.Scans.PerTool, TokenFiles: s.tokenFiles(),
-		Approvals: s.Approvals.Within,
-		Grace:     s.Shutdown.Grace,
-		Together:  sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
+		Breakers: s.breakers(), PerTool: s.Scans.PerTool, Assumed: s.assumed(), Approvals: s.Approvals.Within, Grace: s.Shutdown.Grace,
+		Together: sandbox.Total{Memory: int64(s.Scans.MemoryMiB) << 20, Pids: s.Scans.Processes, CPUPercent: s.Scans.CPUPercent, IO: int64(s.Scans.IOMiB) << 20},
 		Limits: launcher.Limits{Memory: int64(l.MemoryMiB) << 20, Pids: l.Processes, CPUPercent: l.CPUPercent, CPUTime: l.CPUTime, IO: int64(l.IOMiB) << 20,
 			Output: int64(l.OutputMiB) << 20, Tmp: int64(l.TmpMiB) << 20, OpenFiles: l.OpenFiles},
-		Health: s.Health.forRooms(), Assumed: s.assumed(), Watchdog: watchdog(),
 	}, nil
 }
 
@@ -751,19 +763,28 @@ func (s *settings) assumed() (names []string) {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 
 // front turns settings into what the front is told.
 func (s *settings) front(from *surroundings, listener *net.UnixListener, link *net.UnixConn) front.Config {
-	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Tools: s.tools(), Version: version, Log: s.logger(from.stderr), Notify: notify,
-		Grace: 10 * time.Second, Metrics: s.Metrics.Textfile, Every: s.Metrics.Every,
-		Bell: s.BellSocket, Hosts: s.HTTP.Hosts, Origins: s.HTTP.Origins, IdleExit: s.Front.IdleExit,
-		Keep:   store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor, Free: int64(s.Jobs.FreeMiB) << 20},
-		Health: s.Health.forRooms(), Watchdog: watchdog()}
+	cfg := front.Config{Listener: listener, Link: link, StateDir: s.StateDir, Version: version, Log: s.logger(from.stderr), Notify: notify,
+		Grace: 10 * time.Second, Live: s.frontLive(s.tools(), link != nil), Health: s.Health.forRooms(), Watchdog: watchdog(),
+		Bell: s.BellSocket, Hosts: s.HTTP.Hosts, Origins: s.HTTP.Origins, IdleExit: s.Front.IdleExit}
 	if link != nil {
-		cfg.Notify, cfg.Metrics, cfg.Bell = func(string) {}, "", "" // the file and the bell are the daemon's
+		cfg.Notify, cfg.Bell = func(string) {}, "" // the bell is the daemon's
 		cfg.Health, cfg.Watchdog = health.Settings{}, 0
 	}
 	return cfg
+}
+
+// frontLive is what of it a reload changes. The front of stdio writes no metrics: the file is the daemon's.
+func (s *settings) frontLive(tools runners.Table, stdio bool) front.Live {
+	live := front.Live{Tools: tools, Metrics: s.Metrics.Textfile, Every: s.Metrics.Every,
+		Keep: store.Limits{Jobs: s.Jobs.Keep, Bytes: int64(s.Jobs.KeepMiB) << 20, Age: s.Jobs.KeepFor, Free: int64(s.Jobs.FreeMiB) << 20}}
+	if stdio {
+		live.Metrics = ""
+	}
+	return live
 }

@@ -206,7 +206,8 @@ func TestAConsentIsForWhatWasAsked(t *testing.T) {
 
 // A client of an earlier era that never answers what its user is asked has its call answered all the same.
 func TestACallEndsThoughItsUserIsAsked(t *testing.T) {
-	f := &front{cfg: Config{Tools: runners.BuiltIn()}, term: 20 * time.Millisecond}
+	f := &front{term: 20 * time.Millisecond}
+	f.names.Store(&[]string{"nmap_scan"})
 	call := f.around(func(ctx context.Context, _ string, _ mcp.Request) (mcp.Result, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()

@@ -26,16 +26,18 @@ const (
 // count writes the file of metrics whenever a job has ended, and once more when the front ends.
 func (f *front) count(ctx context.Context) error {
 	defer f.flush()
-	path := f.cfg.Metrics
-	if path != "" {
-		if _, err := os.Stat(filepath.Dir(path)); err != nil {
-			f.log.Warn("metrics are not written: make the directory and restart, or set metrics.textfile to \"\"", "why", err)
-			path = ""
-		}
-	}
+	var lacking string // the path whose directory is not there, as it was last told
 	write := func() {
 		f.flush()
+		path := f.now().Metrics
 		if path == "" {
+			return
+		}
+		if _, err := os.Stat(filepath.Dir(path)); err != nil {
+			if lacking != path {
+				f.log.Warn("metrics are not written: make the directory, or set metrics.textfile to \"\"", "why", err)
+			}
+			lacking = path
 			return
 		}
 		if err := f.metrics.WriteFile(path); err != nil {
@@ -44,8 +46,6 @@ func (f *front) count(ctx context.Context) error {
 	}
 	defer write()
 	defer f.metrics.Stop()
-	tick := time.NewTicker(max(f.cfg.Every, countAtMost))
-	defer tick.Stop()
 	for {
 		write()
 		select {
@@ -57,7 +57,7 @@ func (f *front) count(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-f.counted:
-		case <-tick.C:
+		case <-time.After(max(f.now().Every-countAtMost, 0)):
 		}
 	}
 }
@@ -228,12 +228,14 @@ func packetsOf(u wire.Usage) map[string]uint64 {
 
 // facts are what there is to count now.
 func (f *front) facts() (metrics.Facts, error) {
-	m := metrics.Facts{Version: f.cfg.Version, Tools: f.cfg.Tools.Names(), Process: processOf(wire.ThisProcess(f.since)), Running: map[string]int{}}
+	m := metrics.Facts{Version: f.cfg.Version, Tools: f.now().Tools.Names(), Process: processOf(wire.ThisProcess(f.since)), Running: map[string]int{}}
 	f.underWayFacts(&m)
-	f.mu.Lock()
-	if f.link != nil {
-		m.Connected, m.Allowed = true, f.link.budget
+	if l := f.launcher(); l != nil {
+		l.mu.Lock()
+		m.Connected, m.Allowed = true, l.budget
+		l.mu.Unlock()
 	}
+	f.mu.Lock()
 	m.Sessions = len(f.sessions)
 	users := map[uint32]bool{}
 	for _, s := range f.sessions {
@@ -259,7 +261,7 @@ func (f *front) keptFacts(m *metrics.Facts) error {
 	if err != nil {
 		return err
 	}
-	m.Kept, m.Most, m.Free, m.Least = space.Kept, f.cfg.Keep.Bytes, space.Free, f.cfg.Keep.Free
+	m.Kept, m.Most, m.Free, m.Least = space.Kept, f.now().Keep.Bytes, space.Free, f.now().Keep.Free
 	if m.JobsKept, m.Unfinished, err = f.store.Kept(ctx); err != nil {
 		return err
 	}

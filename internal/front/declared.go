@@ -22,7 +22,7 @@ func (f *front) toolsOf(row store.Job) runners.Table {
 			return builtIn.With(d)
 		}
 	}
-	return f.cfg.Tools
+	return f.now().Tools
 }
 
 // declarationOf is the declaration that a job was asked for by.

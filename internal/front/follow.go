@@ -31,7 +31,7 @@ func (f *front) followUp(j *job, r *report.Report) error {
 	if !then {
 		return nil
 	}
-	call, faults := f.cfg.Tools.Read(j.row.Tool, j.row.Arguments)
+	call, faults := f.now().Tools.Read(j.row.Tool, j.row.Arguments)
 	if len(faults) > 0 {
 		return nil // it was read before
 	}
@@ -212,7 +212,7 @@ func (f *front) began(j *job, call runners.Call, arguments json.RawMessage) (id,
 	plan := call.Plan()
 	row := store.Job{ID: newJobID(), UID: j.row.UID, Tool: call.Tool, Profile: plan.Profile, Engagement: plan.Engagement, Correlation: j.row.Correlation,
 		Follows: j.row.ID, State: store.Queued, Created: time.Now(), Arguments: arguments}
-	child, refusal := f.begin(context.WithoutCancel(f.ctx), asker, row, value, j.consent, acceptWait)
+	child, refusal := f.begin(context.WithoutCancel(f.ctx), asker, f.now().Tools, row, value, j.consent, acceptWait)
 	if child == nil {
 		return "", refusal.Code + ": " + refusal.Reason, nil
 	}

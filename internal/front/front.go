@@ -14,10 +14,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"golang.org/x/sync/errgroup"
 
 	mcpsession "github.com/secmcpd/secmcpd/internal/session"
@@ -40,19 +42,28 @@ type Config struct {
 	Bell     string            // path of the socket by which the launcher is asked to connect; "": it cannot be
 	IdleExit time.Duration     // without a session or a job, until the front ends; 0: it stays
 	StateDir string
-	Tools    runners.Table // the scanners that there are
-	Metrics  string        // the file for node_exporter; "": none
-	Every    time.Duration // between two of its writings, unless a job ends
-	Keep     store.Limits
+	Live     Live
 	Version  string
 	Health   health.Settings
 	Watchdog time.Duration // after which systemd restarts this room; 0: it does not
 	Log      *slog.Logger
 	Notify   func(state string) // sd_notify
 	Replaced func() bool        // another version of this program is there; nil: not looked at
+	// Reload reads the configuration again; nil: it is never read again.
+	Reload func() (Next, error)
+	Hangup <-chan os.Signal // each asks for a reload; nil: none does
 	// Grace is how long after the end of the launcher's connection what its jobs have written is
 	// kept here, too. How they ended is for the next one to say.
 	Grace time.Duration
+}
+
+// Live is what of the configuration a reload changes while the front serves. It is taken once for each
+// call, so that none is answered by halves of two; nothing in it is changed.
+type Live struct {
+	Tools   runners.Table // the scanners that there are
+	Metrics string        // the file for node_exporter; "": none
+	Every   time.Duration // between two of its writings, unless a job ends
+	Keep    store.Limits
 }
 
 // front is the room while it runs.
@@ -60,8 +71,15 @@ type front struct {
 	cfg     Config
 	log     *slog.Logger
 	store   *store.Store
-	speaker *mcpsession.Speaker
-	gaps    []wire.Gap // what it could not enforce about itself
+	inForce atomic.Pointer[Live]
+	names   atomic.Pointer[[]string] // of the tools that there are, also of those that are no scanners
+	server  *mcp.Server
+	// The tools and schemas that are offered, by name, as JSON; guarded by rereading once Serve has begun.
+	offers, schemas map[string]string
+	rereading       sync.Mutex
+	asRead          *Next // what the launcher had us read, until it says what becomes of it
+	speaker         *mcpsession.Speaker
+	gaps            []wire.Gap // what it could not enforce about itself
 
 	ctx     context.Context // ends with Serve
 	stop    func()          // ends it
@@ -137,20 +155,20 @@ func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) 
 	f := &front{cfg: cfg, log: cfg.Log, store: s, gaps: gaps, ctx: ctx, term: consentTerm + time.Minute, counted: make(chan struct{}, 1), damaged: make(chan error, 1), exporting: make(chan struct{}, 1), comparing: make(chan struct{}, 1), searching: make(chan struct{}, 1),
 		jobs: map[string]*job{}, sessions: map[uint64]*session{}, since: time.Now(), used: time.Now(),
 		events: newEvents(time.Now()), bearers: map[uint64]*bearer{}, byToken: map[[sha256.Size]byte]*bearer{}, arrived: make(chan struct{}), loggingIn: make(chan struct{}, 1)}
+	f.inForce.Store(&cfg.Live)
 	f.metrics = metrics.New(f.facts)
 	var err error
 	if f.sealer, err = newSealer(); err != nil {
 		return nil, err
 	}
-	server, err := newServer(f)
-	if err != nil {
+	if f.server, err = newServer(f); err != nil {
 		return nil, err
 	}
 	f.service = health.NewService(cfg.Notify)
 	f.health = health.New(cfg.Health.Timeout, f.looked, f.checks()...)
 	f.wasReady.Store(true)
 	f.accepting.now()
-	f.speaker = mcpsession.New(server, mcpsession.Limits{}, f.log)
+	f.speaker = mcpsession.New(f.server, mcpsession.Limits{}, f.log)
 	f.speaker.Ready, f.speaker.Info = f.ready, encode(f.implementation())
 	return f, f.remember(ctx)
 }
@@ -168,6 +186,7 @@ func (f *front) serve(stop func()) error {
 	g.Go(func() error { return f.serveAdmin(ctx) })
 	g.Go(func() error { return f.serveHTTP(ctx) })
 	g.Go(func() error { return f.idle(ctx, stop) })
+	g.Go(func() error { return f.followHangups(ctx) })
 	g.Go(func() error { return f.house(ctx) })
 	g.Go(func() error {
 		f.index()
@@ -195,6 +214,9 @@ func (f *front) serve(stop func()) error {
 	return err
 }
 
+// now is what is in force.
+func (f *front) now() *Live { return f.inForce.Load() }
+
 // spawn starts a goroutine that Serve waits for; false: the front is closing.
 func (f *front) spawn(do func()) bool {
 	f.mu.Lock()
@@ -214,7 +236,7 @@ func (f *front) remember(ctx context.Context) error {
 		return err
 	}
 	for _, row := range rows {
-		j := newJob(f.cfg.Tools, row)
+		j := newJob(f.now().Tools, row)
 		if len(row.Record) > 0 {
 			if err := json.Unmarshal(row.Record, &j.record); err != nil {
 				return fmt.Errorf("cannot read job %s back: %w", row.ID, err)
@@ -252,7 +274,7 @@ func (f *front) endWhenDamaged(ctx context.Context) error {
 func (f *front) prune(ctx context.Context) {
 	f.pruning.Lock()
 	defer f.pruning.Unlock()
-	n, err := f.store.Prune(ctx, f.cfg.Keep, time.Now())
+	n, err := f.store.Prune(ctx, f.now().Keep, time.Now())
 	if n > 0 || err != nil {
 		f.statuses.forget()
 	}

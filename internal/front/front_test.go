@@ -107,7 +107,7 @@ func (r *room) open() {
 	ours, theirs := pair(r.t, unix.SOCK_SEQPACKET)
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop, r.ended = stop, make(chan error, 1)
-	cfg := Config{Link: theirs.(*net.UnixConn), StateDir: r.dir, Tools: runners.BuiltIn(), Keep: store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
+	cfg := Config{Link: theirs.(*net.UnixConn), StateDir: r.dir, Live: Live{Tools: runners.BuiltIn(), Keep: store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour}}, Version: "test",
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}, Grace: 300 * time.Millisecond}
 	go func() { r.ended <- Serve(ctx, cfg) }()
 	r.greet(ours)

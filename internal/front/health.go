@@ -107,7 +107,7 @@ func (f *front) lookStore(ctx context.Context) health.Finding {
 }
 
 func (f *front) lookDisk() health.Finding {
-	return health.Disks(f.cfg.Health.Disk, health.Need{Dir: f.cfg.StateDir, Bytes: f.cfg.Keep.Free})
+	return health.Disks(f.cfg.Health.Disk, health.Need{Dir: f.cfg.StateDir, Bytes: f.now().Keep.Free})
 }
 
 // The launcher says how it is every five seconds: silent for launcherSilent, or wanted and away for
@@ -147,14 +147,14 @@ func (f *front) lookLauncher(alone *time.Time) health.Finding {
 const metricsLate = time.Minute
 
 func (f *front) lookMetrics() health.Finding {
-	if f.cfg.Metrics == "" {
+	if f.now().Metrics == "" {
 		return health.Well("no file is written, as metrics.textfile says")
 	}
-	info, err := os.Stat(f.cfg.Metrics)
+	info, err := os.Stat(f.now().Metrics)
 	if err != nil {
 		return health.Poor("the file is not there: make its directory, or set metrics.textfile to \"\"")
 	}
-	if age := time.Since(info.ModTime()); age > max(metricsLate, 4*f.cfg.Every) {
+	if age := time.Since(info.ModTime()); age > max(metricsLate, 4*f.now().Every) {
 		return health.Poor("the file was last written %s ago", age.Round(time.Second))
 	}
 	return health.Well("written lately")

@@ -116,21 +116,22 @@ func TestALauncherThatIsNeededAndAwayIsTold(t *testing.T) {
 
 func TestAFileOfMetricsThatIsLateIsTold(t *testing.T) {
 	f := &front{}
+	f.inForce.Store(&Live{})
 	if got := f.lookMetrics(); got.Status != health.Healthy {
 		t.Errorf("none is written: %+v", got)
 	}
-	f.cfg.Metrics = filepath.Join(t.TempDir(), "secmcpd.prom")
+	f.now().Metrics = filepath.Join(t.TempDir(), "secmcpd.prom")
 	if got := f.lookMetrics(); got.Status != health.Degraded {
 		t.Errorf("it is not there: %+v", got)
 	}
-	if err := os.WriteFile(f.cfg.Metrics, nil, 0o644); err != nil {
+	if err := os.WriteFile(f.now().Metrics, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.lookMetrics(); got.Status != health.Healthy {
 		t.Errorf("it was written just now: %+v", got)
 	}
 	old := time.Now().Add(-metricsLate - time.Second)
-	if err := os.Chtimes(f.cfg.Metrics, old, old); err != nil {
+	if err := os.Chtimes(f.now().Metrics, old, old); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.lookMetrics(); got.Status != health.Degraded {

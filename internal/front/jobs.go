@@ -91,11 +91,11 @@ func (j *job) now() answer {
 
 // begin makes a job durable, asks the launcher for it and waits so long for its answer. A refusal
 // ends the job with it.
-func (f *front) begin(ctx context.Context, s *session, row store.Job, value []byte, consent string, wait time.Duration) (*job, *wire.Refusal) {
+func (f *front) begin(ctx context.Context, s *session, of runners.Table, row store.Job, value []byte, consent string, wait time.Duration) (*job, *wire.Refusal) {
 	if full := f.crowded(); full != nil {
 		return nil, full
 	}
-	j := newJob(f.cfg.Tools, row)
+	j := newJob(of, row)
 	j.asker, j.consent = s, consent
 	if err := f.store.Create(ctx, row); err != nil {
 		f.looksDamaged(err)
@@ -103,7 +103,7 @@ func (f *front) begin(ctx context.Context, s *session, row store.Job, value []by
 		f.add(metrics.StoreError())
 		return nil, storeRefusal(err)
 	}
-	if d := f.cfg.Tools.Declaration(row.Tool); d != nil {
+	if d := of.Declaration(row.Tool); d != nil {
 		// What the scanner will have written is read by the declaration that it was asked for by.
 		if _, err := f.store.Save(row.ID, declarationFile, bytes.NewReader(d.Text), maxArtefact); err != nil {
 			f.log.Error("cannot keep a declaration", "job", row.ID, "why", err)
@@ -257,7 +257,7 @@ func (f *front) known(record wire.Job) (j *job, over bool) {
 		return nil, false
 	}
 	f.log.Warn("a job that the store does not know is taken up; what it asked for is not known any more", "job", record.ID)
-	j = newJob(f.cfg.Tools, row)
+	j = newJob(f.now().Tools, row)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.jobs[record.ID] = j

@@ -76,7 +76,7 @@ func openHouse(t *testing.T, jobs int, metrics string) *house {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	cfg := Config{Listener: listener, StateDir: h.dir, Tools: runners.BuiltIn(), Metrics: metrics, Every: 5 * time.Second, Keep: store.Limits{Jobs: jobs, Bytes: 1 << 30, Age: time.Hour}, Version: "test",
+	cfg := Config{Listener: listener, StateDir: h.dir, Live: Live{Tools: runners.BuiltIn(), Metrics: metrics, Every: 5 * time.Second, Keep: store.Limits{Jobs: jobs, Bytes: 1 << 30, Age: time.Hour}}, Version: "test",
 		Log: slog.New(slog.NewTextHandler(&h.log, nil)), Notify: func(string) {}, Grace: grace}
 	if h.front, err = newFront(ctx, cfg, s, nil); err != nil {
 		t.Fatal(err)

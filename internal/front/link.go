@@ -28,7 +28,6 @@ type link struct {
 	conn     *wire.Conn
 	instance string
 	gaps     []wire.Gap // what the launcher said about the machine
-	budget   int        // and its budget, in packets a second
 	ended    chan struct{}
 
 	mu      sync.Mutex
@@ -37,6 +36,7 @@ type link struct {
 	listed  map[string]bool // jobs that it spoke of; nil once synced
 	state   *wire.State     // as it last said; nil: not yet
 	spoke   time.Time       // when it did, or came
+	budget  int             // of all scans together, in packets a second
 }
 
 var errUnreachable = errors.New("the launcher cannot be reached")
@@ -171,12 +171,14 @@ func (f *front) dispatch(l *link, m wire.Message, files []*os.File) error {
 		l.deliver(*m.Reply)
 	case m.State != nil:
 		l.mu.Lock()
-		l.state, l.spoke = m.State, time.Now()
+		l.state, l.spoke, l.budget = m.State, time.Now(), m.State.Budget
 		l.mu.Unlock()
 		if f.heard.Swap(m.State) == nil {
 			f.recount() // the file has nothing of a launcher yet
 		}
 		f.tellQueue(m.State.Queue, time.Now())
+	case m.Reread != nil:
+		f.spawn(func() { f.reread(l, *m.Reread) })
 	case m.Synced != nil:
 		f.reconcile(l)
 	default:

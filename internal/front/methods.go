@@ -16,14 +16,10 @@ import (
 // own, where the SDK has one for all; an unknown tool or prompt is answered with the nearest, and a
 // cursor into a list that has one page with how to begin.
 func (f *front) around(next mcp.MethodHandler) mcp.MethodHandler {
-	var known []string
-	for _, t := range tools(f.cfg.Tools) {
-		known = append(known, t.name)
-	}
 	return func(ctx context.Context, method string, r mcp.Request) (mcp.Result, error) {
 		switch r := r.(type) {
 		case *mcp.CallToolRequest:
-			if name := r.Params.Name; !slices.Contains(known, name) {
+			if name, known := r.Params.Name, *f.names.Load(); !slices.Contains(known, name) {
 				return nil, unknown("tool", name, known)
 			}
 			// A client of an earlier era is asked within its call, and may never answer.

@@ -37,7 +37,7 @@ func (f *front) reconHost(_ context.Context, r *mcp.GetPromptRequest) (*mcp.GetP
 		arguments["engagement"] = e
 		under = " under engagement " + e
 	}
-	call, fs := f.cfg.Tools.Read("nmap_scan", encode(arguments))
+	call, fs := f.now().Tools.Read("nmap_scan", encode(arguments))
 	for i := range fs {
 		if strings.HasPrefix(fs[i].Field, "targets") {
 			fs[i].Field = "target"
@@ -65,7 +65,7 @@ Then report open ports and services, and what coverage leaves open: an address t
 
 // wordlistFaults are what is wrong with the name of a wordlist.
 func (f *front) wordlistFaults(name string) (fs faults) {
-	_, all := f.cfg.Tools.Read("gobuster_scan", encode(map[string]any{"mode": "dir", "url": "http://10.0.0.5/", "wordlist": name}))
+	_, all := f.now().Tools.Read("gobuster_scan", encode(map[string]any{"mode": "dir", "url": "http://10.0.0.5/", "wordlist": name}))
 	for _, wrong := range all {
 		if wrong.Field == "wordlist" {
 			wrong.Got = clip(name)

@@ -233,7 +233,7 @@ func (f *front) finished(row store.Job, q query) (answer, error) {
 	if !record.Started.IsZero() {
 		a.Coverage = cover(record, r)
 		a.FollowedBy = r.Coverage.Followers()
-		a.Coverage.ScriptsNotRun = lacking(f.cfg.Tools, row, a.Coverage, r)
+		a.Coverage.ScriptsNotRun = lacking(f.now().Tools, row, a.Coverage, r)
 		s := summarise(record, r)
 		a.Summary = &s
 		a.Notice = notice

@@ -16,10 +16,10 @@ const spaceEvery = 15 * time.Second
 // what is there already is kept.
 func (f *front) crowded() *wire.Refusal {
 	space, err := f.store.Space(f.ctx)
-	if err != nil || space.Free >= f.cfg.Keep.Free {
+	if err != nil || space.Free >= f.now().Keep.Free {
 		return nil // where the disk cannot be asked, keeping the job tells
 	}
-	return &wire.Refusal{Code: wire.DiskFull, Reason: fmt.Sprintf("%d MiB are free where results are kept, and %d MiB have to be: no new scan is started; what was found before is kept", space.Free>>20, f.cfg.Keep.Free>>20),
+	return &wire.Refusal{Code: wire.DiskFull, Reason: fmt.Sprintf("%d MiB are free where results are kept, and %d MiB have to be: no new scan is started; what was found before is kept", space.Free>>20, f.now().Keep.Free>>20),
 		Hint: "the operator frees space there, or lowers jobs.keep_mib or jobs.free_mib", Retryable: true}
 }
 

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secmcpd/secmcpd/internal/store"
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability/health"
 )
@@ -16,7 +17,7 @@ func TestAFullDiskRefusesNewJobsAndKeepsTheOld(t *testing.T) {
 	s := h.agent(1000, nil)
 	id := h.scanned(s, quick, allowed(8, "10.91.0.8/29"), capture(t, "connect.xml"), exited)["job_id"].(string)
 
-	h.front.cfg.Keep.Free = 1 << 60
+	h.front.keeps(func(l *store.Limits) { l.Free = 1 << 60 })
 	full := h.front.tellSpace(false)
 	if again := h.front.tellSpace(full); !full || !again {
 		t.Errorf("full %v, %v", full, again)
@@ -47,11 +48,18 @@ func TestAFullDiskRefusesNewJobsAndKeepsTheOld(t *testing.T) {
 		t.Errorf("%v", a)
 	}
 
-	h.front.cfg.Keep.Free = 0
+	h.front.keeps(func(l *store.Limits) { l.Free = 0 })
 	if f := h.front.lookDisk(); h.front.tellSpace(full) || f.Status == health.Unhealthy {
 		t.Errorf("%+v", f)
 	}
 	if a := h.scanned(s, quick, allowed(8, "10.91.0.8/29"), capture(t, "connect.xml"), exited); a["status"] != "completed" {
 		t.Errorf("with room again: %v", a)
 	}
+}
+
+// keeps changes what is kept, as a reload does.
+func (f *front) keeps(change func(*store.Limits)) {
+	live := *f.now()
+	change(&live.Keep)
+	f.inForce.Store(&live)
 }

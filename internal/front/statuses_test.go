@@ -40,7 +40,7 @@ func TestAStatusThatIsKeptGoesWithItsJob(t *testing.T) {
 	if a := h.call(h.agent(1001, nil), "job_status", map[string]any{"job_id": id}); at(a, "error", "code") != "no_such_job" {
 		t.Errorf("for another user: %v", a)
 	}
-	h.front.cfg.Keep = store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Nanosecond}
+	h.front.keeps(func(l *store.Limits) { *l = store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Nanosecond} })
 	h.front.prune(context.Background())
 	if a := h.call(s, "job_status", map[string]any{"job_id": id}); at(a, "error", "code") != "no_such_job" {
 		t.Errorf("after it was removed: %v", a)

@@ -92,10 +92,10 @@ func (f *front) task(ctx context.Context, raw json.RawMessage) (*mcpsession.Task
 // keptFor is how long after its creation a job that has ended is kept, in milliseconds; nil: no age is too
 // old. One user's jobs may become too many, or too large, before.
 func (f *front) keptFor(row store.Job) *int64 {
-	if f.cfg.Keep.Age <= 0 || row.Ended.IsZero() {
+	if f.now().Keep.Age <= 0 || row.Ended.IsZero() {
 		return nil
 	}
-	ms := (row.Ended.Sub(row.Created) + f.cfg.Keep.Age).Milliseconds()
+	ms := (row.Ended.Sub(row.Created) + f.now().Keep.Age).Milliseconds()
 	return &ms
 }
 

@@ -53,35 +53,57 @@ type refused struct {
 func (r refused) Error() string { return r.Code }
 
 // newServer makes the one MCP server that all sessions share. The list of tools is the same
-// for everybody and never changes.
+// for everybody, and changes by a reload alone.
 func newServer(f *front) (*mcp.Server, error) {
 	s := mcp.NewServer(f.implementation(), &mcp.ServerOptions{
 		Instructions: instructions,
 		Logger:       nil, // the SDK's log lines quote what clients send
-		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}, Resources: &mcp.ResourceCapabilities{}, Prompts: &mcp.PromptCapabilities{},
+		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}, Resources: &mcp.ResourceCapabilities{}, Prompts: &mcp.PromptCapabilities{},
 			Extensions: map[string]any{mcpsession.TasksExtension: map[string]any{}}},
 		CompletionHandler:         f.complete,
 		SupportedProtocolVersions: mcpsession.Versions(),
 		SetCacheable:              func(_ context.Context, _ mcp.Request, c *mcp.Cacheable) { c.CacheScope = "private" },
 	})
 	s.AddReceivingMiddleware(f.around)
-	for _, t := range tools(f.cfg.Tools) {
+	f.offer(s, f.now().Tools)
+	f.addResources(s)
+	f.addPrompts(s)
+	return s, mcpsession.AddTasks(s, f.tasks())
+}
+
+// offer lists the tools of a table to agents, in the place of those that were listed before; who is
+// connected is told of a change.
+func (f *front) offer(s *mcp.Server, of runners.Table) {
+	var names, gone []string
+	listed := map[string]string{}
+	for _, t := range tools(of) {
 		if t.input == nil {
 			t.input = shortInput(t.takes)
 		}
-		s.AddTool(&mcp.Tool{Name: t.name, Title: t.title, Description: t.description,
-			InputSchema: t.input, OutputSchema: anObject,
-			Annotations: &mcp.ToolAnnotations{ReadOnlyHint: t.readOnly, DestructiveHint: &t.destructive, IdempotentHint: t.idempotent, OpenWorldHint: &t.openWorld},
-		}, func(ctx context.Context, r *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		names = append(names, t.name)
+		said := &mcp.Tool{Name: t.name, Title: t.title, Description: t.description, InputSchema: t.input, OutputSchema: anObject,
+			Annotations: &mcp.ToolAnnotations{ReadOnlyHint: t.readOnly, DestructiveHint: &t.destructive, IdempotentHint: t.idempotent, OpenWorldHint: &t.openWorld}}
+		listed[t.name] = string(encode(said))
+		if f.offers[t.name] == listed[t.name] {
+			continue
+		}
+		s.AddTool(said, func(ctx context.Context, r *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 			value, err := t.call(f, ctx, sessionOf(ctx), r)
 			f.looksDamaged(err)
 			f.countCall(t.name, err)
 			return result(value, err)
 		})
 	}
-	f.addResources(s)
-	f.addPrompts(s)
-	return s, mcpsession.AddTasks(s, f.tasks())
+	for name := range f.offers {
+		if listed[name] == "" {
+			gone = append(gone, name)
+		}
+	}
+	f.names.Store(&names)
+	if len(gone) > 0 {
+		s.RemoveTools(gone...)
+	}
+	f.offers = listed
 }
 
 func (f *front) implementation() *mcp.Implementation {
@@ -268,7 +290,8 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 	_, waits := members[argScanWait.name]
 	wait, correlation, mine := takeOurs(members)
 	wait = longest(ctx, wait, waits)
-	call, theirs := f.cfg.Tools.ReadMembers(name, members)
+	of := f.now().Tools
+	call, theirs := of.ReadMembers(name, members)
 	if all := append(mine, repeating(members, theirs)...); len(all) > 0 {
 		return nil, all
 	}
@@ -288,7 +311,7 @@ func (f *front) scan(ctx context.Context, s *session, name string, r *mcp.CallTo
 	if unwilling != nil {
 		return nil, refused{Refusal: unwilling}
 	}
-	j, refusal := f.begin(ctx, s, row, value, consent, max(wait, acceptWait))
+	j, refusal := f.begin(ctx, s, of, row, value, consent, max(wait, acceptWait))
 	if refusal != nil && refusal.Code == wire.ConfirmationNeeded && canAsk(r) {
 		return f.askConsent(ctx, s, name, plan.Profile, call.Then(), value, refusal)
 	}
@@ -610,7 +633,8 @@ func (f *front) jobList(ctx context.Context, s *session, r *mcp.CallToolRequest)
 }
 
 func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest) (any, error) {
-	arguments := previewArguments(f.cfg.Tools)
+	of := f.now().Tools
+	arguments := previewArguments(of)
 	v, fs := read(arguments, r.Params.Arguments)
 	name := v.text(argTool)
 	var call runners.Call
@@ -620,7 +644,7 @@ func (f *front) preview(ctx context.Context, s *session, r *mcp.CallToolRequest)
 		if len(wrong) == 0 {
 			_, _, mine := takeOurs(inner)
 			var theirs []runners.Fault
-			call, theirs = f.cfg.Tools.ReadMembers(name, inner)
+			call, theirs = of.ReadMembers(name, inner)
 			fs = append(append(fs, mine...), repeating(inner, theirs)...)
 		}
 	}

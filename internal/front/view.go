@@ -49,8 +49,8 @@ func (f *front) status(ctx context.Context) view.Status {
 		s.NotReady = append(s.NotReady, "the store cannot be read")
 	}
 	if space, err := f.store.Space(ctx); err == nil {
-		s.Space = view.Space{Kept: space.Kept, Allowed: f.cfg.Keep.Bytes, Free: space.Free, Reserved: f.cfg.Keep.Free}
-		if space.Free < f.cfg.Keep.Free {
+		s.Space = view.Space{Kept: space.Kept, Allowed: f.now().Keep.Bytes, Free: space.Free, Reserved: f.now().Keep.Free}
+		if space.Free < f.now().Keep.Free {
 			s.NotReady = append(s.NotReady, "the disk of results is full: no new scan is started")
 		}
 	}

@@ -26,7 +26,7 @@ func TestWhatOperatorsSeeOfJobs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	f, err := newFront(t.Context(), Config{StateDir: t.TempDir(), Tools: runners.BuiltIn(), Keep: store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour},
+	f, err := newFront(t.Context(), Config{StateDir: t.TempDir(), Live: Live{Tools: runners.BuiltIn(), Keep: store.Limits{Jobs: 100, Bytes: 1 << 30, Age: time.Hour}},
 		Version: "test", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}}, s, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -23,12 +23,13 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	if !ok {
 		return nil, gone()
 	}
-	call, refused := l.decodeCall(m.Value)
+	set := l.now()
+	call, refused := l.decodeCall(set, m.Value)
 	if refused != nil {
 		return nil, refused
 	}
 	plan := call.Plan()
-	words, refused := l.wordlist(plan)
+	words, refused := l.wordlist(set, plan)
 	if refused != nil {
 		return nil, refused
 	}
@@ -45,20 +46,20 @@ func (l *Launcher) preview(ctx context.Context, m wire.Preview) (*wire.Previewed
 	v := judge(l.judged(), onPolicy(caller), request, time.Now())
 	p := &wire.Previewed{Verdict: onWire(v), Network: l.network(), NotEnforced: l.gaps(), Wordlist: words.onRecord()}
 	p.Verdict.Unresolved = firstOf(names(request), wire.MaxList)
-	if off := l.off(call.Tool); off != nil {
+	if off := l.off(set, call.Tool); off != nil {
 		p.Refused = off
 	} else if !v.Grants() {
 		p.Refused = refusal(v)
-	} else if missing := l.missing(); len(missing) > 0 {
+	} else if missing := l.missing(set); len(missing) > 0 {
 		p.Refused = unenforced(missing)
 	} else if broken := l.broken(call.Tool, v.Addresses(), false); broken != nil {
 		p.Refused = broken
 	} else if refused := l.unapprovable(v); refused != nil {
 		p.Refused = refused
 	} else if v.MoreNames {
-		_, p.Refused = l.resolvers()
+		_, p.Refused = l.resolvers(set)
 	}
-	tool, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(call.Tool))
+	tool, err := l.scanners.get(ctx, set, set.Tools.ScannerOf(call.Tool))
 	if err != nil {
 		p.Scanner = wire.Scanner{Tool: call.Tool, Problem: clip(err.Error())}
 		if p.Refused == nil {
@@ -90,22 +91,21 @@ func (l *Launcher) capabilities(ctx context.Context, m wire.Ask) (*wire.Capabili
 	if !ok {
 		return nil, gone()
 	}
-	p := l.judged()
-	now := time.Now()
+	set, p, now := l.now(), l.judged(), time.Now()
 	c := &wire.Capabilities{Slots: l.gate.Slots(), Network: l.networkNow(), NotEnforced: l.gaps()}
-	for _, t := range l.cfg.Tools.Tools() {
+	for _, t := range set.Tools.Tools() {
 		said := wire.Scanner{Tool: t.Name}
-		if found, err := l.scanners.get(ctx, t.Scanner); err != nil {
+		if found, err := l.scanners.get(ctx, set, t.Scanner); err != nil {
 			said.Problem = clip(err.Error())
 		} else {
 			said = found.onWire(t.Name)
 		}
-		if off := l.off(t.Name); off != nil {
+		if off := l.off(set, t.Name); off != nil {
 			said.Disabled = off.Reason
 		}
 		c.Scanners = append(c.Scanners, said)
 	}
-	c.Wordlists, c.WordlistsCount = l.wordlists.list(ctx)
+	c.Wordlists, c.WordlistsCount = l.wordlists.list(ctx, set.Wordlists)
 	c.Refusing = l.refusing(p, onPolicy(caller), now)
 	for _, j := range l.all() {
 		switch j.snapshot().State {
@@ -174,10 +174,10 @@ func (l *Launcher) machineGaps() []wire.Gap {
 }
 
 // missing is what is not enforced and not accepted either.
-func (l *Launcher) missing() []wire.Gap {
+func (l *Launcher) missing(set *Live) []wire.Gap {
 	var out []wire.Gap
 	for _, g := range l.gaps() {
-		if !slices.Contains(l.cfg.Accept, g.Layer) {
+		if !slices.Contains(set.Accept, g.Layer) {
 			out = append(out, g)
 		}
 	}

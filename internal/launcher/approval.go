@@ -41,11 +41,11 @@ type prepared struct {
 	way     *wire.Network
 }
 
-// prepare builds the command of a judged job, at most that fast. The word list is the caller's to close, also
+// prepare builds the command of a judged job by the settings of set, at most that fast. The word list is the caller's to close, also
 // where there is an outcome: the job is over then.
-func (l *Launcher) prepare(ctx context.Context, j *job, rate int) (p prepared, o wire.Outcome, over bool) {
+func (l *Launcher) prepare(ctx context.Context, set *Live, j *job, rate int) (p prepared, o wire.Outcome, over bool) {
 	var err error
-	if p.tool, err = l.scanners.get(ctx, l.cfg.Tools.ScannerOf(j.call.Tool)); err != nil {
+	if p.tool, err = l.scanners.get(ctx, set, set.Tools.ScannerOf(j.call.Tool)); err != nil {
 		if o, over := ended(ctx); over {
 			return p, o, true
 		}
@@ -55,7 +55,7 @@ func (l *Launcher) prepare(ctx context.Context, j *job, rate int) (p prepared, o
 		return p, o, true
 	}
 	var refused *wire.Refusal
-	if p.words, refused = l.wordlist(j.plan); refused != nil {
+	if p.words, refused = l.wordlist(set, j.plan); refused != nil {
 		return p, denied(l.noted(j, refused)), true
 	}
 	p.verdict, p.call = j.decided(), j.call.WithWords(p.words.words())
@@ -153,7 +153,8 @@ func (l *Launcher) approval(ctx context.Context, j *job) (o wire.Outcome, over b
 	if refused := l.unapprovable(v); refused != nil {
 		return denied(l.noted(j, refused)), true
 	}
-	p, o, over := l.prepare(ctx, j, math.MaxInt)
+	set := l.now()
+	p, o, over := l.prepare(ctx, set, j, math.MaxInt)
 	defer p.words.close()
 	if over {
 		return o, true
@@ -162,7 +163,7 @@ func (l *Launcher) approval(ctx context.Context, j *job) (o wire.Outcome, over b
 	if err != nil {
 		return l.failed("command", err), true
 	}
-	within := min(v.Approval.Within, l.cfg.Approvals)
+	within := min(v.Approval.Within, set.Approvals)
 	exact.Expires = time.Now().Add(within)
 	if !v.Until.IsZero() && v.Until.Before(exact.Expires) {
 		exact.Expires = v.Until

@@ -171,7 +171,7 @@ func TestAScanThatIsNotApprovedIsNotLaunched(t *testing.T) {
 		{why: "denied, with a reason", do: func(h *house, _ uint64, e wire.Exact) {
 			h.ordered(adminUID, wire.Order{Deny: &wire.Deny{Job: jobA, Reason: "not today\x1b[2J\n"}})
 		}, reason: wire.Refused, code: "approval_denied", says: "(uid 65403) has not approved the scan; nothing was sent: not today [2J", event: "approval_denied"},
-		{why: "nobody comes", change: func(h *house) { h.cfg.Approvals = 300 * time.Millisecond }, reason: wire.Refused, code: "approval_expired", event: "approval_passed"},
+		{why: "nobody comes", change: func(h *house) { h.cfg.Live.Approvals = 300 * time.Millisecond }, reason: wire.Refused, code: "approval_expired", event: "approval_passed"},
 		{why: "its caller cancels it", do: func(h *house, handle uint64, _ wire.Exact) { h.cancel(handle, jobA) }, reason: wire.Cancelled},
 		{why: "its engagement changes", do: func(h *house, _ uint64, _ wire.Exact) { h.engage("lab", toBeApproved+"# changed\n") },
 			reason: wire.Refused, code: "approval_stale", event: "denied"},
@@ -181,7 +181,7 @@ func TestAScanThatIsNotApprovedIsNotLaunched(t *testing.T) {
 			}
 		}, reason: wire.Refused, code: "approval_stale", event: "denied"},
 		{why: "its scanner is another one when it is approved", do: func(h *house, _ uint64, e wire.Exact) {
-			f, err := os.OpenFile(h.cfg.Scanners["nmap"], os.O_WRONLY|os.O_APPEND, 0)
+			f, err := os.OpenFile(h.cfg.Live.Scanners["nmap"], os.O_WRONLY|os.O_APPEND, 0)
 			if err == nil {
 				_, err = f.WriteString("\x00")
 				err = errors.Join(err, f.Close())
@@ -199,12 +199,12 @@ func TestAScanThatIsNotApprovedIsNotLaunched(t *testing.T) {
 			h := newHouse(t)
 			h.withOperators()
 			h.engage("lab", toBeApproved)
-			program, err := os.ReadFile(h.cfg.Scanners["nmap"])
+			program, err := os.ReadFile(h.cfg.Live.Scanners["nmap"])
 			own := filepath.Join(filepath.Dir(h.cfg.FrontSocket), "nmap")
 			if err := errors.Join(err, os.WriteFile(own, program, 0o755)); err != nil {
 				t.Fatal(err)
 			}
-			h.cfg.Scanners = map[string]string{"nmap": own}
+			h.cfg.Live.Scanners = map[string]string{"nmap": own}
 			if c.change != nil {
 				c.change(h)
 			}

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
@@ -52,7 +53,7 @@ const (
 // breakers has one breaker for each tool, and one for each network of targets in which scans have
 // failed. What they are is kept in a file, so that a restart forgives nothing.
 type breakers struct {
-	cfg    Breakers
+	cfg    atomic.Pointer[Breakers]
 	path   string
 	log    *slog.Logger
 	tell   func(key breakerKey, change policy.BreakerMoment) // of each change, in order; no lock is held
@@ -92,15 +93,21 @@ func (k breakerKey) order(o breakerKey) int {
 }
 
 func newBreakers(cfg Breakers, stateDir string, log *slog.Logger) *breakers {
-	return &breakers{cfg: cfg, path: filepath.Join(stateDir, breakersName), log: log, random: rand.Float64, is: map[breakerKey]policy.Breaker{},
+	b := &breakers{path: filepath.Join(stateDir, breakersName), log: log, random: rand.Float64, is: map[breakerKey]policy.Breaker{},
 		tell: func(breakerKey, policy.BreakerMoment) {}}
+	b.change(cfg)
+	return b
 }
 
+// change has other rules from now on. What is open stays so for as long as it was said.
+func (b *breakers) change(cfg Breakers) { b.cfg.Store(&cfg) }
+
 func (b *breakers) rules(k breakerKey) policy.BreakerRules {
-	if r, own := b.cfg.Tools[k.tool]; own && k.tool != "" {
+	cfg := b.cfg.Load()
+	if r, own := cfg.Tools[k.tool]; own && k.tool != "" {
 		return r
 	}
-	return b.cfg.Rules
+	return cfg.Rules
 }
 
 // keys are the breakers that a scan passes.
@@ -240,7 +247,7 @@ func (b *breakers) stopsLocked(now time.Time, passes []breakerKey, counts bool) 
 
 // stopped says which breaker would refuse a scan now. counts: it is refused, and that is counted.
 func (b *breakers) stopped(now time.Time, passes []breakerKey, counts bool) *stops {
-	if !b.cfg.Enabled {
+	if !b.cfg.Load().Enabled {
 		return nil
 	}
 	b.mu.Lock()
@@ -253,7 +260,7 @@ func (b *breakers) stopped(now time.Time, passes []breakerKey, counts bool) *sto
 // permit lets a scan through all of these, or through none.
 func (b *breakers) permit(now time.Time, passes []breakerKey) (permits, *stops) {
 	p := permits{of: b, all: map[breakerKey]policy.Permit{}}
-	if !b.cfg.Enabled {
+	if !b.cfg.Load().Enabled {
 		return p, nil
 	}
 	b.mu.Lock()
@@ -567,7 +574,7 @@ func failures(o wire.Outcome, statuses []int) map[string]string {
 
 // statuses are the exit statuses of a scan that went well.
 func (l *Launcher) statuses(j *job) []int {
-	if d := l.cfg.Tools.Declaration(j.call.Tool); d != nil {
+	if d := l.now().Tools.Declaration(j.call.Tool); d != nil {
 		return d.Output.Statuses
 	}
 	return []int{0}

@@ -399,7 +399,7 @@ func TestNetworksAreBounded(t *testing.T) {
 // Whatever comes together, no more probes are under way than may, and every permit comes back.
 func TestBreakersWithManyAtOnce(t *testing.T) {
 	b := someBreakers(t, t.TempDir())
-	b.cfg.Rules.Recovery, b.cfg.Rules.MaxRecovery, b.cfg.Rules.Probes = time.Millisecond, 2*time.Millisecond, 2
+	b.cfg.Load().Rules.Recovery, b.cfg.Load().Rules.MaxRecovery, b.cfg.Load().Rules.Probes = time.Millisecond, 2*time.Millisecond, 2
 	passes := keys("nmap_scan", networks("192.0.2.0/24", "2001:db8::/64"))
 	var all sync.WaitGroup
 	for worker := range 16 {
@@ -452,7 +452,7 @@ func TestOneScanDoesNotFillTheBreakers(t *testing.T) {
 // forgives nothing, previews and capabilities say so, an operator closes them, and all is on the record.
 func TestScansThatFailAreRefused(t *testing.T) {
 	h := newHouse(t)
-	h.cfg.Breakers, h.cfg.Limits.Output = quickBreakers, 64 // bytes: whatever is scanned ends by that limit
+	h.cfg.Live.Breakers, h.cfg.Live.Limits.Output = quickBreakers, 64 // bytes: whatever is scanned ends by that limit
 	admin := filepath.Join(filepath.Dir(h.cfg.FrontSocket), "admin.sock")
 	listen := func() {
 		t.Helper()
@@ -483,7 +483,7 @@ func TestScansThatFailAreRefused(t *testing.T) {
 	refusedBy(h.start(handle, jobC, value(t, wide)), "nmap_scan")
 
 	h.close()
-	h.conn, h.cfg.Limits.Output = nil, 8<<20
+	h.conn, h.cfg.Live.Limits.Output = nil, 8<<20
 	listen()
 	h.open()
 	handle, _ = h.client()

@@ -35,7 +35,7 @@ func (b *breakers) snapshot(now time.Time, tools []string) (all []breakerKey, is
 
 // told is what the launcher's state says of them.
 func (b *breakers) told(now time.Time, tools []string) wire.Breakers {
-	out := wire.Breakers{Enabled: b.cfg.Enabled}
+	out := wire.Breakers{Enabled: b.cfg.Load().Enabled}
 	all, is, sum := b.snapshot(now, tools)
 	for _, k := range all {
 		one := is[k]
@@ -105,7 +105,7 @@ func (b *breakers) detail(now time.Time, k breakerKey, one policy.Breaker) wire.
 
 // refusing are the breakers that would refuse a scan of this caller now.
 func (l *Launcher) refusing(p *policy.Policy, caller policy.Caller, now time.Time) (out []wire.Refusing) {
-	if !l.breakers.cfg.Enabled {
+	if !l.breakers.cfg.Load().Enabled {
 		return nil
 	}
 	touches := func(n netip.Prefix) bool {
@@ -114,7 +114,7 @@ func (l *Launcher) refusing(p *policy.Policy, caller policy.Caller, now time.Tim
 	all, is, _ := l.breakers.snapshot(now, nil)
 	for _, k := range all {
 		one, rules := is[k], l.breakers.rules(k)
-		if len(out) == wire.MaxRefusing || one.Admits(rules) || k.tool == "" && !touches(k.network) || k.tool != "" && !slices.Contains(l.cfg.Tools.Names(), k.tool) {
+		if len(out) == wire.MaxRefusing || one.Admits(rules) || k.tool == "" && !touches(k.network) || k.tool != "" && !slices.Contains(l.now().Tools.Names(), k.tool) {
 			continue
 		}
 		r := (&stops{key: k, is: one, rules: rules, retry: one.RetryAfter(now, rules, 0)}).refusal()
@@ -130,7 +130,7 @@ const maxForced = maxNetworks / 2
 func (l *Launcher) orderBreaker(who wire.Client, o wire.BreakerOrder) wire.Answer {
 	now := time.Now()
 	if o.Do == wire.BreakerList {
-		return wire.Answer{Breakers: l.breakers.list(now, l.cfg.Tools.Names(), o.After)}
+		return wire.Answer{Breakers: l.breakers.list(now, l.now().Tools.Names(), o.After)}
 	}
 	k, refused := l.breakerNamed(o.Name)
 	if refused != nil {
@@ -138,7 +138,7 @@ func (l *Launcher) orderBreaker(who wire.Client, o wire.BreakerOrder) wire.Answe
 	}
 	switch o.Do {
 	case wire.BreakerShow:
-		_, is, _ := l.breakers.snapshot(now, l.cfg.Tools.Names())
+		_, is, _ := l.breakers.snapshot(now, l.now().Tools.Names())
 		one, kept := is[k]
 		if !kept {
 			return wire.Answer{Refused: unknownBreaker(o.Name, "no scan has failed in this network")}
@@ -146,7 +146,7 @@ func (l *Launcher) orderBreaker(who wire.Client, o wire.BreakerOrder) wire.Answe
 		d := l.breakers.detail(now, k, one)
 		return wire.Answer{Breaker: &d}
 	case wire.BreakerOpen, wire.BreakerClose:
-		if !l.breakers.cfg.Enabled {
+		if !l.breakers.cfg.Load().Enabled {
 			return wire.Answer{Refused: &wire.Refusal{Code: "breakers_disabled", Reason: "breakers are switched off, so that none refuses anything",
 				Hint: "set breakers.enabled, or disable a tool with `secmcpd tools disable`"}}
 		}
@@ -165,7 +165,7 @@ func (l *Launcher) orderBreaker(who wire.Client, o wire.BreakerOrder) wire.Answe
 
 // breakerNamed is the breaker that an operator names: a tool, an address, a network.
 func (l *Launcher) breakerNamed(name string) (breakerKey, *wire.Refusal) {
-	if k := (breakerKey{tool: name}); name != "" && (slices.Contains(l.cfg.Tools.Names(), name) || l.breakers.keeps(k)) {
+	if k := (breakerKey{tool: name}); name != "" && (slices.Contains(l.now().Tools.Names(), name) || l.breakers.keeps(k)) {
 		return k, nil
 	}
 	network, err := netip.ParsePrefix(name)
@@ -224,7 +224,7 @@ func (b *breakers) force(now time.Time, k breakerKey, open bool, lasts time.Dura
 // list is a page of all breakers, tools first: those after a name.
 func (b *breakers) list(now time.Time, tools []string, after string) *wire.BreakerPage {
 	all, is, _ := b.snapshot(now, tools)
-	page := &wire.BreakerPage{Enabled: b.cfg.Enabled, Total: len(all)}
+	page := &wire.BreakerPage{Enabled: b.cfg.Load().Enabled, Total: len(all)}
 	if after != "" {
 		i := slices.IndexFunc(all, func(k breakerKey) bool { return k.String() == after })
 		all = all[i+1:] // of one that is gone: from the beginning

@@ -27,7 +27,7 @@ func TestScansOfAnEngagementShareItsBudget(t *testing.T) {
 	h.engage("other", strings.ReplaceAll(strings.ReplaceAll(budgeted, "name: lab", "name: other"), "10.77", "10.78"))
 	var gate *policy.Gate
 	h.inside = func(l *Launcher) { gate = l.gate }
-	h.cfg.Slots, h.cfg.Budget = 4, 350
+	h.cfg.Slots, h.cfg.Live.Budget = 4, 350
 	h.open()
 	handle, _ := h.client()
 	const slowed = "to 200 packets per second: all scans under engagement lab together have no more (limits.total_packets_per_second)"
@@ -68,7 +68,7 @@ func TestScansOfAnEngagementShareItsBudget(t *testing.T) {
 // The machine's budget is for all engagements.
 func TestScansOfAllEngagementsShareTheMachinesBudget(t *testing.T) {
 	h := newHouse(t)
-	h.cfg.Budget = 120
+	h.cfg.Live.Budget = 120
 	h.open()
 	handle, _ := h.client()
 	const slowed = "to 120 packets per second: all scans of this machine together have no more (scans.packets_per_second)"

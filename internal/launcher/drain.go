@@ -67,13 +67,17 @@ func (l *Launcher) unfinished() (running, waiting int) {
 
 // lastGrace leaves running scans until the end of the grace, when the launcher is being stopped.
 func (l *Launcher) lastGrace() {
-	until := time.Now().Add(l.cfg.Grace)
+	grace := l.now().Grace
+	if l.cfg.stdio() {
+		grace = 0 // who ends it is who asked for its scans
+	}
+	until := time.Now().Add(grace)
 	l.mu.Lock()
 	l.draining = &wire.Draining{Why: wire.Stopping, Since: time.Now(), Until: until}
 	running, waiting := l.unfinishedLocked()
 	l.mu.Unlock()
 	l.stateChanged()
-	if l.cfg.Grace <= 0 || running+waiting == 0 {
+	if grace <= 0 || running+waiting == 0 {
 		return
 	}
 	l.log.Info("the launcher is being stopped; scans that run have until the end of the grace, and another signal ends them at once",
@@ -91,7 +95,7 @@ func (l *Launcher) lastGrace() {
 			j.stop(errShutdown)
 		}
 	}
-	end, tick := time.NewTimer(l.cfg.Grace), time.NewTicker(drainTick)
+	end, tick := time.NewTimer(grace), time.NewTicker(drainTick)
 	defer end.Stop()
 	defer tick.Stop()
 	for {

@@ -36,7 +36,7 @@ const shortScan = quickScan
 // A launcher that is stopped lets go on what runs, ends what waits, and takes nothing new.
 func TestAStopLeavesRunningScansTheGrace(t *testing.T) {
 	h := newHouse(t)
-	h.cfg.Grace, h.cfg.Slots = 30*time.Second, 1
+	h.cfg.Live.Grace, h.cfg.Slots = 30*time.Second, 1
 	told := &notes{}
 	h.cfg.Notify = told.note
 	h.open()
@@ -88,7 +88,7 @@ func TestAfterTheGraceScansAreEnded(t *testing.T) {
 		t.Run(strings.ReplaceAll(c.why, " ", "_"), func(t *testing.T) {
 			h := newHouse(t)
 			hurry := make(chan struct{})
-			h.cfg.Grace, h.cfg.Hurry = c.grace, hurry
+			h.cfg.Live.Grace, h.cfg.Hurry = c.grace, hurry
 			h.open()
 			handle, _ := h.client()
 			h.running(handle, jobA, longScan)
@@ -148,7 +148,7 @@ func TestALauncherMakesWayForItsNextVersion(t *testing.T) {
 	h := newHouse(t)
 	h.withOperators()
 	told := &notes{}
-	h.cfg.Notify, h.cfg.Grace, h.cfg.Replaced = told.note, time.Minute, func() bool { return true }
+	h.cfg.Notify, h.cfg.Live.Grace, h.cfg.Replaced = told.note, time.Minute, func() bool { return true }
 	h.open()
 	handle, _ := h.client()
 	h.running(handle, jobA, strings.Replace(tenSeconds, "10}", "14}", 1))

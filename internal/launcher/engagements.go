@@ -240,6 +240,13 @@ func (r *rules) machine(m policy.Machine) {
 	r.policy.Machine = m
 }
 
+// relearn has the directory read again by another lookup, at the next look.
+func (r *rules) relearn(lookup policy.Lookup) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lookup, r.print, r.failed = lookup, "to be read again", ""
+}
+
 // fingerprint changes whenever a file of the directory does.
 func fingerprint(dir string) string {
 	entries, err := os.ReadDir(dir)

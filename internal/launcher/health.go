@@ -139,7 +139,7 @@ func (l *Launcher) lookRecords() health.Finding {
 }
 
 func (l *Launcher) lookDisk() health.Finding {
-	return health.Disks(l.cfg.Health.Disk, Needs(l.cfg.StateDir, l.cfg.AuditDir, l.cfg.Limits.Output)...)
+	return health.Disks(l.cfg.Health.Disk, Needs(l.cfg.StateDir, l.cfg.AuditDir, l.now().Limits.Output)...)
 }
 
 // Needs is what this room has to have free: for the outputs of one more scan, and for the record of it.
@@ -157,12 +157,13 @@ func (l *Launcher) lookScanners(ctx context.Context, known map[string]seenScanne
 	}
 	f := health.Well("")
 	var there, absent, broken, changed []string
-	for _, t := range l.cfg.Tools.Tools() {
+	set := l.now()
+	for _, t := range set.Tools.Tools() {
 		if t.Off {
 			continue
 		}
 		name := t.Scanner
-		s, err := l.scanners.look(ctx, name, known[name])
+		s, err := l.scanners.look(ctx, set, name, known[name])
 		var said string
 		switch {
 		case err == nil:
@@ -175,7 +176,7 @@ func (l *Launcher) lookScanners(ctx context.Context, known map[string]seenScanne
 			}
 			known[name] = s
 			there = append(there, name)
-		case errors.Is(err, errNoPath), errors.Is(err, fs.ErrNotExist) && known[name].first == "" && slices.Contains(l.cfg.Assumed, name):
+		case errors.Is(err, errNoPath), errors.Is(err, fs.ErrNotExist) && known[name].first == "" && slices.Contains(set.Assumed, name):
 			said = "not installed"
 			absent = append(absent, name)
 		default:
@@ -206,8 +207,8 @@ func (l *Launcher) lookScanners(ctx context.Context, known map[string]seenScanne
 var errNoPath = errors.New("no path is configured")
 
 // look is a scanner's file as it is: hashed again if it has changed since it was last seen.
-func (s *scanners) look(ctx context.Context, name string, last seenScanner) (seenScanner, error) {
-	path := cmp.Or(s.tools.Program(name), s.paths[name])
+func (s *scanners) look(ctx context.Context, set *Live, name string, last seenScanner) (seenScanner, error) {
+	path := cmp.Or(set.Tools.Program(name), set.Scanners[name])
 	if path == "" {
 		return last, errNoPath
 	}
@@ -268,7 +269,7 @@ func (l *Launcher) lookProtection() health.Finding {
 	if gaps := l.gaps(); len(gaps) > 0 {
 		f.Message = "accepted as missing: " + layersOf(gaps)
 	}
-	missing := slices.DeleteFunc(l.missing(), func(g wire.Gap) bool { return g.Layer == sandbox.Scope })
+	missing := slices.DeleteFunc(l.missing(l.now()), func(g wire.Gap) bool { return g.Layer == sandbox.Scope })
 	if len(missing) > 0 {
 		f.Status, f.Message = health.Unhealthy, "missing, so that scans are refused: "+layersOf(missing)
 	}
@@ -315,7 +316,7 @@ func (l *Launcher) lookScope() health.Finding {
 	switch {
 	case net == nil && gap == nil:
 		return health.Ill("it is not there yet")
-	case net == nil && slices.Contains(l.cfg.Accept, sandbox.Scope):
+	case net == nil && slices.Contains(l.now().Accept, sandbox.Scope):
 		return health.Well("not in force, as accept_unenforced says")
 	case net == nil:
 		return health.Ill("the kernel's scope filter is not in force: %s", gap.Why)
@@ -372,7 +373,7 @@ func (l *Launcher) lookEngagements(now time.Time) health.Finding {
 
 // lookBreakers tells of those that refuse scans. The networks of targets are counted, not named.
 func (l *Launcher) lookBreakers(now time.Time) health.Finding {
-	b := l.breakers.told(now, l.cfg.Tools.Names())
+	b := l.breakers.told(now, l.now().Tools.Names())
 	if !b.Enabled {
 		return health.Well("switched off, as breakers.enabled says")
 	}

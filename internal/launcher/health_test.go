@@ -20,6 +20,7 @@ import (
 func looks(t *testing.T) *Launcher {
 	l := &Launcher{cfg: Config{Slots: 2, Health: health.Settings{Every: time.Minute, Timeout: time.Second, CPU: 100, Memory: 100, Disk: 100}},
 		gate: policy.NewGate(2, 8, 0), clients: map[uint64]*client{}, jobs: map[string]*job{}, wanted: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+	l.inForce.Store(&Live{})
 	l.accepting.now()
 	return l
 }
@@ -149,12 +150,12 @@ func TestEngagementsAreCounted(t *testing.T) {
 func TestABreakerThatRefusesIsTold(t *testing.T) {
 	l := looks(t)
 	now := time.Now()
-	l.cfg.Tools = runners.BuiltIn()
+	l.inForce.Store(&Live{Tools: runners.BuiltIn()})
 	l.breakers = newBreakers(Breakers{}, t.TempDir(), slog.New(slog.DiscardHandler))
 	if f := l.lookBreakers(now); f.Status != health.Healthy || !strings.HasPrefix(f.Message, "switched off") {
 		t.Errorf("%+v", f)
 	}
-	l.breakers.cfg.Enabled = true
+	l.breakers.cfg.Load().Enabled = true
 	if f := l.lookBreakers(now); f.Status != health.Healthy || f.Message != "all are closed" {
 		t.Errorf("%+v", f)
 	}
@@ -219,23 +220,24 @@ func TestAScannersFileIsLookedAt(t *testing.T) {
 		}
 	}
 	write("one")
-	s := scanners{paths: map[string]string{"nmap": path}, turn: make(chan struct{}, 1), found: map[string]*scanner{}}
-	first, err := s.look(t.Context(), "nmap", seenScanner{})
+	set := &Live{Scanners: map[string]string{"nmap": path}}
+	s := scanners{turn: make(chan struct{}, 1), found: map[string]*scanner{}}
+	first, err := s.look(t.Context(), set, "nmap", seenScanner{})
 	if err != nil || len(first.sha256) != 64 || first.first != first.sha256 {
 		t.Fatalf("%+v, %v", first, err)
 	}
-	if again, err := s.look(t.Context(), "nmap", first); err != nil || again != first {
+	if again, err := s.look(t.Context(), set, "nmap", first); err != nil || again != first {
 		t.Errorf("%+v, %v", again, err)
 	}
 	write("another")
-	other, err := s.look(t.Context(), "nmap", first)
+	other, err := s.look(t.Context(), set, "nmap", first)
 	if err != nil || other.sha256 == first.sha256 || other.first != first.sha256 {
 		t.Errorf("%+v, %v", other, err)
 	}
 	if err := os.Chmod(path, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.look(t.Context(), "nmap", other); err == nil {
+	if _, err := s.look(t.Context(), set, "nmap", other); err == nil {
 		t.Error("a file that others may write is taken")
 	}
 	if v := s.versionOf(t.Context(), "nmap", other.stamp); v != "" {

@@ -137,7 +137,7 @@ func (l *Launcher) aim(p runners.Plan, r *policy.Request) *wire.Refusal {
 	if !p.Asks {
 		return nil
 	}
-	servers, refused := l.resolvers()
+	servers, refused := l.resolvers(l.now())
 	if refused != nil {
 		refused.Field, refused.Hint = "mode", "ask the operator to set `resolvers` in secmcpd.yaml"
 		return refused

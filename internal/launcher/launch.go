@@ -28,7 +28,11 @@ import (
 // launch runs a judged job in its box. Every failure names its stage; what was made before it
 // is undone by the defer beside it.
 func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.Outcome {
-	p, o, over := l.prepare(ctx, j, place.Rate)
+	set := l.now()
+	if refused := l.stillThere(set, j.call); refused != nil {
+		return denied(l.noted(j, refused))
+	}
+	p, o, over := l.prepare(ctx, set, j, place.Rate)
 	defer p.words.close()
 	if over {
 		return o
@@ -40,7 +44,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 	began := time.Now()
 	wall, outOfTime := deadline(v, j.plan.Limit, began)
 
-	network, err := l.slot(ctx, target(v), command.Rate, l.budgets(v)...)
+	network, err := l.slot(ctx, set, target(v), command.Rate, l.budgets(set, v)...)
 	if o, over := ended(ctx); over && err != nil {
 		return o
 	}
@@ -53,7 +57,7 @@ func (l *Launcher) launch(ctx context.Context, j *job, place policy.Place) wire.
 	if command.Ticks && network != nil {
 		defer l.ticked(ctx, network)()
 	}
-	spec := boxFor(command, p.tool.file, l.cell(j.record.ID, place.Slot, network, wall), l.cfg.Limits, words.inputs()...)
+	spec := boxFor(command, p.tool.file, l.cell(j.record.ID, place.Slot, network, wall), set.Limits, words.inputs()...)
 
 	files, err := l.outputs(j.record.ID, j.record.Correlation, command, spec)
 	defer l.reserved.release(j.record.ID)
@@ -150,10 +154,10 @@ func allowed(v policy.Verdict, asked time.Duration) time.Duration {
 
 // slot joins a box to the network behind the kernel's filter. nil, nil: this launcher runs
 // without it, which Accept allowed.
-func (l *Launcher) slot(ctx context.Context, allow scope.Target, rate int, together ...scope.Budget) (*scope.Slot, error) {
+func (l *Launcher) slot(ctx context.Context, set *Live, allow scope.Target, rate int, together ...scope.Budget) (*scope.Slot, error) {
 	net, gap := l.slots.get()
 	if net == nil {
-		if !slices.Contains(l.cfg.Accept, gap.Layer) {
+		if !slices.Contains(set.Accept, gap.Layer) {
 			return nil, errors.New(gap.Why)
 		}
 		return nil, nil
@@ -162,10 +166,10 @@ func (l *Launcher) slot(ctx context.Context, allow scope.Target, rate int, toget
 }
 
 // budgets are what a job's packets count against beside its own rate.
-func (l *Launcher) budgets(v policy.Verdict) []scope.Budget {
+func (l *Launcher) budgets(set *Live, v policy.Verdict) []scope.Budget {
 	return []scope.Budget{
 		{Name: "engagement " + v.Engagement, Rate: v.Limits.Budget, Slots: l.cfg.Slots},
-		{Name: "machine", Rate: l.cfg.Budget, Slots: l.cfg.Slots},
+		{Name: "machine", Rate: set.Budget, Slots: l.cfg.Slots},
 	}
 }
 
@@ -492,7 +496,7 @@ func (l *Launcher) runVersion(ctx context.Context, argv []string, exe *os.File) 
 	const anyStatus = true
 	return l.runSmall(ctx, anyStatus, func(job string) (sandbox.Spec, func(), error) {
 		in := cell{job: job, uid: l.cfg.FirstSlotUID + uint32(l.cfg.Slots) + 1, wall: versionTimeout}
-		return boxForVersion(exe, argv, in, l.cfg.Limits), func() {}, nil
+		return boxForVersion(exe, argv, in, l.now().Limits), func() {}, nil
 	})
 }
 
@@ -513,14 +517,15 @@ func (l *Launcher) runResolver(ctx context.Context, uid uint32, server netip.Add
 		return nil, err
 	}
 	defer exe.Close()
+	set := l.now()
 	return l.runSmall(ctx, false, func(job string) (sandbox.Spec, func(), error) {
-		network, err := l.slot(ctx, nameServer(server), resolverRate)
+		network, err := l.slot(ctx, set, nameServer(server), resolverRate)
 		if err != nil {
 			return sandbox.Spec{}, nil, err
 		}
 		in := l.cell(job, l.cfg.Slots, network, resolveTimeout)
 		// A loss of the filter meanwhile takes its link down, and it ends by its own time.
-		return boxForResolver(exe, argv, hostsFile(), in, l.cfg.Limits), func() { l.leave(network) }, nil
+		return boxForResolver(exe, argv, hostsFile(), in, set.Limits), func() { l.leave(network) }, nil
 	})
 }
 

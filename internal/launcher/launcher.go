@@ -44,40 +44,53 @@ type Config struct {
 	StateDir       string // the launcher's own, 0700
 	AuditDir       string
 	EngagementsDir string
-	TokenFiles     []string      // of who may come over HTTP
-	Tools          runners.Table // the scanners that there are
+	TokenFiles     []string // of who may come over HTTP
 
-	FrontUID     uint32            // never a caller
-	Slots        int               // scans at once
-	Queue        int               // scans that may wait
-	Budget       int               // packets a second of all scans together; 0: no bound
-	PerTool      map[string]int    // scans of a tool at once; one that is not named has no bound of its own
-	FirstSlotUID uint32            // Slots+3 uids from here belong to boxes
-	Mode         scope.Mode        // how scans leave this machine
-	NoBPF        bool              // nf_tables alone is the filter
-	SlotsV4      netip.Prefix      // addresses of the slots' links
-	SlotsV6      netip.Prefix      //
-	Interface    string            // of the segment that slots stand on, in the mode scope.L2
-	Resolvers    []netip.AddrPort  // empty: the machine's own
-	Scanners     map[string]string // name to path
-	Wordlists    []string          // directories
-	Limits       Limits            // of each scan
-	Together     sandbox.Total     // of all
-	Breakers     Breakers
-	Accept       []string        // layers that may be missing
-	Grace        time.Duration   // that running scans have when the launcher is stopped
+	FrontUID     uint32          // never a caller
+	Slots        int             // scans at once
+	FirstSlotUID uint32          // Slots+3 uids from here belong to boxes
+	Mode         scope.Mode      // how scans leave this machine
+	NoBPF        bool            // nf_tables alone is the filter
+	SlotsV4      netip.Prefix    // addresses of the slots' links
+	SlotsV6      netip.Prefix    //
+	Interface    string          // of the segment that slots stand on, in the mode scope.L2
 	Hurry        <-chan struct{} // closed: no grace any more
 	Replaced     func() bool     // another version of this program is there; nil: not looked at
-	Approvals    time.Duration   // that a scan waits for its approval, at most
 	Gaps         []wire.Gap      // what main could not give (stdio without root)
 
+	Live Live
+	// Reload reads the configuration again; nil: it is never read again. See Next.
+	Reload func() (Next, error)
+	Hangup <-chan os.Signal // each asks for a reload; nil: none does
+
 	Health   health.Settings
-	Assumed  []string      // scanners whose paths nobody configured: that one is not there is no fault
 	Watchdog time.Duration // after which systemd restarts this room; 0: it does not
 
 	Log    *slog.Logger
 	Notify func(state string) // sd_notify
 }
+
+// Live is what of the configuration a reload changes while scans run. It is taken once for each
+// decision, so that none is made by a half of one and a half of another; nothing in it is changed.
+type Live struct {
+	Tools     runners.Table     // the scanners that there are
+	Queue     int               // scans that may wait
+	Budget    int               // packets a second of all scans together; 0: no bound
+	Resolvers []netip.AddrPort  // empty: the machine's own
+	Scanners  map[string]string // name to path
+	Assumed   []string          // scanners whose paths nobody configured: that one is not there is no fault
+	PerTool   map[string]int    // scans of a tool at once; one that is not named has no bound of its own
+	Wordlists []string          // directories
+	Limits    Limits            // of each scan
+	Together  sandbox.Total     // of all
+	Breakers  Breakers
+	Accept    []string      // layers that may be missing
+	Grace     time.Duration // that running scans have when the launcher is stopped
+	Approvals time.Duration // that a scan waits for its approval, at most
+}
+
+// now is what is in force.
+func (l *Launcher) now() *Live { return l.inForce.Load() }
 
 // Limits bound each scan's box.
 type Limits struct {
@@ -120,6 +133,9 @@ func (c *Config) dialFront(ctx context.Context) (*net.UnixConn, error) {
 // Launcher is the privileged room while it runs.
 type Launcher struct {
 	cfg       Config
+	inForce   atomic.Pointer[Live]
+	reloading chan struct{} // has room for one
+	hangup    chan struct{} // holds one: somebody was sent SIGHUP
 	log       *slog.Logger
 	instance  string
 	audit     *observability.Audit
@@ -179,10 +195,11 @@ func Serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer l.close()
-	return l.live(ctx)
+	return l.serveFrom(ctx)
 }
 
-func (l *Launcher) live(ctx context.Context) error {
+// serveFrom begins where the launcher before ended.
+func (l *Launcher) serveFrom(ctx context.Context) error {
 	if found := l.audit.Tampered(); found != "" {
 		l.log.Error("the audit log was tampered with while no launcher had it", journal.Key, journal.AuditTampered, "dir", l.cfg.AuditDir, "found", found)
 	}
@@ -235,6 +252,7 @@ func (l *Launcher) serve(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return l.hearBell(ctx) })
+	g.Go(func() error { return l.followHangups(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		l.lastGrace()
@@ -257,17 +275,18 @@ func (l *Launcher) serve(ctx context.Context) error {
 // is removed before anything new is made.
 func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l := &Launcher{cfg: cfg, log: cfg.Log, instance: newInstance(), lastHandle: randomHandle(),
-		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(cfg.Tools), print: "never read"},
-		gate:    policy.NewGate(cfg.Slots, cfg.Queue, cfg.Budget),
+		reloading: make(chan struct{}, 1), hangup: make(chan struct{}, 1),
+		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(cfg.Live.Tools), print: "never read"},
+		gate:    policy.NewGate(cfg.Slots, cfg.Live.Queue, cfg.Live.Budget),
 		clients: map[uint64]*client{}, jobs: map[string]*job{}, pending: map[string]*awaited{}, requests: map[uint32]int{},
 		servers: Resolvers, wanted: make(chan struct{}, 1), changed: make(chan struct{}, 1), since: time.Now(), resolving: policy.NewGate(1, maxRecords, 0)}
 	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
-	l.scanners = scanners{tools: cfg.Tools, turn: make(chan struct{}, 1), paths: cfg.Scanners, found: map[string]*scanner{}, ask: l.runVersion}
-	l.wordlists.dirs = cfg.Wordlists
+	l.inForce.Store(&cfg.Live)
+	l.scanners = scanners{turn: make(chan struct{}, 1), found: map[string]*scanner{}, ask: l.runVersion}
 	l.switches.dir = cfg.StateDir
-	l.gate.PerTool(cfg.PerTool)
+	l.gate.PerTool(cfg.Live.PerTool)
 	l.gate.OnChange(l.stateChanged)
-	l.breakers = newBreakers(cfg.Breakers, cfg.StateDir, cfg.Log)
+	l.breakers = newBreakers(cfg.Live.Breakers, cfg.StateDir, cfg.Log)
 	l.service = health.NewService(cfg.Notify)
 	l.health = health.New(cfg.Health.Timeout, l.looked, l.checks()...)
 	l.accepting.now()
@@ -287,7 +306,7 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	if err = l.forgetProgram(); err != nil {
 		return nil, err
 	}
-	if l.boxes, err = sandbox.Open(sandbox.Config{Accept: ofTheBox(cfg.Accept), Total: cfg.Together}); err != nil {
+	if l.boxes, err = sandbox.Open(sandbox.Config{Accept: ofTheBox(cfg.Live.Accept), Total: cfg.Live.Together}); err != nil {
 		return nil, err
 	}
 	if err = l.boxes.Reclaim(); err != nil {
@@ -552,7 +571,7 @@ func (l *Launcher) learnMachine() error {
 	if l.cfg.SlotsV6.IsValid() {
 		slots = append(slots, l.cfg.SlotsV6)
 	}
-	l.rules.machine(policy.Machine{Own: own, Broadcast: broadcast, Bridges: bridges, Slots: slots, Budget: l.cfg.Budget})
+	l.rules.machine(policy.Machine{Own: own, Broadcast: broadcast, Bridges: bridges, Slots: slots, Budget: l.now().Budget})
 	return nil
 }
 

@@ -487,7 +487,7 @@ func TestAFileThatIsBrokenAtTheStartIsSuspended(t *testing.T) {
 
 func TestAMissingLayerRefusesUnlessItIsAccepted(t *testing.T) {
 	h := newHouse(t)
-	h.cfg.Accept = nil
+	h.cfg.Live.Accept = nil
 	h.open()
 	handle, _ := h.client()
 	r := h.start(handle, jobA, value(t, quickScan))
@@ -509,7 +509,7 @@ func TestAMissingOrUntrustedScannerIsSaid(t *testing.T) {
 	}
 	for path, want := range map[string]string{"/nonexistent/nmap": "install it", writable: "may be written by others", "/etc/passwd": "not executable", "/usr/bin": "not a regular file"} {
 		h := newHouse(t)
-		h.cfg.Scanners = map[string]string{"nmap": path}
+		h.cfg.Live.Scanners = map[string]string{"nmap": path}
 		h.open()
 		handle, _ := h.client()
 		if r := h.start(handle, jobA, value(t, quickScan)); r == nil || r.Code != "scanner_missing" || r.Field != "tool" || r.Hint == "" || !strings.Contains(r.Reason, want) {

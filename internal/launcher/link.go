@@ -33,6 +33,9 @@ type link struct {
 	conn  *wire.Conn      // nil: the front is not there
 	shown map[string]bool // jobs whose descriptors this connection has had
 	gaps  []wire.Gap      // what the front could not enforce about itself
+
+	seq  uint64            // of the last Reread
+	read chan wire.HasRead // has room for one: its answer; nil: nobody waits for it
 }
 
 // keepLinked holds a connection to the front for as long as there is something to say to it: a
@@ -169,7 +172,7 @@ func (l *Launcher) greet(uc *net.UnixConn, conn *wire.Conn) ([]wire.Gap, error) 
 	if err := uc.SetReadDeadline(time.Now().Add(helloTimeout)); err != nil {
 		return nil, err
 	}
-	hello := wire.Hello{Version: wire.Version, Instance: l.instance, Gaps: l.machineGaps(), Budget: l.cfg.Budget}
+	hello := wire.Hello{Version: wire.Version, Instance: l.instance, Gaps: l.machineGaps(), Budget: l.now().Budget}
 	if err := conn.Send(wire.Message{Hello: &hello}); err != nil {
 		return nil, err
 	}
@@ -297,6 +300,14 @@ func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
 				return nil
 			}
 			l.answer(conn, m.Rest.Seq, wire.Reply{Refused: refused})
+			continue
+		}
+		if m.HasRead != nil {
+			l.frontHasRead(*m.HasRead)
+			continue
+		}
+		if m.Signal != nil {
+			l.signalled()
 			continue
 		}
 		r, err := l.request(ctx, m)

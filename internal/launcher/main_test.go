@@ -134,13 +134,13 @@ func newHouse(t *testing.T) *house {
 	if err := os.Mkdir(engagements, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &house{t: t, cfg: Config{StateDir: filepath.Join(dir, "state"), AuditDir: filepath.Join(dir, "audit"), EngagementsDir: engagements, Tools: runners.BuiltIn(),
-		FrontSocket: filepath.Join(dir, "front.sock"), FrontUID: 65401, Approvals: time.Hour, Slots: 2, Queue: 8, FirstSlotUID: 66000, Mode: scope.Routed,
+	h := &house{t: t, cfg: Config{StateDir: filepath.Join(dir, "state"), AuditDir: filepath.Join(dir, "audit"), EngagementsDir: engagements,
+		FrontSocket: filepath.Join(dir, "front.sock"), FrontUID: 65401, Slots: 2, FirstSlotUID: 66000, Mode: scope.Routed,
 		SlotsV4: netip.MustParsePrefix("10.254.200.0/22"), SlotsV6: netip.MustParsePrefix("fd5e:c0de:5ca1::/48"),
-		Scanners: map[string]string{"nmap": "/usr/bin/nmap"},
-		Accept:   []string{sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU, sandbox.CgroupIO},
-		Limits:   Limits{Memory: 256 << 20, Pids: 32, CPUPercent: 100, CPUTime: time.Minute, Output: 8 << 20, Tmp: 1 << 20, OpenFiles: 256},
-		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}}}
+		Live: Live{Tools: runners.BuiltIn(), Queue: 8, Approvals: time.Hour, Scanners: map[string]string{"nmap": "/usr/bin/nmap"},
+			Accept: []string{sandbox.CgroupMemory, sandbox.CgroupPids, sandbox.CgroupCPU, sandbox.CgroupIO},
+			Limits: Limits{Memory: 256 << 20, Pids: 32, CPUPercent: 100, CPUTime: time.Minute, Output: 8 << 20, Tmp: 1 << 20, OpenFiles: 256}},
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Notify: func(string) {}}}
 	h.engage("lab", engagement)
 	if h.front, err = net.ListenUnix("unixpacket", &net.UnixAddr{Name: h.cfg.FrontSocket, Net: "unixpacket"}); err != nil {
 		t.Fatal(err)
@@ -182,7 +182,7 @@ func (h *house) serve(ctx context.Context) error {
 	}
 	defer l.close()
 	h.inside(l)
-	return l.live(ctx)
+	return l.serveFrom(ctx)
 }
 
 func (h *house) close() {

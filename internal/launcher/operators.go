@@ -90,7 +90,7 @@ func (l *Launcher) serveOperator(ctx context.Context, conn *net.UnixConn) error 
 }
 
 // operate carries out one order. Whatever it changes is on the record, with who gave it.
-func (l *Launcher) operate(_ context.Context, who wire.Client, o wire.Order) wire.Answer {
+func (l *Launcher) operate(ctx context.Context, who wire.Client, o wire.Order) wire.Answer {
 	switch {
 	case o.Look != nil:
 		state := l.state()
@@ -113,6 +113,8 @@ func (l *Launcher) operate(_ context.Context, who wire.Client, o wire.Order) wir
 		return l.drained(who, *o.Drain)
 	case o.Deny != nil:
 		return wire.Answer{Refused: l.deny(who, *o.Deny)}
+	case o.Reload != nil:
+		return l.orderReload(ctx, who, *o.Reload)
 	}
 	return wire.Answer{Refused: &wire.Refusal{Code: "unknown_order", Reason: "this launcher does not know the order", Hint: hintRooms}}
 }

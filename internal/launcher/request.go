@@ -35,7 +35,8 @@ func (l *Launcher) start(front context.Context, m wire.Start) *wire.Refusal {
 	if !ok {
 		return gone()
 	}
-	call, refused := l.decodeCall(m.Value)
+	set := l.now()
+	call, refused := l.decodeCall(set, m.Value)
 	if refused != nil {
 		return refused
 	}
@@ -47,7 +48,7 @@ func (l *Launcher) start(front context.Context, m wire.Start) *wire.Refusal {
 	if refused := l.enlist(j); refused != nil {
 		return refused
 	}
-	if refused := l.accepted(ctx, j); refused != nil {
+	if refused := l.accepted(ctx, set, j); refused != nil {
 		l.strike(j)
 		return refused
 	}
@@ -85,12 +86,12 @@ func (l *Launcher) begin(front context.Context, j *job) *wire.Refusal {
 
 // decodeCall reads the runner's value as the front encoded it and applies the runner's own
 // rules again: the front is not trusted to have done so.
-func (l *Launcher) decodeCall(value []byte) (runners.Call, *wire.Refusal) {
+func (l *Launcher) decodeCall(set *Live, value []byte) (runners.Call, *wire.Refusal) {
 	var call runners.Call
 	if err := wire.Decode(value, wire.MaxValue, &call); err != nil {
 		return call, &wire.Refusal{Code: "bad_value", Reason: "the value is not in the runner's form", Hint: hintRooms}
 	}
-	call, faults := l.cfg.Tools.Validate(call)
+	call, faults := set.Tools.Validate(call)
 	if len(faults) > 0 {
 		f := faults[0]
 		return call, &wire.Refusal{Code: f.Code, Field: f.Field, Got: f.Got, Allowed: firstOf(f.Allowed, wire.MaxList),
@@ -136,7 +137,7 @@ func (l *Launcher) strike(j *job) {
 }
 
 // accepted audits, prechecks and records a job. Nothing has been sent anywhere when it refuses.
-func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
+func (l *Launcher) accepted(ctx context.Context, set *Live, j *job) *wire.Refusal {
 	if err := l.audit.Append(j.entry(observability.Asked)); err != nil {
 		l.log.Error("cannot write the audit log: scans are refused", journal.Key, journal.AuditUnwritable, "why", err)
 		return auditUnavailable()
@@ -144,7 +145,7 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 	if refused := l.closed(); refused != nil {
 		return l.noted(j, refused)
 	}
-	if refused := l.off(j.call.Tool); refused != nil {
+	if refused := l.off(set, j.call.Tool); refused != nil {
 		return l.noted(j, refused)
 	}
 	if refused := l.broken(j.call.Tool, nil, true); refused != nil {
@@ -158,7 +159,7 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 		l.note(j.denied(v))
 		return refusal(v)
 	}
-	if missing := l.missing(); len(missing) > 0 {
+	if missing := l.missing(set); len(missing) > 0 {
 		r := unenforced(missing)
 		l.note(j.refusedBy(r))
 		return r
@@ -167,17 +168,17 @@ func (l *Launcher) accepted(ctx context.Context, j *job) *wire.Refusal {
 		return l.noted(j, refused)
 	}
 	if len(names(j.asks())) > 0 {
-		if _, refused := l.resolvers(); refused != nil {
+		if _, refused := l.resolvers(set); refused != nil {
 			return l.noted(j, refused)
 		}
 	}
-	words, refused := l.wordlist(j.plan)
+	words, refused := l.wordlist(set, j.plan)
 	if refused != nil {
 		return l.noted(j, refused)
 	}
 	j.call = j.call.WithWords(words.words()) // its cost, which the gate asks for
 	words.close()
-	if _, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(j.call.Tool)); err != nil {
+	if _, err := l.scanners.get(ctx, set, set.Tools.ScannerOf(j.call.Tool)); err != nil {
 		if _, over := ended(ctx); !over { // else run says how it ended
 			return l.noted(j, noScanner(j.call.Tool, err))
 		}
@@ -228,7 +229,7 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 	if refused := l.decide(j); refused != nil {
 		return denied(refused)
 	}
-	if missing := l.missing(); len(missing) > 0 {
+	if missing := l.missing(l.now()); len(missing) > 0 {
 		return denied(l.noted(j, unenforced(missing)))
 	}
 	return l.tried(j, func() wire.Outcome { return l.launch(ctx, j, place) })
@@ -236,11 +237,11 @@ func (l *Launcher) run(ctx context.Context, j *job) wire.Outcome {
 
 // share is what a job needs of the budgets: the rate that its scanner would be launched with now.
 func (l *Launcher) share(ctx context.Context, j *job) policy.Share {
-	v := j.decided()
+	v, set := j.decided(), l.now()
 	s := policy.Share{Rate: v.Limits.Rate, Engagement: v.Engagement, Budget: v.Limits.Budget, Tool: j.call.Tool, Job: j.record.ID}
 	wall, _ := deadline(v, j.plan.Limit, time.Now())
 	expected := wall
-	if tool, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(j.call.Tool)); err == nil {
+	if tool, err := l.scanners.get(ctx, set, set.Tools.ScannerOf(j.call.Tool)); err == nil {
 		if c, _, err := l.commandFor(j.call, tool, v, commanded(v, j.plan.Limit, time.Now())); err == nil {
 			if c.Rate > 0 {
 				s.Rate = min(s.Rate, c.Rate)
@@ -262,7 +263,7 @@ func (l *Launcher) resolved(ctx context.Context, j *job, ask []string) *wire.Ref
 		return l.noted(j, &wire.Refusal{Code: policy.RateTooHigh, Field: "targets", Reason: "too many names in a short time",
 			Hint: "ask again in " + seconds(wait) + " seconds, or give addresses", Retryable: true, RetryAfterS: wholeSeconds(wait)})
 	}
-	servers, refused := l.resolvers()
+	servers, refused := l.resolvers(l.now())
 	if refused != nil {
 		return l.noted(j, refused)
 	}
@@ -291,7 +292,7 @@ func (l *Launcher) decide(j *job) *wire.Refusal {
 	// One at a time: of two jobs that would be the last one of their engagement, one is.
 	l.deciding.Lock()
 	defer l.deciding.Unlock()
-	if refused := l.off(j.call.Tool); refused != nil {
+	if refused := l.stillThere(l.now(), j.call); refused != nil {
 		return l.noted(j, refused)
 	}
 	v := policy.Decide(l.judged(), onPolicy(j.caller), j.asks(), time.Now())

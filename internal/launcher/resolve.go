@@ -121,9 +121,9 @@ func nameservers(root fs.FS, path string) (out []netip.Addr) {
 }
 
 // resolvers are the name servers to ask, or why no name can be asked for.
-func (l *Launcher) resolvers() ([]netip.AddrPort, *wire.Refusal) {
-	if len(l.cfg.Resolvers) > 0 {
-		return l.cfg.Resolvers, nil
+func (l *Launcher) resolvers(set *Live) ([]netip.AddrPort, *wire.Refusal) {
+	if len(set.Resolvers) > 0 {
+		return set.Resolvers, nil
 	}
 	found, err := l.servers()
 	if err != nil {

@@ -25,14 +25,13 @@ type scanner struct {
 	sha256  string
 	version runners.Version
 	said    string // its version as text
+	asks    string // the declaration by which its version was read, if there is one
 	stamp   string // identity of the file: a change means a new scanner
 }
 
 // scanners remembers what was found. Looking again costs one stat unless the file changed.
 type scanners struct {
-	tools runners.Table
-	turn  chan struct{}     // of one place: one look at a time
-	paths map[string]string // scanner's name to path, from the configuration
+	turn  chan struct{} // of one place: one look at a time
 	found map[string]*scanner
 	// ask runs the executable in a box without network and returns the first bytes that it
 	// wrote.
@@ -42,15 +41,15 @@ type scanners struct {
 // maxScanner bounds the executable that is hashed, in bytes.
 const maxScanner = 256 << 20
 
-// get finds a scanner. The error is fit for a caller: it names the path and what to do.
-func (s *scanners) get(ctx context.Context, name string) (*scanner, error) {
+// get finds the scanner of that name in set. The error is fit for a caller: it names the path and what to do.
+func (s *scanners) get(ctx context.Context, set *Live, name string) (*scanner, error) {
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	path := cmp.Or(s.tools.Program(name), s.paths[name])
+	path := cmp.Or(set.Tools.Program(name), set.Scanners[name])
 	if path == "" {
 		return nil, fmt.Errorf("no path is configured for %s", name)
 	}
@@ -58,15 +57,18 @@ func (s *scanners) get(ctx context.Context, name string) (*scanner, error) {
 	if err != nil {
 		return nil, err
 	}
-	if old := s.found[name]; old != nil && old.stamp == stamp {
+	// Another declaration asks the same program for its version in another way.
+	asks := set.Tools.Asks(name)
+	if old := s.found[name]; old != nil && old.stamp == stamp && old.asks == asks {
 		file.Close()
 		return old, nil
 	}
-	found, err := s.examine(ctx, name, path, stamp, file)
+	found, err := s.examine(ctx, set.Tools, name, path, stamp, file)
 	if err != nil {
 		file.Close()
 		return nil, err
 	}
+	found.asks = asks
 	// An older one may still be starting somewhere: its descriptor is closed by the garbage
 	// collector, not here.
 	s.found[name] = found
@@ -99,7 +101,7 @@ func openScanner(path string) (*os.File, string, error) {
 	return file, stampOf(info), nil
 }
 
-func (s *scanners) examine(ctx context.Context, name, path, stamp string, file *os.File) (*scanner, error) {
+func (s *scanners) examine(ctx context.Context, tools runners.Table, name, path, stamp string, file *os.File) (*scanner, error) {
 	h := sha256.New()
 	n, err := io.Copy(h, io.NewSectionReader(file, 0, maxScanner+1))
 	if err != nil {
@@ -108,34 +110,34 @@ func (s *scanners) examine(ctx context.Context, name, path, stamp string, file *
 	if n > maxScanner {
 		return nil, fmt.Errorf("cannot use the scanner %s: larger than %d bytes", path, maxScanner)
 	}
-	v, err := s.version(ctx, name, path, file)
+	v, err := s.version(ctx, tools, name, path, file)
 	if err != nil {
 		return nil, err
 	}
 	var help [][]byte
-	for _, words := range s.tools.HelpArguments(name) {
+	for _, words := range tools.HelpArguments(name) {
 		out, err := s.ask(ctx, append([]string{name}, words...), file)
 		if err != nil {
 			return nil, fmt.Errorf("cannot ask the scanner %s for its options: %w", path, err)
 		}
 		help = append(help, out)
 	}
-	if err := s.tools.Known(name, v, help); err != nil {
+	if err := tools.Known(name, v, help); err != nil {
 		return nil, fmt.Errorf("cannot use the scanner %s: %w", path, err)
 	}
 	return &scanner{file: file, path: path, sha256: hex.EncodeToString(h.Sum(nil)), version: v, said: v.String(), stamp: stamp}, nil
 }
 
 // version asks in each way that there is, until an answer has one.
-func (s *scanners) version(ctx context.Context, name, path string, file *os.File) (runners.Version, error) {
+func (s *scanners) version(ctx context.Context, tools runners.Table, name, path string, file *os.File) (runners.Version, error) {
 	var errs []error
-	for _, words := range s.tools.VersionArguments(name) {
+	for _, words := range tools.VersionArguments(name) {
 		out, err := s.ask(ctx, append([]string{name}, words...), file)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("cannot ask the scanner %s for its version: %w", path, err))
 			continue
 		}
-		v, err := s.tools.ParseVersion(name, out)
+		v, err := tools.ParseVersion(name, out)
 		if err == nil {
 			return v, nil
 		}

@@ -17,7 +17,7 @@ const (
 
 // state is how the launcher is now.
 func (l *Launcher) state() wire.State {
-	s := wire.State{Version: l.cfg.Version, Since: l.since, At: time.Now(), Slots: l.gate.Slots(), Budget: l.cfg.Budget, Front: l.linked()}
+	s := wire.State{Version: l.cfg.Version, Since: l.since, At: time.Now(), Slots: l.gate.Slots(), Budget: l.now().Budget, Front: l.linked()}
 	s.Running, s.Waiting = l.gate.Load()
 	s.Reserved, _ = l.gate.Reserved()
 	if way := l.network(); way != nil {
@@ -25,7 +25,7 @@ func (l *Launcher) state() wire.State {
 	}
 	s.Gaps = firstOf(l.gaps(), wire.MaxList)
 	s.Queue = l.queue(s.At)
-	s.Breakers = l.breakers.told(s.At, l.cfg.Tools.Names())
+	s.Breakers = l.breakers.told(s.At, l.now().Tools.Names())
 	s.Counters = l.counters()
 	s.Health = l.healthNow()
 	s.Tokens = l.logins.count()

@@ -11,7 +11,7 @@ import (
 // Who waits is told where, and when it is expected to begin; of a tool as many run as may.
 func TestTheStateSaysWhoWaits(t *testing.T) {
 	h := newHouse(t)
-	h.cfg.PerTool = map[string]int{"nmap_scan": 1} // of two slots
+	h.cfg.Live.PerTool = map[string]int{"nmap_scan": 1} // of two slots
 	var l *Launcher
 	h.inside = func(inside *Launcher) { l = inside }
 	h.open()

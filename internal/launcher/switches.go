@@ -16,6 +16,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/observability/journal"
+	"github.com/secmcpd/secmcpd/runners"
 )
 
 // Tools can be switched off while the launcher runs: root writes a small file in its state directory,
@@ -134,17 +135,33 @@ func (l *Launcher) switched() ([]string, error) {
 
 // off refuses a tool that the operator has switched off, in the configuration or while the launcher
 // runs. A scan that runs already goes on.
-func (l *Launcher) off(tool string) *wire.Refusal {
+func (l *Launcher) off(set *Live, tool string) *wire.Refusal {
 	disabled, err := l.switched()
 	switch {
 	case err != nil:
 		r := switchedOff(tool, "", "which tools the operator has disabled cannot be read, so that none is used", true)
 		r.Hint = "the operator finds the cause in the log"
 		return r
-	case l.cfg.Tools.Off(tool):
+	case set.Tools.Off(tool):
 		return switchedOff(tool, "tools.include, tools.exclude", "the operator has left this tool out of the configuration", false)
 	case slices.Contains(disabled, tool):
 		return switchedOff(tool, "secmcpd tools disable "+tool, "the operator has disabled this tool", true)
+	}
+	return nil
+}
+
+// stillThere refuses a call whose tool is off by now, or is declared otherwise than when it was asked
+// for: what its arguments mean to that declaration nobody has judged.
+func (l *Launcher) stillThere(set *Live, call runners.Call) *wire.Refusal {
+	if refused := l.off(set, call.Tool); refused != nil {
+		return refused
+	}
+	if call.Declared == nil {
+		return nil
+	}
+	if _, faults := set.Tools.Validate(call); len(faults) > 0 {
+		return &wire.Refusal{Code: "declaration_changed", Field: "tool", Got: call.Tool, Reason: "the operator has changed or removed the declaration of this scanner since the scan was asked for",
+			Hint: "read the tool's schema again, and ask again", Retryable: true}
 	}
 	return nil
 }

@@ -15,7 +15,8 @@ import (
 // inTime refuses a job that cannot end within its time, before it waits for a place. Whatever else is wrong with its
 // command is told when it is launched.
 func (l *Launcher) inTime(ctx context.Context, j *job) *wire.Refusal {
-	tool, err := l.scanners.get(ctx, l.cfg.Tools.ScannerOf(j.call.Tool))
+	set := l.now()
+	tool, err := l.scanners.get(ctx, set, set.Tools.ScannerOf(j.call.Tool))
 	if err != nil {
 		return nil
 	}

@@ -35,12 +35,10 @@ const (
 
 var wordlistForm = regexp.MustCompile(runners.WordlistForm)
 
-// wordlists are the lists that the operator's directories hold, by name: NAME.txt or NAME, of the
+// wordlists are the lists that directories of the operator's hold, by name: NAME.txt or NAME, of the
 // first directory that has it. What a list says goes to targets, so a file is one of root's and no
 // other's, and is reached without a link: no name leads anywhere else.
 type wordlists struct {
-	dirs []string
-
 	mu      sync.Mutex
 	counted map[string]wire.Wordlist // by the identity of the file; a change makes another
 }
@@ -55,11 +53,11 @@ type wordlist struct {
 var errNoWordlist = errors.New("there is no wordlist of that name")
 
 // open finds a list and counts it. The caller closes its file.
-func (w *wordlists) open(name string) (wordlist, error) {
+func (w *wordlists) open(dirs []string, name string) (wordlist, error) {
 	if !wordlistForm.MatchString(name) {
 		return wordlist{}, errNoWordlist
 	}
-	for _, dir := range w.dirs {
+	for _, dir := range dirs {
 		for _, base := range []string{name + ".txt", name} {
 			file, stamp, err := openWordlist(dir, base)
 			if errors.Is(err, fs.ErrNotExist) {
@@ -166,9 +164,9 @@ func (w *wordlists) count(name, stamp string, file *os.File) (wire.Wordlist, err
 	return list, nil
 }
 
-// names are those of all lists, sorted, whether they can be used or not.
-func (w *wordlists) names() (names []string) {
-	for _, dir := range w.dirs {
+// wordlistNames are those of all lists, sorted, whether they can be used or not.
+func wordlistNames(dirs []string) (names []string) {
+	for _, dir := range dirs {
 		at, err := os.Open(dir)
 		if err != nil {
 			continue // told by doctor
@@ -186,13 +184,13 @@ func (w *wordlists) names() (names []string) {
 }
 
 // list is the first lists that there are, with their lines.
-func (w *wordlists) list(ctx context.Context) (lists []wire.Wordlist, count int) {
-	names := w.names()
+func (w *wordlists) list(ctx context.Context, dirs []string) (lists []wire.Wordlist, count int) {
+	names := wordlistNames(dirs)
 	for _, name := range firstOf(names, wire.MaxList) {
 		if ctx.Err() != nil {
 			break
 		}
-		found, err := w.open(name)
+		found, err := w.open(dirs, name)
 		if err != nil {
 			lists = append(lists, wire.Wordlist{Name: name, Problem: clipTo(err.Error(), maxWord)})
 			continue
@@ -204,15 +202,15 @@ func (w *wordlists) list(ctx context.Context) (lists []wire.Wordlist, count int)
 }
 
 // wordlist opens the list that a plan names; without one there is nothing to close.
-func (l *Launcher) wordlist(plan runners.Plan) (*wordlist, *wire.Refusal) {
+func (l *Launcher) wordlist(set *Live, plan runners.Plan) (*wordlist, *wire.Refusal) {
 	if plan.Wordlist == "" {
 		return nil, nil
 	}
-	found, err := l.wordlists.open(plan.Wordlist)
+	found, err := l.wordlists.open(set.Wordlists, plan.Wordlist)
 	if err == nil {
 		return &found, nil
 	}
-	names := l.wordlists.names()
+	names := wordlistNames(set.Wordlists)
 	r := &wire.Refusal{Code: "wordlist_unusable", Field: "wordlist", Got: plan.Wordlist, Reason: clip(err.Error()), Allowed: firstOf(names, wire.MaxList),
 		Hint: "use another one; the operator mends the file, or puts lists into a directory of wordlists.directories"}
 	if errors.Is(err, errNoWordlist) {

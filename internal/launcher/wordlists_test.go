@@ -34,7 +34,7 @@ func TestWordlists(t *testing.T) {
 		os.Symlink(other, at("linked")), os.Mkdir(at("folder.txt"), 0o755), unix.Mkfifo(at("fifo.txt"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	w := wordlists{dirs: []string{"/nonexistent", dir, other}}
+	w, dirs := wordlists{}, []string{"/nonexistent", dir, other}
 	for _, row := range []struct {
 		name  string
 		lines int64
@@ -58,7 +58,7 @@ func TestWordlists(t *testing.T) {
 		{".", 0, "no wordlist of that name"},
 		{"", 0, "no wordlist of that name"},
 	} {
-		list, err := w.open(row.name)
+		list, err := w.open(dirs, row.name)
 		if row.why != "" {
 			if err == nil || !strings.Contains(err.Error(), row.why) {
 				t.Errorf("%s: %v, want %q", row.name, err, row.why)
@@ -74,18 +74,17 @@ func TestWordlists(t *testing.T) {
 		}
 		list.file.Close()
 	}
-	linked := wordlists{dirs: []string{at("linked")}}
-	if _, err := linked.open("small"); err == nil || !strings.Contains(err.Error(), "symbolic link") {
+	if _, err := new(wordlists).open([]string{at("linked")}, "small"); err == nil || !strings.Contains(err.Error(), "symbolic link") {
 		t.Errorf("a directory that is a link: %v", err)
 	}
 	// A list that changes is counted again.
 	write(at("small.txt"), "a\n", 0o644)
-	if list, err := w.open("small"); err != nil || list.Lines != 1 {
+	if list, err := w.open(dirs, "small"); err != nil || list.Lines != 1 {
 		t.Errorf("%+v, %v", list.Wordlist, err)
 	} else {
 		list.file.Close()
 	}
-	lists, count := w.list(t.Context())
+	lists, count := w.list(t.Context(), dirs)
 	said := map[string]string{}
 	for _, l := range lists {
 		said[l.Name] = l.Problem

@@ -24,6 +24,7 @@ type Order struct {
 	Approve *Approve      `cbor:"approve,omitempty"`
 	Deny    *Deny         `cbor:"deny,omitempty"`
 	Drain   *Drain        `cbor:"drain,omitempty"`
+	Reload  *Reload       `cbor:"reload,omitempty"`
 }
 
 // Look asks for the launcher's state.
@@ -39,8 +40,9 @@ type Answer struct {
 	Breaker  *BreakerDetail `cbor:"breaker,omitempty"`
 	Stopped  *Stopped       `cbor:"stopped,omitempty"`
 	// Pending answers a Pending, Exact a Show.
-	Pending []Awaited `cbor:"pending,omitempty"`
-	Exact   *Exact    `cbor:"exact,omitempty"`
+	Pending  []Awaited `cbor:"pending,omitempty"`
+	Exact    *Exact    `cbor:"exact,omitempty"`
+	Reloaded *Reloaded `cbor:"reloaded,omitempty"`
 }
 
 // OrderTimeout bounds how long an operator waits for an answer, unless ctx ends before.
@@ -114,7 +116,7 @@ func SendAnswer(c *net.UnixConn, a Answer) error {
 
 func (o *Order) check() error {
 	n := 0
-	for _, set := range []bool{o.Look != nil, o.Breaker != nil, o.Stop != nil, o.Pending != nil, o.Show != nil, o.Approve != nil, o.Deny != nil, o.Drain != nil} {
+	for _, set := range []bool{o.Look != nil, o.Breaker != nil, o.Stop != nil, o.Pending != nil, o.Show != nil, o.Approve != nil, o.Deny != nil, o.Drain != nil, o.Reload != nil} {
 		if set {
 			n++
 		}

@@ -7,8 +7,8 @@
 // front that carries one ends the connection.
 //
 //	launcher → front   Hello, then Job for each record it keeps, then Synced
-//	                   Client (with the connection), Gone, Job, State, Reply
-//	front → launcher   Hello, then Start, Preview, Ask, Cancel, Ack, Login, Leave, Rest
+//	                   Client (with the connection), Gone, Job, State, Reread, Reply
+//	front → launcher   Hello, then Start, Preview, Ask, Cancel, Ack, Login, Leave, Rest, HasRead, Signal
 //
 // The launcher treats whatever the front sends as hostile: every field is bounded here, and
 // what a message asks is judged again by the launcher on its own knowledge of the caller.
@@ -67,6 +67,9 @@ type Message struct {
 	Leave   *Leave   `cbor:"leave,omitempty"`
 	Login   *Login   `cbor:"login,omitempty"`
 	Rest    *Rest    `cbor:"rest,omitempty"`
+	Reread  *Reread  `cbor:"reread,omitempty"`
+	HasRead *HasRead `cbor:"has_read,omitempty"`
+	Signal  *Signal  `cbor:"signal,omitempty"`
 }
 
 // Hello opens the connection, one from each room.
@@ -532,7 +535,7 @@ func (m *Message) check() error {
 	n := 0
 	for _, set := range []bool{m.Hello != nil, m.Client != nil, m.Gone != nil, m.Job != nil, m.State != nil, m.Synced != nil,
 		m.Reply != nil, m.Start != nil, m.Preview != nil, m.Ask != nil, m.Cancel != nil, m.Ack != nil, m.Leave != nil,
-		m.Login != nil, m.Rest != nil} {
+		m.Login != nil, m.Rest != nil, m.Reread != nil, m.HasRead != nil, m.Signal != nil} {
 		if set {
 			n++
 		}
@@ -551,6 +554,10 @@ func (m *Message) check() error {
 		return errors.Join(checkJobID(m.Start.Job), checkValue(m.Start.Value))
 	case m.Preview != nil:
 		return checkValue(m.Preview.Value)
+	case m.Reread != nil:
+		return m.Reread.check()
+	case m.HasRead != nil:
+		return m.HasRead.check()
 	case m.Cancel != nil:
 		return checkJobID(m.Cancel.Job)
 	case m.Ack != nil:

@@ -116,6 +116,21 @@ var (
 		"A file in engagements_dir cannot be read, is not safe or has faults.",
 		"Nothing new is begun under that engagement; the others stand.",
 		"`secmcpd check` names file, line and field of each fault."}
+	ConfigReloaded = &Event{"config_reloaded", "2d7faa55b2224bee8fe84f55c6e9ad69",
+		"The configuration was read again and is in force",
+		"A reload was asked for, by an operator, by systemctl or by SIGHUP, and both rooms found no fault.",
+		"New scans have the new settings; those that run have what they were launched with, but for limits of all scans together.",
+		"There is nothing to do."}
+	ReloadRefused = &Event{"reload_refused", "945835d52137416ca092b77713c3897b",
+		"The configuration was read again and is not in force",
+		"A reload was asked for, and something in the files has a fault or takes a restart.",
+		"Nothing has changed: the settings that were in force before still are. A restart would fail with a fault, though.",
+		"Mend what the line names, and `secmcpd reload` again; `secmcpd check` names every fault."}
+	ValueClamped = &Event{"value_clamped", "43c28a721b4e441da389448074dbd652",
+		"A setting is not as it was said",
+		"A number is beyond its bounds, and the nearest bound is used, or a variable of the predecessor was found.",
+		"Everything runs, with the value that the line names.",
+		"Write what is meant; `secmcpd config show --origin` says where each setting was said."}
 	ToolsSwitched = &Event{"tools_switched", "211192c98fe146d3aa47a09932e328a9",
 		"Tools were disabled or enabled",
 		"An operator has disabled or enabled tools with `secmcpd tools`.",
@@ -203,6 +218,9 @@ var Events = []*Event{
 	AuditTampered,
 	EngagementsRead,
 	EngagementsFaulty,
+	ConfigReloaded,
+	ReloadRefused,
+	ValueClamped,
 	ToolsSwitched,
 	ToolsUnknown,
 	RecordSetAside,

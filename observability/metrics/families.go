@@ -174,7 +174,7 @@ var Codes = []string{
 	"target_out_of_scope", "target_excluded", "target_never", "name_not_allowed", "port_not_allowed", "port_excluded", "name_unresolved", "name_outside_scope",
 	"too_many_addresses", "too_many_ports", "rate_too_high", "duration_too_long", "intrusive", "approval_unavailable",
 
-	"approval_denied", "approval_expired", "approval_needed", "approval_stale", "audit_unavailable", "bad_value", "breaker_open", "busy", "caller_gone", "cannot_finish", "confirmation_needed", "disk_full", "draining", "front_gone", "job_exists",
+	"approval_denied", "approval_expired", "approval_needed", "approval_stale", "audit_unavailable", "bad_value", "breaker_open", "busy", "caller_gone", "cannot_finish", "confirmation_needed", "declaration_changed", "disk_full", "draining", "front_gone", "job_exists",
 	"launch_failed", "no_command", "no_resolver", "no_slot", "not_enforced", "off_segment", "records_unavailable", "scanner_missing", "scope_unavailable",
 	"stopping", "too_many_approvals", "too_many_connections", "too_many_jobs", "tool_disabled", "unknown_wordlist", "wordlist_unusable",
 

@@ -32,7 +32,7 @@ func TestTheListOfCodesIsWhole(t *testing.T) {
 		delete(found, argument)
 	}
 	for _, other := range []string{
-		"own_request", "breakers_disabled", "no_such_breaker", "too_many", "too_many_logins", // of operators' orders and of logins, which are no calls
+		"own_request", "breakers_disabled", "no_such_breaker", "too_many", "too_many_logins", "no_reload", // of operators' orders and of logins, which are no calls
 		"probe_failed", "probes_succeeded", // why a breaker changed
 	} {
 		delete(found, other)

@@ -78,7 +78,7 @@ const (
 	SlotsV6 = "fd5e:c0de:5ca1::/48"
 )
 
-const inside = "SECMCPD_LAB"
+const inside = "INSIDE_THE_LAB"
 
 // Enter runs main in a network namespace of its own, which is the scanning machine, and returns
 // its status. Call it first: it starts this program again.
