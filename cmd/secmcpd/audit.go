@@ -218,6 +218,13 @@ func auditLine(r observability.Record) string {
 	list("ports", r.Ports, 0)
 	say("scanner", strings.TrimSpace(r.Scanner+" "+r.Version))
 	list("not_enforced", r.NotEnforced, 0)
+	if r.Operator != nil {
+		say("by_uid", strconv.FormatUint(uint64(r.Operator.UID), 10))
+	}
+	if r.Approver != nil {
+		say("approved_by_uid", strconv.FormatUint(uint64(*r.Approver), 10))
+	}
+	say("digest", r.Digest)
 	if b := r.Breaker; b != nil {
 		say("breaker", b.Name)
 		say("from", b.From)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/journal"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/runners"
 )
@@ -253,7 +254,7 @@ func (l *Launcher) asking(a *awaited) error {
 	if err := l.records.write(record); err != nil {
 		return err
 	}
-	l.log.Info("a scan waits for an approval", "job", record.ID, "uid", record.UID, "engagement", record.Verdict.Engagement, "digest", exact.Digest[:12], "until", exact.Expires.Format(time.RFC3339))
+	l.log.Info("a scan waits for an approval", append(about(record), journal.Key, journal.ApprovalAsked, "digest", exact.Digest[:12], "until", exact.Expires.Format(time.RFC3339))...)
 	l.mu.Lock()
 	a.told = true
 	l.mu.Unlock()
@@ -346,7 +347,7 @@ func (l *Launcher) approve(who wire.Client, o wire.Approve) *wire.Refusal {
 	e := a.job.entry(observability.Approved)
 	e.Digest, e.Operator = a.exact.Digest, onAuditCaller(who)
 	if err := l.audit.Append(e); err != nil {
-		l.log.Error("cannot write the audit log: an approval is not carried out", "why", err)
+		l.log.Error("cannot write the audit log: an approval is not carried out", journal.Key, journal.AuditUnwritable, "why", err)
 		a.said <- auditUnavailable()
 		return auditUnavailable()
 	}
@@ -355,7 +356,7 @@ func (l *Launcher) approve(who wire.Client, o wire.Approve) *wire.Refusal {
 	given.Given, given.By = time.Now(), &who.UID
 	a.job.record.Approval = &given
 	a.job.mu.Unlock()
-	l.log.Info("a scan was approved", "job", o.Job, "by_uid", who.UID, "digest", a.exact.Digest[:12])
+	l.log.Info("a scan was approved", append(about(a.job.snapshot()), journal.Key, journal.ApprovalGiven, "by_uid", who.UID, "digest", a.exact.Digest[:12])...)
 	a.said <- nil
 	l.show(a.job)
 	return nil
@@ -379,7 +380,7 @@ func (l *Launcher) deny(who wire.Client, o wire.Deny) *wire.Refusal {
 	if reason != "" {
 		why += ": " + reason
 	}
-	l.log.Info("a scan was not approved", "job", o.Job, "by_uid", who.UID)
+	l.log.Info("a scan was not approved", append(about(a.job.snapshot()), journal.Key, journal.ApprovalDenied, "by_uid", who.UID)...)
 	a.said <- &wire.Refusal{Code: "approval_denied", Reason: why, Rule: rule(a.job.decided()), Allowed: a.exact.Of,
 		Hint: "ask for something else, or talk to the operator before asking again"}
 	return nil

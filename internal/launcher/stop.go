@@ -6,6 +6,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/journal"
 )
 
 // byOperator is why a job ends that an operator has ended: cancelled, and the agent is told by whom.
@@ -37,14 +38,14 @@ func (l *Launcher) stopFor(who wire.Client, s wire.Stop) wire.Answer {
 			Hint: "`secmcpd jobs` lists those that are"}}
 	}
 	// First: an order that cannot be recorded is not carried out.
-	record := observability.Record{Event: observability.CancelOrdered, Job: r.ID, Tool: r.Tool, Engagement: r.Verdict.Engagement,
+	record := observability.Record{Event: observability.CancelOrdered, Job: r.ID, Correlation: r.Correlation, Tool: r.Tool, Engagement: r.Verdict.Engagement,
 		Caller:   &observability.Caller{UID: j.caller.UID, GID: j.caller.GID, PID: j.caller.PID},
 		Operator: &observability.Caller{UID: who.UID, GID: who.GID, PID: who.PID}}
 	if err := l.audit.Append(record); err != nil {
-		l.log.Error("cannot write the audit log: an operator's order is refused", "why", err)
+		l.log.Error("cannot write the audit log: an operator's order is refused", journal.Key, journal.AuditUnwritable, "why", err)
 		return wire.Answer{Refused: auditUnavailable()}
 	}
-	l.log.Info("an operator ends a job", "job", s.Job, "operator", who.UID)
+	l.log.Info("an operator ends a job", append(about(r), "by_uid", who.UID)...)
 	j.stop(byOperator{who.UID})
 	return wire.Answer{Stopped: &wire.Stopped{Job: r.ID, UID: r.UID, Tool: r.Tool, State: r.State}}
 }

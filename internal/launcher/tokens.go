@@ -20,6 +20,7 @@ import (
 	"github.com/secmcpd/secmcpd/internal/strict"
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/observability/journal"
 )
 
 // Tokens name callers that come over HTTP, where the kernel names nobody. Root's files have the hash
@@ -259,9 +260,9 @@ func (l *Launcher) tokensNow() []Token {
 	r := observability.Record{Event: observability.TokensRead, Records: len(tokens)}
 	if err != nil {
 		r.Reason = clip(err.Error())
-		l.log.Error("no token of HTTP is good until this is mended", "faults", err)
+		l.log.Error("no token of HTTP is good until this is mended", journal.Key, journal.TokensFaulty, "faults", err)
 	} else {
-		l.log.Info("tokens of HTTP read", "count", len(tokens))
+		l.log.Info("tokens of HTTP read", journal.Key, journal.TokensRead, "count", len(tokens))
 	}
 	l.note(r)
 	l.stateChanged()
@@ -337,7 +338,7 @@ func (l *Launcher) loginFailed(now time.Time) *wire.Refusal {
 	return &wire.Refusal{Code: loginFailed, Reason: "the token is nobody's", Hint: "the operator makes one with `secmcpd http token new USER`"}
 }
 
-// tellFailed audits tokens that were nobody's: the first at once, then how many there were, once a
+// tellFailed logs and audits tokens that were nobody's: the first at once, then how many there were, once a
 // minute. What was sent is not in it.
 func (l *Launcher) tellFailed(now time.Time, all bool) {
 	o := &l.logins
@@ -349,5 +350,6 @@ func (l *Launcher) tellFailed(now time.Time, all bool) {
 	}
 	o.failed, o.told = 0, now
 	o.mu.Unlock()
+	l.log.Warn("logins over HTTP with a token that is nobody's", journal.Key, journal.LoginFailed, "count", count)
 	l.note(observability.Record{Event: observability.LoginFailed, Records: count, Reason: fmt.Sprintf("%d logins over HTTP with a token that is nobody's", count)})
 }

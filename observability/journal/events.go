@@ -186,6 +186,36 @@ var (
 		"The database of jobs, or the file of the breakers, was damaged, by a disk most likely.",
 		"It was put aside whole, what could be read of it was taken over, and a new one was begun. The service goes on.",
 		"Look at the disk (`journalctl -k`). Keep what was set aside as long as somebody may miss a result; it is removed when others come."}
+	ApprovalAsked = &Event{"approval_asked", "4478cbee06614a599bfd323d85151de5",
+		"A scan waits for an approval: job @SECMCPD_JOB@",
+		"Uid @SECMCPD_UID@ asked for a scan that engagement @SECMCPD_ENGAGEMENT@ wants approved by an operator.",
+		"It waits, in no place that others could have, until @SECMCPD_UNTIL@. Nothing has been sent.",
+		"`secmcpd approve @SECMCPD_JOB@` shows exactly what would be run, and asks. `secmcpd deny @SECMCPD_JOB@` refuses it."}
+	ApprovalGiven = &Event{"approval_given", "10433e18c414418c8ba117bbc5a14a75",
+		"A scan was approved: job @SECMCPD_JOB@",
+		"The operator with uid @SECMCPD_BY_UID@ approved the command with the digest @SECMCPD_DIGEST@.",
+		"It is run when its turn comes, if its command is still the same then.",
+		"There is nothing to do."}
+	ApprovalDenied = &Event{"approval_denied", "04fba5fbcbd34470ab9c211b325e190f",
+		"A scan was not approved: job @SECMCPD_JOB@",
+		"The operator with uid @SECMCPD_BY_UID@ refused it.",
+		"The job ends as refused; its caller is told.",
+		"There is nothing to do."}
+	TokensRead = &Event{"tokens_read", "9269b0436a6e4c3ba835e3c29a20095a",
+		"The tokens of HTTP were read: @SECMCPD_COUNT@ are in force",
+		"A file of tokens, or this machine's users, have changed.",
+		"What came by tokens that are not in force any more was ended; the scans go on.",
+		"There is nothing to do, if you know of the change. The audit log has it as `tokens`."}
+	TokensFaulty = &Event{"tokens_faulty", "50b0e982269a4e39ae11f37da55c5b7f",
+		"No token of HTTP is in force",
+		"A file of tokens has faults: @SECMCPD_FAULTS@",
+		"Every request over HTTP that needs a token is refused, and what came by tokens was ended.",
+		"Mend the file; `secmcpd check` names each fault. It is read again by itself."}
+	LoginFailed = &Event{"login_failed", "ca65e1268e434b1780b51c14c6d4cbf9",
+		"Somebody came over HTTP with a token that is nobody's",
+		"There were @SECMCPD_COUNT@ such requests since it was last told, once a minute at most. Who it was, the kernel does not say over TCP.",
+		"They were refused. After 20 at once only one a second is answered as that.",
+		"If it is no client with an old token: this machine's users, and whoever reaches a proxy before it, can connect."}
 	Ready = &Event{"ready", "067ed20471aa4d0493e964c7201efbfb",
 		"Scans can be run",
 		"All that a scan needs is there again.",
@@ -232,6 +262,12 @@ var Events = []*Event{
 	BreakerOpened,
 	BreakerClosed,
 	StateSetAside,
+	ApprovalAsked,
+	ApprovalGiven,
+	ApprovalDenied,
+	TokensRead,
+	TokensFaulty,
+	LoginFailed,
 	Ready,
 	NotReady,
 }
