@@ -50,7 +50,7 @@ const socket = "/run/systemd/journal/socket"
 func New(stderr io.Writer, level slog.Leveler, format string) *slog.Logger {
 	behind, err := journal.StderrIsJournalStream()
 	behind = behind && err == nil && stderr == io.Writer(os.Stderr)
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: bounded}
 	switch {
 	case format == JSON:
 		return slog.New(slog.NewJSONHandler(stderr, options))
@@ -67,6 +67,19 @@ func New(stderr io.Writer, level slog.Leveler, format string) *slog.Logger {
 		}
 		return fallback(e)
 	}})
+}
+
+// bounded is an attribute of text or JSON, no longer than one of the journal.
+func bounded(_ []string, a slog.Attr) slog.Attr {
+	value := a.Value.Resolve()
+	err, isError := value.Any().(error)
+	switch {
+	case isError:
+		return slog.String(a.Key, clip(err.Error(), maxValue))
+	case value.Kind() == slog.KindString:
+		return slog.String(a.Key, clip(value.String(), maxValue))
+	}
+	return a
 }
 
 // What an entry is bounded by, in bytes but for the number of fields. The whole fits a datagram.
@@ -215,8 +228,12 @@ func lines(out io.Writer) func(entry) error {
 // oneLine keeps a message from being two.
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", " ") }
 
-// sendTimeout bounds the wait for a journal that takes nothing: the daemon does not stand still for it.
-const sendTimeout = time.Second
+// How long a journal is waited for that takes nothing, and, once it has been in vain, with each further
+// entry until it takes one: the daemon does not stand still for it, however much there is to say.
+const (
+	sendTimeout = time.Second
+	sendAgain   = time.Millisecond
+)
 
 // datagrams sends entries to journald.
 type datagrams struct {
@@ -250,7 +267,11 @@ func (d *datagrams) try(packet []byte) (err error) {
 			return err
 		}
 	}
-	err = d.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+	wait := sendTimeout
+	if d.lost > 0 {
+		wait = sendAgain
+	}
+	err = d.conn.SetWriteDeadline(time.Now().Add(wait))
 	if err == nil {
 		_, err = d.conn.Write(packet)
 	}
