@@ -402,3 +402,35 @@ func TestTheMachineIsMeasured(t *testing.T) {
 		t.Errorf("%d%%, %v", percent, known)
 	}
 }
+
+// A check that takes all its time is not told as one that hangs, neither while it does nor between two
+// looks: a database that is busy would have its room restarted.
+func TestACheckThatTakesAllItsTime(t *testing.T) {
+	for _, timeout := range []time.Duration{4500 * time.Millisecond, 5 * time.Second, 10 * time.Second, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, stop := context.WithCancel(t.Context())
+			var begun atomic.Int32
+			r := New(timeout, nil, Check{"busy", Critical, 5 * time.Second, timeout, func(ctx context.Context) Finding {
+				begun.Add(1)
+				<-ctx.Done()
+				time.Sleep(grace / 2)
+				return Well("busy")
+			}})
+			done := make(chan struct{})
+			go func() { r.Run(ctx); close(done) }()
+			time.Sleep(7 * time.Second)
+			for range 10 * 60 {
+				if now := r.Report(); !now.Live || !now.Ready {
+					t.Fatalf("with %s: %q", timeout, now.Reasons)
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			if n := begun.Load(); n < 8 {
+				t.Errorf("with %s: looked %d times in 67 s", timeout, n)
+			}
+			stop()
+			<-done
+			time.Sleep(timeout)
+		})
+	}
+}

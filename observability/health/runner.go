@@ -29,7 +29,6 @@ const maxHistory = 100
 
 // Runner runs a room's checks. Each has one goroutine at most, however long it hangs.
 type Runner struct {
-	total   time.Duration
 	changed func()
 
 	mu      sync.Mutex
@@ -45,11 +44,14 @@ type kept struct {
 	since   time.Time // when it was begun
 }
 
-// New makes a runner. No check takes longer than total, whatever its own time-out is. changed is
-// called, if it is there, after what is known of a check has changed.
+// New makes a runner. No check takes longer than total, nor than the time between two looks, whatever
+// its own time-out is. changed is called, if it is there, after what is known of a check has changed.
 func New(total time.Duration, changed func(), checks ...Check) *Runner {
-	r := &Runner{total: total, changed: changed}
+	r := &Runner{changed: changed}
 	for _, c := range checks[:min(len(checks), MaxChecks)] {
+		if c.Timeout = min(c.Timeout, c.Every); total > 0 {
+			c.Timeout = min(c.Timeout, total)
+		}
 		r.checks = append(r.checks, &kept{Check: c, seen: Seen{Name: c.Name, Priority: c.Priority, Every: c.Every}})
 	}
 	return r
@@ -85,8 +87,10 @@ func (r *Runner) begin(ctx context.Context, round *sync.WaitGroup) (next time.Ti
 	for _, c := range r.checks {
 		if !c.due.After(now) {
 			c.due = now.Add(c.Every)
-			if c.running {
-				c.found(now, Ill("no answer for %s", now.Sub(c.since).Round(time.Second)), now.Sub(c.since))
+			if hangs := now.Sub(c.since); c.running && hangs >= c.Timeout+grace {
+				c.found(now, Ill("no answer for %s", hangs.Round(time.Second)), hangs)
+			} else if c.running {
+				c.due = c.since.Add(c.Timeout + grace) // it is in its time
 			} else {
 				c.running, c.since = true, now
 				if round != nil {
@@ -106,11 +110,7 @@ func (r *Runner) begin(ctx context.Context, round *sync.WaitGroup) (next time.Ti
 // late is one that fails, not one that comes and goes.
 func (r *Runner) run(ctx context.Context, c *kept, round *sync.WaitGroup) {
 	begun := time.Now()
-	limit := c.Timeout
-	if r.total > 0 {
-		limit = min(limit, r.total)
-	}
-	ctx, done := context.WithTimeout(ctx, limit)
+	ctx, done := context.WithTimeout(ctx, c.Timeout)
 	defer done()
 	found := make(chan Finding, 1)
 	ended := make(chan struct{})
@@ -125,7 +125,7 @@ func (r *Runner) run(ctx context.Context, c *kept, round *sync.WaitGroup) {
 		select {
 		case f = <-found: // it ended with its time: what it says is better than what is said for it
 		case <-time.After(grace):
-			f = Ill("no answer within %s", limit)
+			f = Ill("no answer within %s", c.Timeout)
 		}
 	}
 	now := time.Now()
