@@ -175,11 +175,7 @@ func page(e wire.Exact) string {
 	} else {
 		fact("ports", harmless(strings.Join(e.Ports, ", "))+more(e.PortsCount-len(e.Ports)))
 	}
-	var words []string
-	for _, w := range e.Argv {
-		words = append(words, harmless(w))
-	}
-	fact("runs", strings.Join(words, " ")+more(e.ArgvCount-len(e.Argv)))
+	fact("runs", commandLine(e.Argv)+more(e.ArgvCount-len(e.Argv)))
 	fact("scanner", harmless(fmt.Sprintf("%s %s, sha256 %s", e.Scanner.Path, e.Scanner.Version, e.Scanner.SHA256)))
 	if w := e.Wordlist; w != nil {
 		fact("word list", harmless(fmt.Sprintf("%s, %d lines, sha256 %s", w.Name, w.Lines, w.SHA256)))

@@ -212,7 +212,7 @@ func jobPage(sc screen, d view.JobDetail, now time.Time, name func(uid uint32) s
 		t.row("limits", fmt.Sprintf("%d packets/s, %s", v.Rate, short(time.Duration(v.LimitS)*time.Second)))
 	}
 	if len(d.Argv) > 0 {
-		line := strings.Join(d.Argv, " ")
+		line := commandLine(d.Argv)
 		if more := d.ArgvCount - len(d.Argv); more > 0 {
 			line += fmt.Sprintf(" and %d more words", more)
 		}

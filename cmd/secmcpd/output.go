@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -63,6 +64,24 @@ func clean(text string) string {
 			b.WriteString(quoted[1 : len(quoted)-1])
 		}
 		i += size
+	}
+	return b.String()
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
+
+// commandLine is the words of a command in one line, of which each is one for whoever reads it: what has a blank, a
+// quote or anything else in it that could end a word is quoted, and does nothing to a terminal.
+func commandLine(words []string) string {
+	var b strings.Builder
+	for i, w := range words {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		if !plainWord.MatchString(w) {
+			w = strconv.QuoteToASCII(w)
+		}
+		b.WriteString(w)
 	}
 	return b.String()
 }

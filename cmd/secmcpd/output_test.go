@@ -25,6 +25,20 @@ func TestWhatIsShownOfOthersTextCannotSteerATerminal(t *testing.T) {
 	}
 }
 
+// Who approves a command has to see which words it has.
+func TestOfACommandEachWordIsOne(t *testing.T) {
+	for want, words := range map[string][]string{
+		`nmap -sS -p 22,80-90 10.0.0.0/24`:        {"nmap", "-sS", "-p", "22,80-90", "10.0.0.0/24"},
+		`nmap --script-args "a=b -iL /etc/pw"`:    {"nmap", "--script-args", "a=b -iL /etc/pw"},
+		`nmap "" "\"" "a'b" "$(id)"`:              {"nmap", "", `"`, "a'b", "$(id)"},
+		`nmap "\x1b[2J" "\u202e" "\u009b" "a\nb"`: {"nmap", "\x1b[2J", "\u202e", "\u009b", "a\nb"},
+	} {
+		if got := commandLine(words); got != want {
+			t.Errorf("%q is shown as %s, want %s", words, got, want)
+		}
+	}
+}
+
 func FuzzClean(f *testing.F) {
 	f.Add("\x1b[2J\u202e\xff")
 	f.Fuzz(func(t *testing.T, text string) {
