@@ -107,17 +107,31 @@ func asides(dir string) ([]string, error) {
 }
 
 // unfinishedAside is a directory that a database was about to be moved to when the process was killed.
+// One that was taken over is finished, whatever an operator has moved out of it.
 func unfinishedAside(dir string) (string, error) {
 	all, err := asides(dir)
 	for _, a := range all {
-		if _, err := os.Lstat(filepath.Join(a, databaseName)); errors.Is(err, fs.ErrNotExist) {
+		_, database := os.Lstat(filepath.Join(a, databaseName))
+		_, taken := os.Lstat(filepath.Join(a, takenOver))
+		if errors.Is(database, fs.ErrNotExist) && errors.Is(taken, fs.ErrNotExist) {
 			return a, nil
 		}
 	}
 	return "", err
 }
 
-// takeOver reads what can be read of a database that was set aside, unless that has been done.
+// finishAside goes on with what a crash cut off. It comes before the database is opened: without the log
+// beside it, which was moved already, an older state of it may look whole.
+func finishAside(dir string) error {
+	to, err := unfinishedAside(dir)
+	if err != nil || to == "" {
+		return err
+	}
+	return setAside(dir)
+}
+
+// takeOver reads what can be read of a database that was set aside, unless that has been done. Where there is
+// no space for it the next start does it.
 func (s *Store) takeOver() error {
 	all, err := asides(s.dir)
 	if err != nil {
@@ -136,6 +150,9 @@ func (s *Store) takeOver() error {
 		}
 		kept, why := s.salvage(a)
 		s.aside = &Aside{Path: a, Kept: kept, Why: why}
+		if errors.Is(why, ErrDiskFull) {
+			continue
+		}
 		f, err := os.OpenFile(done, os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
 			return err
@@ -182,7 +199,7 @@ func (s *Store) salvage(from string) (kept int, err error) {
 	var wrong []error
 	for _, t := range tables { // names of ours
 		if _, err := conn.ExecContext(ctx, "INSERT OR IGNORE INTO main."+t+" SELECT * FROM old."+t); err != nil {
-			wrong = append(wrong, fmt.Errorf("%s: %w", t, err))
+			wrong = append(wrong, named("take over "+t, err))
 		}
 	}
 	kept, err = salvageJobs(ctx, conn)
@@ -191,7 +208,7 @@ func (s *Store) salvage(from string) (kept int, err error) {
 	wrong = append(wrong, err)
 	for _, id := range ids {
 		if err := os.Rename(filepath.Join(from, "jobs", id), s.path(id)); ignoreMissing(err) != nil && !errors.Is(err, fs.ErrExist) {
-			wrong = append(wrong, err)
+			wrong = append(wrong, named("take over artefacts", err))
 		}
 	}
 	return kept, errors.Join(wrong...)
@@ -250,15 +267,21 @@ func salvageJobs(ctx context.Context, conn *sql.Conn) (kept int, err error) {
 			var done sql.Result
 			if done, err = conn.ExecContext(ctx, "INSERT OR IGNORE INTO main.jobs ("+list+") SELECT "+list+" FROM old.jobs NOT INDEXED WHERE rowid = ?"+whole, next); err == nil {
 				n, _ := done.RowsAffected() // it never fails (go-sqlite3)
+				if n == 0 {                 // it is not whole, or an earlier start has taken it over
+					err = conn.QueryRowContext(ctx, "SELECT count(*) FROM main.jobs WHERE id = (SELECT id FROM old.jobs NOT INDEXED WHERE rowid = ?)", next).Scan(&n)
+				}
 				kept += int(n)
-				if n == 0 {
+				if n == 0 && err == nil {
 					unreadable++
 				}
 			}
 		}
+		if err = named("take over jobs", err); errors.Is(err, ErrDiskFull) {
+			return kept, err
+		}
 		if err != nil {
 			if unreadable++; unreadable > maxUnreadable {
-				return kept, fmt.Errorf("jobs: %w", err)
+				return kept, err
 			}
 			next = max(next, at+1)
 		}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -66,6 +67,10 @@ func TestADamagedDatabaseIsSetAside(t *testing.T) {
 			return b
 		}, true, jobs - 12},
 		{"its end is cut off", func(b []byte) []byte { return b[:len(b)*3/4&^4095] }, true, jobs / 2},
+		// The header has the version at 60, as a number with a sign.
+		{"its version is none", func(b []byte) []byte { return append(append(b[:60:60], 0xff, 0xff, 0xff, 0xff), b[64:]...) }, false, 0},
+		{"its version is not that of its tables", func(b []byte) []byte { return append(append(b[:60:60], 0, 0, 0, 0), b[64:]...) }, false, 0},
+		{"it has no tables", func(b []byte) []byte { return append(append(b[:103:103], 0, 0), b[105:]...) }, false, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -184,5 +189,72 @@ func TestOnlySoMuchIsKeptAside(t *testing.T) {
 	}
 	if all, err := asides(dir); err != nil || len(all) != maxAside {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// What had not got from the log into the database is there, too, when the power goes off between the two.
+func TestTheLogOfADatabaseIsSetAsideWithIt(t *testing.T) {
+	whole, dir := t.TempDir(), t.TempDir()
+	s := open(t, whole)
+	keep(t, s, 1)
+	if _, err := s.db.Exec("PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+	later := newJob("later", 1000)
+	if err := s.Create(ctx, later); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(dir, os.DirFS(whole)); err != nil { // as the power goes off
+		t.Fatal(err)
+	}
+	aside := filepath.Join(dir, asidePrefix+"20260101T000000.000Z")
+	if err := os.Mkdir(aside, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"jobs", databaseName + "-shm", databaseName + "-wal"} {
+		if err := os.Rename(filepath.Join(dir, name), filepath.Join(aside, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open(t, dir)
+	if _, err := s.Get(ctx, 1000, later.ID); err != nil || s.Aside() == nil || s.Aside().Kept != 2 {
+		t.Errorf("%v, %+v", err, s.Aside())
+	}
+	s.Close()
+	// An operator takes the old one away: that is no crash.
+	if err := os.Remove(filepath.Join(aside, databaseName)); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if _, err := s.Get(ctx, 1000, later.ID); err != nil || s.Aside() != nil {
+		t.Errorf("%v, %+v", err, s.Aside())
+	}
+}
+
+// Where there is no space to take over what was set aside, a later start does it.
+func TestTakingOverWaitsForSpace(t *testing.T) {
+	old := t.TempDir()
+	s := open(t, old)
+	ids := keep(t, s, 10)
+	s.Close()
+	dir := t.TempDir()
+	s = open(t, dir)
+	if err := os.CopyFS(filepath.Join(dir, asidePrefix+"20260101T000000.000Z"), os.DirFS(old)); err != nil {
+		t.Fatal(err)
+	}
+	var pages int
+	if err := s.db.QueryRow("PRAGMA page_count").Scan(&pages); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.db.Exec(fmt.Sprintf("PRAGMA max_page_count = %d", pages+5)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.takeOver(); err != nil || !errors.Is(s.Aside().Why, ErrDiskFull) || s.Aside().Kept == len(ids) {
+		t.Fatalf("%v, %+v", err, s.Aside())
+	}
+	s.Close()
+	s = open(t, dir)
+	if a := s.Aside(); a == nil || a.Why != nil || intact(t, s, ids) != len(ids) {
+		t.Errorf("%+v, %d jobs", a, intact(t, s, ids))
 	}
 }

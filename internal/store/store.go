@@ -150,6 +150,9 @@ CREATE INDEX jobs_pinned_bytes ON jobs (uid, bytes) WHERE pinned <> ''; -- what 
 // are removed: they are what a crash between the two left. A database that is damaged is set aside,
 // and what can be read of it is taken over: see [Store.Aside].
 func Open(dir string) (*Store, error) {
+	if err := finishAside(dir); err != nil {
+		return nil, fmt.Errorf("cannot open the store: %w", err)
+	}
 	s, err := begin(dir)
 	if isCorrupt(err) {
 		if err = setAside(dir); err == nil {
@@ -177,6 +180,9 @@ func begin(dir string) (*Store, error) {
 	s := &Store{db: db, dir: dir}
 	for _, step := range []func() error{s.migrate, s.examine, s.takeOver, s.measure, s.sweep} {
 		if err := step(); err != nil {
+			if contradicts(err) {
+				err = fmt.Errorf("%w: %w", ErrDamaged, err)
+			}
 			return nil, errors.Join(err, db.Close())
 		}
 	}
@@ -190,6 +196,9 @@ func (s *Store) migrate() error {
 	var version int
 	if err := s.db.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
 		return err
+	}
+	if version < 0 {
+		return ErrDamaged
 	}
 	if version > len(migrations) {
 		return fmt.Errorf("the database has version %d, this program knows %d: a newer secmcpd wrote it", version, len(migrations))
@@ -590,4 +599,11 @@ func (f *failure) Stage() string {
 func isCorrupt(err error) bool {
 	var sqlite sqlite3.Error
 	return errors.Is(err, ErrDamaged) || errors.As(err, &sqlite) && (sqlite.Code == sqlite3.ErrCorrupt || sqlite.Code == sqlite3.ErrNotADB)
+}
+
+// contradicts says that SQLite finds a statement of ours wrong: the tables are not those of the version that
+// the database says it has.
+func contradicts(err error) bool {
+	var sqlite sqlite3.Error
+	return errors.As(err, &sqlite) && sqlite.Code == sqlite3.ErrError
 }
