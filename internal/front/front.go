@@ -99,7 +99,7 @@ type front struct {
 
 	health    *health.Runner
 	service   *health.Service
-	accepting turned
+	accepting health.Turn // of the loop that accepts the launcher
 	wasReady  atomic.Bool
 
 	counted   chan struct{} // holds one: a job has ended since metrics were written
@@ -167,7 +167,7 @@ func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) 
 	f.service = health.NewService(cfg.Notify)
 	f.health = health.New(cfg.Health.Timeout, f.looked, f.checks()...)
 	f.wasReady.Store(true)
-	f.accepting.now()
+	f.accepting.Came()
 	f.speaker = mcpsession.New(f.server, mcpsession.Limits{}, f.log)
 	f.speaker.Ready, f.speaker.Info = f.ready, encode(f.implementation())
 	return f, f.remember(ctx)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/store"
@@ -53,18 +52,12 @@ const (
 	acceptStill = 20 * time.Second
 )
 
-// turned is when the loop that accepts the launcher last came round.
-type turned struct{ at atomic.Int64 }
-
-func (t *turned) now()                 { t.at.Store(time.Now().UnixNano()) }
-func (t *turned) still() time.Duration { return time.Since(time.Unix(0, t.at.Load())) }
-
 // lookLoop takes the lock that everything takes. One that hangs is told by the time-out.
 func (f *front) lookLoop() health.Finding {
 	f.mu.Lock()
 	sessions, jobs := len(f.sessions), len(f.jobs)
 	f.mu.Unlock()
-	if still := f.accepting.still(); f.cfg.Listener != nil && still > acceptStill {
+	if still := f.accepting.Still(); f.cfg.Listener != nil && still > acceptStill {
 		return health.Ill("no launcher is accepted for %s", still.Round(time.Second))
 	}
 	return health.Well("%d sessions, %d jobs under way", sessions, jobs)

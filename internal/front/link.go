@@ -46,7 +46,7 @@ var errUnreachable = errors.New("the launcher cannot be reached")
 func (f *front) accept(ctx context.Context) error {
 	d, stop := newDoor(ctx, f.cfg.Listener, 0)
 	defer stop()
-	d.turn = f.accepting.now // the health of this room goes by it
+	d.turn = f.accepting.Came // the health of this room goes by it
 	f.mu.Lock()
 	f.linkDoor = d
 	f.mu.Unlock()

@@ -46,7 +46,7 @@ func (l *Launcher) accept(ctx context.Context) error {
 	}
 	defer context.AfterFunc(ctx, func() { _ = l.cfg.Listener.SetDeadline(time.Unix(1, 0)) })()
 	for {
-		l.accepting.now()
+		l.accepting.Came()
 		// The health of this room goes by it that the loop turns. Whoever ends ctx sets the deadline after that.
 		if err := l.cfg.Listener.SetDeadline(time.Now().Add(acceptTurn)); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("cannot accept: %w", err)

@@ -12,7 +12,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
@@ -70,19 +69,13 @@ const (
 	acceptStill = 30 * time.Second
 )
 
-// turned is when the loop that accepts clients last came round.
-type turned struct{ at atomic.Int64 }
-
-func (t *turned) now()                 { t.at.Store(time.Now().UnixNano()) }
-func (t *turned) still() time.Duration { return time.Since(time.Unix(0, t.at.Load())) }
-
 // lookLoop takes the locks that everything takes. One that hangs is told by the time-out.
 func (l *Launcher) lookLoop() health.Finding {
 	l.mu.Lock()
 	clients, jobs := len(l.clients), len(l.jobs)
 	l.mu.Unlock()
 	l.gate.Load()
-	if still := l.accepting.still(); l.cfg.Listener != nil && !l.isStopping() && still > acceptStill {
+	if still := l.accepting.Still(); l.cfg.Listener != nil && !l.isStopping() && still > acceptStill {
 		return health.Ill("no client is accepted for %s", still.Round(time.Second))
 	}
 	return health.Well("%d clients, %d jobs", clients, jobs)

@@ -21,7 +21,7 @@ func looks(t *testing.T) *Launcher {
 	l := &Launcher{cfg: Config{Slots: 2, Health: health.Settings{Every: time.Minute, Timeout: time.Second, CPU: 100, Memory: 100, Disk: 100}},
 		gate: policy.NewGate(2, 8, 0), clients: map[uint64]*client{}, jobs: map[string]*job{}, wanted: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	l.inForce.Store(&Live{})
-	l.accepting.now()
+	l.accepting.Came()
 	return l
 }
 

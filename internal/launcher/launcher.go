@@ -162,7 +162,7 @@ type Launcher struct {
 	since     time.Time
 	health    *health.Runner
 	service   *health.Service
-	accepting turned
+	accepting health.Turn // of the loop that accepts clients
 	wasReady  atomic.Bool
 	news      atomic.Bool // the front is to hear that this room is ready, or no longer is
 	stop      func()      // ends serve
@@ -289,7 +289,7 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	l.breakers = newBreakers(cfg.Live.Breakers, cfg.StateDir, cfg.Log)
 	l.service = health.NewService(cfg.Notify)
 	l.health = health.New(cfg.Health.Timeout, l.looked, l.checks()...)
-	l.accepting.now()
+	l.accepting.Came()
 	l.wasReady.Store(true)
 	l.logins = logins{paths: cfg.TokenFiles, never: l.cfg.Never, failures: rate.NewLimiter(failuresPerSecond, failuresBurst)}
 	defer func() {

@@ -760,28 +760,32 @@ func TestAJobIsWithdrawnWhenItHasMoreThanIsAllowedNow(t *testing.T) {
 		says  string
 		now   func(*policy.Verdict)
 		state string
-		want  string // the code of the denial
+		set   time.Duration // by which the clock was set since
+		want  string        // the code of the denial
 	}{
-		{"nothing has changed", func(*policy.Verdict) {}, wire.Running, ""},
-		{"it is denied", func(v *policy.Verdict) { v.Outcome, v.Code = policy.Deny, policy.Expired }, wire.Running, policy.Expired},
-		{"fewer addresses", func(v *policy.Verdict) { v.Targets = nil }, wire.Running, policy.TargetOutOfScope},
-		{"fewer addresses, while it waits", func(v *policy.Verdict) { v.Targets = nil }, wire.Queued, policy.TargetOutOfScope},
-		{"fewer ports", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 79}}} }, wire.Running, policy.PortNotAllowed},
-		{"fewer ports, while it waits", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 79}}} }, wire.Queued, policy.PortNotAllowed},
-		{"more ports", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 81}}, ICMP: true} }, wire.Running, ""},
-		{"all ports", func(v *policy.Verdict) { v.Ports = nil }, wire.Running, ""},
-		{"a lower rate", func(v *policy.Verdict) { v.Limits.Rate = 999 }, wire.Running, policy.RateTooHigh},
-		{"a lower rate, while it waits", func(v *policy.Verdict) { v.Limits.Rate = 999 }, wire.Queued, ""},
-		{"a shorter time", func(v *policy.Verdict) { v.Limits.Duration -= time.Second }, wire.Running, policy.DurationTooLong},
-		{"a shorter time, while it waits", func(v *policy.Verdict) { v.Limits.Duration -= time.Second }, wire.Queued, ""},
-		{"an end before its own", func(v *policy.Verdict) { v.Until = began.Add(59 * time.Minute) }, wire.Running, policy.DurationTooLong},
-		{"an end with its own", func(v *policy.Verdict) { v.Until = began.Add(time.Hour) }, wire.Running, ""},
-		{"an end after its own", func(v *policy.Verdict) { v.Until = began.Add(2 * time.Hour) }, wire.Running, ""},
-		{"more of everything", func(v *policy.Verdict) { v.Limits = policy.Limits{Rate: 2000, Duration: 2 * time.Hour} }, wire.Running, ""},
+		{"nothing has changed", func(*policy.Verdict) {}, wire.Running, 0, ""},
+		{"it is denied", func(v *policy.Verdict) { v.Outcome, v.Code = policy.Deny, policy.Expired }, wire.Running, 0, policy.Expired},
+		{"fewer addresses", func(v *policy.Verdict) { v.Targets = nil }, wire.Running, 0, policy.TargetOutOfScope},
+		{"fewer addresses, while it waits", func(v *policy.Verdict) { v.Targets = nil }, wire.Queued, 0, policy.TargetOutOfScope},
+		{"fewer ports", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 79}}} }, wire.Running, 0, policy.PortNotAllowed},
+		{"fewer ports, while it waits", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 79}}} }, wire.Queued, 0, policy.PortNotAllowed},
+		{"more ports", func(v *policy.Verdict) { v.Ports = &policy.Ports{TCP: [][2]uint16{{22, 81}}, ICMP: true} }, wire.Running, 0, ""},
+		{"all ports", func(v *policy.Verdict) { v.Ports = nil }, wire.Running, 0, ""},
+		{"a lower rate", func(v *policy.Verdict) { v.Limits.Rate = 999 }, wire.Running, 0, policy.RateTooHigh},
+		{"a lower rate, while it waits", func(v *policy.Verdict) { v.Limits.Rate = 999 }, wire.Queued, 0, ""},
+		{"a shorter time", func(v *policy.Verdict) { v.Limits.Duration -= time.Second }, wire.Running, 0, policy.DurationTooLong},
+		{"a shorter time, while it waits", func(v *policy.Verdict) { v.Limits.Duration -= time.Second }, wire.Queued, 0, ""},
+		{"an end before its own", func(v *policy.Verdict) { v.Until = began.Add(59 * time.Minute) }, wire.Running, 0, policy.DurationTooLong},
+		{"an end with its own", func(v *policy.Verdict) { v.Until = began.Add(time.Hour) }, wire.Running, 0, ""},
+		{"an end after its own", func(v *policy.Verdict) { v.Until = began.Add(2 * time.Hour) }, wire.Running, 0, ""},
+		{"the end of the hours of the day before, to which the clock was set back", func(v *policy.Verdict) { v.Until = began.Add(-18 * time.Hour) }, wire.Running, -24 * time.Hour, ""},
+		{"an end before its own, on that day", func(v *policy.Verdict) { v.Until = began.Add(-24*time.Hour + 59*time.Minute) }, wire.Running, -24 * time.Hour, policy.DurationTooLong},
+		{"the end of the hours of today, to which the clock was set forward", func(v *policy.Verdict) { v.Until = began.Add(9 * time.Hour) }, wire.Running, 8*time.Hour + 30*time.Minute, ""},
+		{"more of everything", func(v *policy.Verdict) { v.Limits = policy.Limits{Rate: 2000, Duration: 2 * time.Hour} }, wire.Running, 0, ""},
 	} {
 		v := was
 		c.now(&v)
-		if got := outgrown(v, was, wire.Job{State: c.state, Started: began, Deadline: began.Add(time.Hour)}); got.Code != c.want {
+		if got := outgrown(v, was, wire.Job{State: c.state, Started: began, Deadline: began.Add(time.Hour)}, began.Add(time.Hour+c.set)); got.Code != c.want {
 			t.Errorf("%s: %+v", c.says, got)
 		}
 	}

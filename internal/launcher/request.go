@@ -486,15 +486,16 @@ func (l *Launcher) rejudge() {
 	}
 	var stay []*job
 	for _, j := range l.all() {
-		if r := j.snapshot(); r.State == wire.Ended || r.Verdict.Outcome == "" {
+		r := j.snapshot()
+		if r.State == wire.Ended || r.Verdict.Outcome == "" {
 			continue
 		}
 		was := j.decided()
-		if r := j.snapshot(); r.Approval.Waits() && p.RevisionOf(was.Engagement) != was.Revision {
+		if r.Approval.Waits() && p.RevisionOf(was.Engagement) != was.Revision {
 			j.stop(errStale) // what waits is under another text
 			continue
 		}
-		v := outgrown(policy.Rejudge(p, onPolicy(j.caller), j.asks(), was.Engagement, now), was, j.snapshot())
+		v := outgrown(policy.Rejudge(p, onPolicy(j.caller), j.asks(), was.Engagement, now), was, r, now.Round(0).Add(r.Deadline.Sub(now)))
 		if !v.Grants() {
 			l.note(j.denied(v))
 			j.stop(errWithdrawn)
@@ -532,8 +533,9 @@ func overdrawn(jobs []*job, budgets map[string]int) map[*job]policy.Verdict {
 
 // outgrown is the verdict of now on a job, or a denial where it allows less than the job has: some
 // address, the rate or the time that its scanner was launched with. What has not been launched
-// is decided again before it is.
-func outgrown(now, was policy.Verdict, r wire.Job) policy.Verdict {
+// is decided again before it is. ends is when the job's time is over by the wall clock as it goes now:
+// earlier than its deadline if the clock was set back, which takes nothing from a job within its hours.
+func outgrown(now, was policy.Verdict, r wire.Job, ends time.Time) policy.Verdict {
 	deny := func(code, rule, got, allowed, reason string) policy.Verdict {
 		return policy.Verdict{Outcome: policy.Deny, Code: code, Engagement: now.Engagement, Revision: now.Revision, Rule: rule, Got: got,
 			Allowed: []string{allowed}, Reason: "the engagement was narrowed: " + reason}
@@ -553,7 +555,7 @@ func outgrown(now, was policy.Verdict, r wire.Job) policy.Verdict {
 		return deny(policy.RateTooHigh, "limits.packets_per_second", strconv.Itoa(was.Limits.Rate), strconv.Itoa(now.Limits.Rate), "the job was launched with a higher rate")
 	case r.Started.Add(now.Limits.Duration).Before(r.Deadline):
 		return deny(policy.DurationTooLong, "limits.duration", r.Deadline.Sub(r.Started).String(), now.Limits.Duration.String(), "the job was launched with a longer time")
-	case !now.Until.IsZero() && now.Until.Before(r.Deadline):
+	case !now.Until.IsZero() && now.Until.Before(r.Deadline) && now.Until.Before(ends):
 		return deny(policy.DurationTooLong, "hours, expires", r.Deadline.Format(time.RFC3339), now.Until.Format(time.RFC3339), "it ends before the job would")
 	}
 	return now

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -103,6 +104,16 @@ type Seen struct {
 	Took  time.Duration // to find it
 	Every time.Duration // between two looks
 }
+
+// Turn is when a loop last came round, by the clock that nobody sets: a wall clock that is set forward makes
+// no loop stand still. The zero Turn is that of one that has never come round.
+type Turn struct{ at atomic.Int64 }
+
+// Came says that the loop comes round now.
+func (t *Turn) Came() { t.at.Store(int64(monotonic())) }
+
+// Still is how long ago that was.
+func (t *Turn) Still() time.Duration { return monotonic() - time.Duration(t.at.Load()) }
 
 // staleAfter is how many of its intervals a finding is good for.
 const staleAfter = 3

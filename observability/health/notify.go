@@ -38,7 +38,7 @@ func (s *Service) Reloading() (done func()) {
 	return s.Ready
 }
 
-// monotonic is the kernel's clock of that name: systemd compares it with its own.
+// monotonic is the kernel's clock of that name, which nobody sets: systemd compares it with its own.
 func monotonic() time.Duration {
 	var t unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // fails for an unknown clock only
