@@ -109,8 +109,9 @@ func (j *job) exact(p prepared) (wire.Exact, error) {
 	whole := struct {
 		Exact                           wire.Exact
 		Targets, Addresses, Ports, Argv string
-		Declaration                     string
-	}{e, digest(targets), digest(addresses), digest(ports), digest(p.command.Argv), ""}
+		Declaration, Box, Hosts         string
+		Raw                             bool
+	}{e, digest(targets), digest(addresses), digest(ports), digest(p.command.Argv), "", p.command.Box, digest([]string{p.command.Hosts}), p.command.Raw}
 	if j.call.Declared != nil {
 		whole.Declaration = j.call.Declared.Revision
 	}
@@ -124,11 +125,11 @@ func (j *job) exact(p prepared) (wire.Exact, error) {
 	return e, nil
 }
 
-// shown is as much of a list as has that many bytes.
+// shown is as much of a list as has that many bytes. What is shown of it is whole: the end of a word may be what matters.
 func shown(words []string, bytes int) []string {
 	out := []string{}
 	for _, w := range words {
-		w = clip(w)
+		w = strings.ToValidUTF8(w, "\uFFFD")
 		if bytes -= len(w) + 3; bytes < 0 {
 			break
 		}
@@ -156,11 +157,12 @@ func (l *Launcher) approval(ctx context.Context, j *job) (o wire.Outcome, over b
 	}
 	set := l.now()
 	p, o, over := l.prepare(ctx, set, j, math.MaxInt)
-	defer p.words.close()
 	if over {
+		p.words.close()
 		return o, true
 	}
 	exact, err := j.exact(p)
+	p.words.close() // it may wait for long
 	if err != nil {
 		return l.failed("command", err), true
 	}
@@ -195,12 +197,21 @@ func (l *Launcher) approval(ctx context.Context, j *job) (o wire.Outcome, over b
 	if o, over := ended(ctx); over {
 		return o, true
 	}
-	e := j.entry(observability.ApprovalPassed)
-	e.Digest = exact.Digest
-	l.note(e)
-	return denied(&wire.Refusal{Code: "approval_expired", Reason: fmt.Sprintf("no operator approved the scan until %s; nothing was sent", exact.Expires.Format(time.RFC3339)),
-		Rule: rule(v), Allowed: exact.Of, Hint: "ask again when an operator is there to approve it, or leave out what has to be approved", Retryable: true}), true
+	return denied(l.passed(a)), true
 }
+
+// passed refuses a job that nobody has approved in time, and puts that on the record.
+func (l *Launcher) passed(a *awaited) *wire.Refusal {
+	e := a.job.entry(observability.ApprovalPassed)
+	e.Digest = a.exact.Digest
+	l.note(e)
+	return &wire.Refusal{Code: "approval_expired", Reason: fmt.Sprintf("no operator approved the scan until %s; nothing was sent", a.exact.Expires.Format(time.RFC3339)),
+		Rule: rule(a.job.decided()), Allowed: a.exact.Of, Hint: "ask again when an operator is there to approve it, or leave out what has to be approved", Retryable: true}
+}
+
+// late says that the time for an approval is over by the clock on the wall, which goes on while the machine sleeps. Timers
+// do not.
+func (a *awaited) late(now time.Time) bool { return !now.Round(0).Before(a.exact.Expires.Round(0)) }
 
 func decidedBy(refused *wire.Refusal) (wire.Outcome, bool) {
 	if refused != nil {
@@ -335,6 +346,15 @@ func (l *Launcher) approve(who wire.Client, o wire.Approve) *wire.Refusal {
 		return &wire.Refusal{Code: "own_request", Got: strconv.FormatUint(uint64(who.UID), 10), Rule: v.Engagement + ": approval.self",
 			Reason: "who asked for a scan does not approve it", Hint: "have another operator approve it"}
 	}
+	if a.late(time.Now()) {
+		if !l.claim(a) {
+			_, refused := l.awaitedJob(o.Job)
+			return refused
+		}
+		refused := l.passed(a)
+		a.said <- refused
+		return refused
+	}
 	// From the approval on it is one of the jobs that its engagement has at once.
 	if refused := l.crowded(a.job, v); refused != nil {
 		refused.Hint = "approve it when one of them has ended, if it still waits then"
@@ -355,7 +375,11 @@ func (l *Launcher) approve(who wire.Client, o wire.Approve) *wire.Refusal {
 	given := *a.job.record.Approval
 	given.Given, given.By = time.Now(), &who.UID
 	a.job.record.Approval = &given
+	record := a.job.record
 	a.job.mu.Unlock()
+	if err := l.records.write(record); err != nil { // without it the scan is not launched: it is written once more then
+		l.log.Error("cannot keep a record", "job", o.Job, "why", err)
+	}
 	l.log.Info("a scan was approved", append(about(a.job.snapshot()), journal.Key, journal.ApprovalGiven, "by_uid", who.UID, "digest", a.exact.Digest[:12])...)
 	a.said <- nil
 	l.show(a.job)

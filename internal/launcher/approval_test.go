@@ -17,6 +17,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
+	"github.com/secmcpd/secmcpd/policy"
 )
 
 const (
@@ -335,5 +336,76 @@ func TestAPreviewSaysWhatAnOperatorHasToApprove(t *testing.T) {
 			}
 		}
 		h.close()
+	}
+}
+
+// The clock on the wall says when it is too late: timers stand still while the machine sleeps.
+func TestNobodyApprovesWhenTheTimeIsOverByTheClock(t *testing.T) {
+	h := newHouse(t)
+	var l *Launcher
+	h.inside = func(is *Launcher) { l = is }
+	h.withOperators()
+	h.engage("lab", toBeApproved)
+	h.open()
+	handle, _ := h.clientAs(agentUID)
+	exact := h.waits(handle, jobA)
+	l.mu.Lock()
+	l.pending[jobA].exact.Expires = time.Now().Add(-time.Second)
+	l.mu.Unlock()
+	h.mustRefuse(adminUID, wire.Order{Approve: &wire.Approve{Job: jobA, Digest: exact.Digest}}, "approval_expired")
+	if o := h.endOf(jobA).Outcome; o.Refused == nil || o.Refused.Code != "approval_expired" {
+		t.Errorf("%+v", o)
+	}
+	if events := auditEvents(t, h); slices.Contains(events, "approved") || !slices.Contains(events, "approval_passed") {
+		t.Errorf("audit %v", events)
+	}
+}
+
+// An approval is kept at once: what is said of a job that was approved and not launched when the launcher died is true.
+func TestAnApprovedJobDoesNotOutliveTheLauncher(t *testing.T) {
+	h := newHouse(t)
+	h.inside = func(l *Launcher) {
+		for range h.cfg.Slots { // its place does not come
+			if _, _, err := l.gate.Enter(context.Background(), 1, policy.Share{}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	h.withOperators()
+	h.engage("lab", toBeApproved)
+	h.open()
+	handle, _ := h.clientAs(agentUID)
+	exact := h.waits(handle, jobA)
+	if a := h.ordered(adminUID, wire.Order{Approve: &wire.Approve{Job: jobA, Digest: exact.Digest}}); a.Refused != nil {
+		t.Fatalf("%+v", a.Refused)
+	}
+	path := filepath.Join(h.cfg.StateDir, "boxes", jobA, "record")
+	record, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.close()
+	if err := os.WriteFile(path, record, 0o600); err != nil { // as it was at its death
+		t.Fatal(err)
+	}
+	h.conn, h.inside = nil, nil
+	h.withOperators()
+	h.open()
+	h.link()
+	end := h.endOf(jobA)
+	if end.Outcome.Reason != wire.Interrupted || !strings.Contains(end.Outcome.Detail, "no scanner was started") || end.Approval.Waits() {
+		t.Errorf("%+v %+v", end.Outcome, end.Approval)
+	}
+	h.mustRefuse(adminUID, wire.Order{Approve: &wire.Approve{Job: jobA, Digest: exact.Digest}}, "no_such_job")
+}
+
+// What an operator is shown of a list is whole words, and what is not shown is counted as such.
+func TestNoWordThatIsShownToAnOperatorIsCut(t *testing.T) {
+	long := strings.Repeat("x", 2000) + "the end"
+	if got := shown([]string{"nmap", long, "-6"}, 24<<10); !slices.Equal(got, []string{"nmap", long, "-6"}) {
+		t.Errorf("%d words", len(got))
+	}
+	if got := shown([]string{"nmap", long, "-6"}, 1000); !slices.Equal(got, []string{"nmap"}) {
+		t.Errorf("%q", got)
 	}
 }

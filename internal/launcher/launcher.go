@@ -486,8 +486,11 @@ func (l *Launcher) recover() error {
 			continue
 		}
 		detail := "the launcher died; its boxes died with it"
-		if r.Approval.Waits() {
+		switch {
+		case r.Approval.Waits():
 			detail = "the launcher was started anew while it waited for an operator's approval; nothing was sent"
+		case r.State == wire.Queued:
+			detail = "the launcher died before the scan began; no scanner was started"
 		}
 		j.record.State, j.record.Outcome = wire.Ended, &wire.Outcome{Reason: wire.Interrupted, Ended: time.Now(), Detail: detail}
 		if err := l.audit.Note(j.entry(observability.Interrupted)); err != nil {

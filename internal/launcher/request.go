@@ -366,6 +366,9 @@ func (l *Launcher) notEntered(ctx context.Context, err error) wire.Outcome {
 // ended is the outcome of a job that we have ended, over all that may have failed because of it.
 func ended(ctx context.Context) (o wire.Outcome, over bool) {
 	if cause := context.Cause(ctx); cause != nil {
+		if errors.Is(cause, errStale) { // in the moment of its approval
+			return denied(staleApproval()), true
+		}
 		return wire.Outcome{Reason: endedBy(cause), Detail: why(cause)}, true
 	}
 	return wire.Outcome{}, false
