@@ -234,7 +234,7 @@ func (f *front) outwait(j *job, id string) error {
 	defer func() {
 		j.mu.Lock()
 		defer j.mu.Unlock()
-		j.follower = ""
+		j.follower, j.held = "", time.Time{}
 	}()
 	if halted { // it was cancelled while this one was begun
 		f.endFollower(j, id)
@@ -242,8 +242,13 @@ func (f *front) outwait(j *job, id string) error {
 	for {
 		child.mu.Lock()
 		changed, progress := child.changed, child.progress
+		var held time.Time
+		if child.awaitsApproval() {
+			held = child.record.Approval.Expires
+		}
 		child.mu.Unlock()
 		j.mu.Lock()
+		j.held = held
 		if j.progress = progress; progress.Task != "" {
 			j.progress.Task = child.row.Tool + ": " + progress.Task
 		}

@@ -120,3 +120,20 @@ func TestAVerificationThatCannotBeAskedFor(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+// Of a job that waits for the approval of another the agent is told which one it is.
+func TestAJobWhoseFollowerIsToBeApprovedSaysSo(t *testing.T) {
+	j := &job{row: store.Job{ID: "first", Tool: "masscan_scan"}, then: true, follower: "second", held: time.Unix(1_800_000_000, 0)}
+	j.record = wire.Job{State: wire.Ended, Outcome: &wire.Outcome{Reason: wire.Exited}}
+	a := j.underWay()
+	if a.Status != store.Running || a.WaitingFor != waitsForApproval || !strings.Contains(a.Next, "secmcpd approve second` until 2027-01-15T08:00:00Z") || strings.Contains(a.Next, "no target") {
+		t.Errorf("%+v", a)
+	}
+	if got := j.message(); !strings.Contains(got, "follows it waits for an operator's approval until 2027-01-15T08:00:00Z") {
+		t.Error(got)
+	}
+	j.held = time.Time{}
+	if a := j.underWay(); a.WaitingFor != "" || !strings.HasPrefix(a.Next, "The scan goes on.") {
+		t.Errorf("%+v", a)
+	}
+}

@@ -46,6 +46,7 @@ type job struct {
 	consent  string    // with which it was asked for
 	then     bool      // something is to follow it
 	follower string    // the job that follows it now
+	held     time.Time // until when that one waits for an operator's approval; zero: it does not
 	halted   bool      // nothing is to follow it any more
 	until    time.Time // the end of what followed it
 	told     time.Time // when its progress was last an event

@@ -54,6 +54,7 @@ type answer struct {
 	Shortened   map[string]int  `json:"arguments_shortened,omitempty" jsonschema:"the whole length of lists that are shown in part"` // the whole length of lists that are not shown whole
 	Resolved    []wire.Resolved `json:"resolved,omitempty" jsonschema:"the first names that were asked for: the first addresses, count of all"`
 	ending      bool            // it is over or was cancelled, and its end is not on disk yet
+	held        time.Time       // until when the job that follows it waits for an approval
 }
 
 // listing is a page of jobs.
@@ -313,6 +314,9 @@ func (a *answer) next() string {
 	switch c := a.Coverage; {
 	case a.ending:
 		return "It is being ended, and its end written to the disk. job_status tells when that is done, job_result what it found."
+	case !a.held.IsZero():
+		return fmt.Sprintf("Its own scan is over, and an operator has to approve the one that follows it: tell the user that an operator runs `secmcpd approve %s` until %s. "+
+			"job_status with wait_s tells how it goes on, job_cancel ends it with what was found.", strings.Join(a.FollowedBy, " "), a.held.UTC().Format(time.RFC3339))
 	case a.WaitingFor == waitsForApproval:
 		return fmt.Sprintf("An operator has to approve it, and no target has been sent anything yet: tell the user that an operator runs `secmcpd approve %s` until %s. "+
 			"job_status with wait_s tells when it has begun, job_cancel takes it back.", a.JobID, a.Approval.Expires.UTC().Format(time.RFC3339))
@@ -408,6 +412,9 @@ func (j *job) underWay() answer {
 	if j.isFollowed() {
 		if a.Status = store.Running; j.follower != "" {
 			a.FollowedBy = []string{j.follower}
+			if a.held = j.held; !a.held.IsZero() {
+				a.WaitingFor, a.PollAfterS = waitsForApproval, 30
+			}
 		}
 	} else if o := j.record.Outcome; o != nil {
 		if o.Reason == wire.Refused {

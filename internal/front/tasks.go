@@ -50,6 +50,9 @@ func (j *job) message() string {
 	if p := j.progress; j.row.State == store.Running && p.Task != "" {
 		return fmt.Sprintf("%s, %.0f%%, %d hosts done", p.Task, p.Percent, p.Hosts)
 	}
+	if !j.held.IsZero() {
+		return "the scan that follows it waits for an operator's approval until " + j.held.UTC().Format(time.RFC3339)
+	}
 	if j.awaitsApproval() {
 		return "waits for an operator's approval until " + j.record.Approval.Expires.UTC().Format(time.RFC3339)
 	}

@@ -344,7 +344,7 @@ func (f *front) await(ctx context.Context, s *session, j *job, wait time.Duratio
 	told := teller{request: r}
 	for {
 		j.mu.Lock()
-		changed, held := j.changed, j.awaitsApproval()
+		changed, held := j.changed, j.awaitsApproval() || !j.held.IsZero()
 		j.mu.Unlock()
 		select {
 		case <-j.done:

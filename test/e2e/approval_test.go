@@ -147,3 +147,33 @@ func TestAScanThatWaitsIsDeniedOrCancelled(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// What follows a scan is approved by itself, and the agent is told that the scan waits for that.
+func TestWhatFollowsAnApprovedScanIsApprovedToo(t *testing.T) {
+	h := newHouse(t, lab.Options{Engagements: map[string]string{"lab": approvedScans}})
+	h.agent = h.connect(65402)
+	a := h.call("masscan_scan", object{"targets": []string{"10.77.0.10"}, "ports": []int{22}, "second_pass": true, "wait_s": 30})
+	job := fmt.Sprint(a["job_id"])
+	if out, err := h.admin("approve", job, "--yes"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var next string
+	for deadline := time.Now().Add(40 * time.Second); next == ""; time.Sleep(100 * time.Millisecond) {
+		s := h.call("job_status", object{"job_id": job})
+		if s["waiting_for"] == "approval" && s["status"] == "running" {
+			next = fmt.Sprint(at(s, "followed_by", 0))
+			if !strings.Contains(fmt.Sprint(s["next"]), "secmcpd approve "+next) {
+				t.Errorf("%v", s["next"])
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not say what it waits for: %v", s)
+		}
+	}
+	if out, err := h.admin("approve", next, "--yes"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if end := h.call("job_status", object{"job_id": job, "wait_s": 45}); end["status"] != "completed" || end["waiting_for"] != nil || at(end, "coverage", "second_pass", "agreed") != true {
+		t.Errorf("%v", end)
+	}
+}
