@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -45,7 +44,7 @@ told. Whoever asked for a scan does not approve it, unless approval.self of the 
 				return usage(c, fmt.Errorf("%q is no id of a job", fmt.Sprintf("%.40s", job)))
 			}
 			if digest != "" {
-				return s.approve(c.Context(), job, digest)
+				return s.approve(c.Context(), job, digest, asJSON)
 			}
 			a, err := s.launcherAsk(c.Context(), wire.Order{Show: &wire.Show{Job: job}})
 			if err != nil {
@@ -54,19 +53,17 @@ told. Whoever asked for a scan does not approve it, unless approval.self of the 
 			if a.Exact == nil {
 				return errors.New("the launcher has answered something else")
 			}
+			if asJSON && yes {
+				return s.approve(c.Context(), job, a.Exact.Digest, true)
+			}
 			if asJSON {
-				e := json.NewEncoder(s.stdout)
-				e.SetIndent("", "  ")
-				if err := e.Encode(a.Exact); err != nil {
-					return err
-				}
-			} else if _, err := io.WriteString(s.stdout, page(*a.Exact)); err != nil {
+				return s.printJSON(a.Exact)
+			}
+			if _, err := io.WriteString(s.stdout, page(*a.Exact)); err != nil {
 				return err
 			}
 			switch {
 			case yes:
-			case asJSON:
-				return nil
 			case !isTerminal(s.stdin):
 				return usage(c, errors.New("there is no terminal to ask at: give --digest with the digest that was looked at, or --yes for what is shown now"))
 			default:
@@ -77,18 +74,19 @@ told. Whoever asked for a scan does not approve it, unless approval.self of the 
 					return exitError{exitFailed, nil}
 				}
 			}
-			return s.approve(c.Context(), job, a.Exact.Digest)
+			return s.approve(c.Context(), job, a.Exact.Digest, false)
 		},
 	}
 	c.Flags().StringVar(&digest, "digest", "", "approve what has this digest, without asking")
 	c.Flags().BoolVar(&yes, "yes", false, "approve what is shown, without asking")
-	c.Flags().BoolVar(&asJSON, "json", false, "show it as JSON; do not ask")
+	c.Flags().BoolVar(&asJSON, "json", false, "show it, or that it is approved, as JSON; do not ask")
 	return c
 }
 
 // denyCommand refuses a scan that waits for an approval.
 func denyCommand(s *surroundings) *cobra.Command {
 	var reason string
+	var asJSON bool
 	c := &cobra.Command{
 		Use: "deny JOB", Short: "refuse a scan that waits for an approval", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -101,11 +99,15 @@ func denyCommand(s *surroundings) *cobra.Command {
 			if _, err := s.launcherAsk(c.Context(), wire.Order{Deny: &wire.Deny{Job: args[0], Reason: reason}}); err != nil {
 				return err
 			}
+			if asJSON {
+				return s.printJSON(answeredAwaited{JobID: args[0], Reason: reason})
+			}
 			_, err := fmt.Fprintf(s.stdout, "%s is refused; its caller is told.\n", args[0])
 			return err
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the caller and the audit log")
+	jsonFlag(c, &asJSON)
 	return c
 }
 
@@ -116,12 +118,23 @@ func oneAtMost(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-func (s *surroundings) approve(ctx context.Context, job, digest string) error {
+// answeredAwaited is what an operator has decided, for programs.
+type answeredAwaited struct {
+	JobID    string `json:"job_id"`
+	Approved bool   `json:"approved"`
+	Digest   string `json:"digest,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+func (s *surroundings) approve(ctx context.Context, job, digest string, asJSON bool) error {
 	if len(digest) != 64 {
 		return exitError{exitUsage, fmt.Errorf("a digest has 64 digits, got %d", len(digest))}
 	}
 	if _, err := s.launcherAsk(ctx, wire.Order{Approve: &wire.Approve{Job: job, Digest: digest}}); err != nil {
 		return err
+	}
+	if asJSON {
+		return s.printJSON(answeredAwaited{JobID: job, Approved: true, Digest: digest})
 	}
 	_, err := fmt.Fprintf(s.stdout, "%s is approved.\n", job)
 	return err
@@ -133,9 +146,7 @@ func (s *surroundings) listAwaited(ctx context.Context, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		e := json.NewEncoder(s.stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(append([]wire.Awaited{}, a.Pending...))
+		return s.printJSON(append([]wire.Awaited{}, a.Pending...))
 	}
 	if len(a.Pending) == 0 {
 		_, err := fmt.Fprintln(s.stdout, "No scan waits for an approval.")
@@ -169,7 +180,11 @@ func page(e wire.Exact) string {
 	list("because of", e.Of, len(e.Of))
 	list("asked for", e.Targets, e.TargetsCount)
 	list("sends to", e.Addresses, e.Prefixes)
-	fact("", fmt.Sprintf("%d addresses in all", e.AddressCount))
+	addresses := "addresses"
+	if e.AddressCount == 1 {
+		addresses = "address"
+	}
+	fact("", fmt.Sprintf("%d %s in all", e.AddressCount, addresses))
 	if e.PortsCount == 0 {
 		fact("ports", "all, and ICMP")
 	} else {

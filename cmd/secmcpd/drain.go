@@ -16,7 +16,7 @@ import (
 
 // drainCommand has the daemon take no new scan, before an upgrade most often.
 func drainCommand(s *surroundings) *cobra.Command {
-	var off, cancel bool
+	var off, cancel, asJSON bool
 	var wait time.Duration
 	c := &cobra.Command{
 		Use: "drain", Short: "take no new scan, before an upgrade say, and show what is left", Args: noArgs,
@@ -30,7 +30,7 @@ that it has accepted go on, also those that wait; --cancel ends them, with what 
 			if err != nil {
 				return err
 			}
-			if off {
+			if off && !asJSON {
 				_, err := fmt.Fprintln(s.stdout, "New scans are taken again.")
 				return err
 			}
@@ -47,7 +47,15 @@ that it has accepted go on, also those that wait; --cancel ends them, with what 
 			if a.State == nil {
 				return errors.New("the launcher has answered something else")
 			}
-			if n := a.State.Unfinished; n > 0 {
+			n := a.State.Unfinished
+			if asJSON {
+				left := drainedState{Draining: a.State.Draining, Unfinished: n, Running: a.State.Running}
+				if err := s.printJSON(left); err != nil || n == 0 || wait == 0 {
+					return err
+				}
+				return exitError{exitFailed, nil}
+			}
+			if n > 0 {
 				fmt.Fprintf(s.stdout, "No new scan is taken. Scans that have not ended: %d, of which %d run.\n", n, a.State.Running)
 				if wait > 0 {
 					return exitError{exitFailed, nil}
@@ -58,10 +66,18 @@ that it has accepted go on, also those that wait; --cancel ends them, with what 
 			return err
 		},
 	}
+	jsonFlag(c, &asJSON)
 	c.Flags().BoolVar(&off, "off", false, "take new scans again")
 	c.Flags().BoolVar(&cancel, "cancel", false, "end all scans, too")
 	c.Flags().DurationVar(&wait, "wait", 0, "wait for so long until none is left; exit with 1 if some are")
 	return c
+}
+
+// drainedState is what is left, for programs. Draining is null where new scans are taken.
+type drainedState struct {
+	Draining   *wire.Draining `json:"draining"`
+	Unfinished int            `json:"unfinished"`
+	Running    int            `json:"running"`
 }
 
 // secondSignal is closed by the second signal that ends this program: whoever sends it does not want to wait for

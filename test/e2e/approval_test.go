@@ -170,7 +170,12 @@ func TestWhatFollowsAnApprovedScanIsApprovedToo(t *testing.T) {
 			t.Fatalf("it does not say what it waits for: %v", s)
 		}
 	}
-	if out, err := h.admin("approve", next, "--yes"); err != nil {
+	var approved struct {
+		JobID    string `json:"job_id"`
+		Approved bool
+		Digest   string
+	}
+	if out, err := h.admin("approve", next, "--yes", "--json"); err != nil || json.Unmarshal([]byte(out), &approved) != nil || approved.JobID != next || !approved.Approved || len(approved.Digest) != 64 {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if end := h.call("job_status", object{"job_id": job, "wait_s": 45}); end["status"] != "completed" || end["waiting_for"] != nil || at(end, "coverage", "second_pass", "agreed") != true {

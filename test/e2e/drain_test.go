@@ -96,6 +96,9 @@ func TestAnOperatorDrains(t *testing.T) {
 	if a := h.call("nmap_scan", short); at(a, "error", "code") != "draining" || at(a, "error", "retryable") != true {
 		t.Errorf("%v", a)
 	}
+	if out, err := h.admin("drain", "--json"); err != nil || !strings.Contains(out, `"unfinished": 1`) || !strings.Contains(out, `"why": "draining"`) {
+		t.Errorf("%v\n%s", err, out)
+	}
 	if out, err := h.admin("drain", "--wait", "1s"); err == nil || !strings.Contains(out, "have not ended: 1") {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -105,7 +108,7 @@ func TestAnOperatorDrains(t *testing.T) {
 	if a := h.call("job_status", object{"job_id": id, "wait_s": 20}); at(a, "end", "reason") != "shutdown" {
 		t.Errorf("%v", a)
 	}
-	if out, err := h.admin("drain", "--off"); err != nil {
+	if out, err := h.admin("drain", "--off", "--json"); err != nil || !strings.Contains(out, `"draining": null`) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if a := h.call("nmap_scan", short); a["job_id"] == nil || a["error"] != nil {
