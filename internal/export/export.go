@@ -62,7 +62,7 @@ type Job struct {
 	Usage       Usage           `json:"usage"`
 	NotEnforced []Gap           `json:"not_enforced"`
 	Error       *Refusal        `json:"error"`
-	Arguments   json.RawMessage `json:"arguments"`
+	Arguments   json.RawMessage `json:"arguments,omitempty"`
 }
 
 // End is how a job ended.
@@ -139,6 +139,8 @@ type Coverage struct {
 	NotListed  int       `json:"hosts_not_listed"`
 	Requests   *Requests `json:"requests"`
 	Complete   bool      `json:"complete"`
+
+	AskedUnknown bool `json:"asked_unknown"`
 
 	SecondPass   *report.SecondPass    `json:"second_pass"`
 	Verification []report.Verification `json:"verification"`
@@ -258,6 +260,9 @@ func (s *Scan) Remarks() (all []string) {
 		}
 		say(c.OverRate, "Packets beyond the allowed rate, which the kernel dropped: %d. What they asked looks like silence.")
 		say(c.Dropped, "Packets that were off scope or of a form that does not pass, which the kernel dropped: %d.")
+		if c.AskedUnknown {
+			all = append(all, "What the scan was asked for, but for the addresses, was lost with a damaged database: it may have been more than is here.")
+		}
 		all = append(all, c.followed()...)
 		if len(c.CutFrom) > 0 {
 			all = append(all, "The result was larger than is kept, and was cut: "+strings.Join(c.CutFrom, ", ")+".")

@@ -36,7 +36,9 @@ type coverage struct {
 	NotListed     int             `json:"hosts_not_listed,omitempty"`  // up, and beyond the bound of hosts
 	Requests      *requests       `json:"requests,omitempty"`          // of a scan by words
 	ScriptsNotRun *scriptsNotRun  `json:"scripts_not_run,omitempty"`   // where scripts were asked for
-	Complete      bool            `json:"complete"`
+	// AskedUnknown says that the arguments were lost with a damaged database.
+	AskedUnknown bool `json:"asked_unknown,omitempty"`
+	Complete     bool `json:"complete"`
 
 	SecondPass   *report.SecondPass    `json:"second_pass,omitempty"`
 	Verification []report.Verification `json:"verification,omitempty"`
@@ -116,7 +118,7 @@ func cover(record wire.Job, r report.Report) *coverage {
 		out.Addresses = addresses{Completed: partOf(c.Completed, sizeOf(c.Completed)), TimedOut: partOf(c.GivenUp, sizeOf(c.GivenUp)), NotReached: notReached(v, r)}
 	}
 	out.NotReached = out.Addresses.NotReached.Count
-	out.SecondPass, out.Verification = c.SecondPass, c.Verification
+	out.SecondPass, out.Verification, out.AskedUnknown = c.SecondPass, c.Verification, c.AskedUnknown
 	if q := r.Coverage.Requests; q != nil {
 		out.Requests = &requests{Asked: q.Asked, Made: q.Made, Unanswered: unanswered(record, r), Found: q.Found}
 		if w := record.Wordlist; w != nil && w.Lines > 0 { // gobuster counts lines, and asks for words
@@ -133,7 +135,7 @@ func cover(record wire.Job, r report.Report) *coverage {
 			out.CutBy = "rate"
 		}
 		out.Complete = o.Reason == wire.Exited && endedWell(o.Code, r) && sent(record) && r.Finished && r.ExitOK && out.NotReached == 0 && out.TimedOut == 0 && len(r.Cut) == 0 && out.OverRate == 0 && unanswered(record, r) == 0 &&
-			c.ScriptErrors == 0 && c.Confirmed()
+			c.ScriptErrors == 0 && c.Confirmed() && !c.AskedUnknown
 	}
 	return out
 }

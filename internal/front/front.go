@@ -133,7 +133,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	s, err := store.Open(cfg.StateDir)
+	s, err := openStore(cfg)
 	if err != nil {
 		return err
 	}
@@ -149,6 +149,32 @@ func Serve(ctx context.Context, cfg Config) error {
 	}
 	f.stop = stop
 	return f.serve(stop)
+}
+
+const (
+	openTold = 5 * time.Second  // between two words to systemd that the store is being opened
+	openTerm = 30 * time.Minute // that it waits for it at most
+)
+
+// openStore opens the store. A large one that is looked through, or taken over, takes longer than systemd waits
+// for a start: it would be ended and begun again without end.
+func openStore(cfg Config) (*store.Store, error) {
+	opened, told := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(told)
+		for range openTerm / openTold {
+			select {
+			case <-opened:
+				return
+			case <-time.After(openTold):
+				cfg.Notify(fmt.Sprintf("STATUS=opening the store of jobs\nEXTEND_TIMEOUT_USEC=%d", (6 * openTold).Microseconds()))
+			}
+		}
+	}()
+	s, err := store.Open(cfg.StateDir)
+	close(opened)
+	<-told
+	return s, err
 }
 
 func newFront(ctx context.Context, cfg Config, s *store.Store, gaps []wire.Gap) (*front, error) {
@@ -238,8 +264,9 @@ func (f *front) remember(ctx context.Context) error {
 	for _, row := range rows {
 		j := newJob(f.now().Tools, row)
 		if len(row.Record) > 0 {
-			if err := json.Unmarshal(row.Record, &j.record); err != nil {
-				return fmt.Errorf("cannot read job %s back: %w", row.ID, err)
+			if err := json.Unmarshal(row.Record, &j.record); err != nil { // the launcher tells it anew, or it is interrupted
+				f.log.Error("cannot read back what was kept of a job under way", "job", row.ID)
+				j.record = wire.Job{}
 			}
 			j.record.Outcome = nil
 		}

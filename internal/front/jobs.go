@@ -252,7 +252,10 @@ func (f *front) known(record wire.Job) (j *job, over bool) {
 		f.looksDamaged(err)
 		return nil, err == nil
 	}
-	row := store.Job{ID: record.ID, UID: record.UID, Tool: record.Tool, State: store.Queued, Created: cmp.Or(record.Asked, time.Now()), Arguments: json.RawMessage("{}")}
+	row := store.Job{ID: record.ID, UID: record.UID, Tool: record.Tool, State: store.Queued, Created: cmp.Or(record.Asked, time.Now())}
+	if record.Correlation != record.ID {
+		row.Correlation = record.Correlation
+	}
 	if err := f.store.Create(f.ctx, row); err != nil {
 		f.log.Error("cannot keep a job that the store does not know; the launcher keeps it", "job", record.ID, "why", err)
 		return nil, false
@@ -554,6 +557,7 @@ func (f *front) commit(j *job, r report.Report) error {
 	row, record := j.row, j.record
 	j.mu.Unlock()
 	r = settled(record.Outcome, r)
+	r.Coverage.AskedUnknown = len(row.Arguments) == 0 // see known
 	row.State = stateOf(record, r)
 	row.Reason, row.Ended = record.Outcome.Reason, record.Outcome.Ended
 	if j.until.After(row.Ended) {
@@ -603,6 +607,8 @@ func stateOf(record wire.Job, r report.Report) store.State {
 			return store.Partial // what was dropped looks like silence
 		case unanswered(record, r) > 0:
 			return store.Partial
+		case r.Coverage.AskedUnknown:
+			return store.Partial // it may have asked for more
 		}
 		return store.Completed
 	case wire.Cancelled:

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -578,5 +579,57 @@ func TestPacketsBeyondTheRateMakeAResultPartial(t *testing.T) {
 		if c := cover(record, r); c.CutBy != want.cutBy || c.Complete != want.complete || c.OverRate != over {
 			t.Errorf("with %d dropped: %+v", over, c)
 		}
+	}
+}
+
+// A job that the store lost is taken up with what the launcher says of it. What it was asked for is not known, and so
+// it is not whole, whatever its scanner says.
+func TestAJobThatTheStoreLostIsNotCalledWhole(t *testing.T) {
+	h := newHouse(t)
+	h.synced()
+	const id = "abcdefghijklmnopqrstuvwxyz"
+	h.tell(wire.Message{Job: &wire.Job{ID: id, UID: 1000, Tool: "nmap_scan", State: wire.Queued, Correlation: "ticket-17"}})
+	run := h.launched(id)
+	run.write(capture(t, "connect.xml"))
+	run.end(exited)
+	run.acknowledged()
+	s := h.agent(1000, nil)
+	answer := h.call(s, "job_result", map[string]any{"job_id": id})
+	if _, is := answer["arguments"]; is || answer["status"] != "partial" || answer["correlation_id"] != "ticket-17" || at(answer, "coverage", "complete") != false || at(answer, "coverage", "asked_unknown") != true ||
+		at(answer, "summary", "complete") != false || !strings.Contains(fmt.Sprint(answer["next"]), "was lost with a damaged database") {
+		t.Errorf("%v %v %v %v %v", answer["arguments"], answer["status"], answer["correlation_id"], answer["summary"], answer["next"])
+	}
+	if hosts, _ := answer["hosts"].([]any); len(hosts) == 0 {
+		t.Error("what it found is gone")
+	}
+	list := h.call(s, "job_list", map[string]any{})
+	job := list["jobs"].([]any)[0].(map[string]any)
+	if _, is := job["arguments"]; is || at(job, "summary", "complete") != false {
+		t.Errorf("%v", list)
+	}
+}
+
+// What was kept of a job under way cannot be read back: the front starts all the same, and the launcher tells it anew.
+func TestARecordThatCannotBeReadBackStopsNothing(t *testing.T) {
+	dir := t.TempDir()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := store.Job{ID: "abcdefghijklmnopqrstuvwxyz", UID: 1000, Tool: "nmap_scan", Created: time.Now(), Arguments: json.RawMessage(quick)}
+	if err := s.Create(t.Context(), row); err != nil {
+		t.Fatal(err)
+	}
+	row.State, row.Started, row.Record = store.Running, time.Now(), json.RawMessage("{\"id\x00")
+	if err := errors.Join(s.Update(t.Context(), row), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = store.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	f, err := newFront(t.Context(), Config{StateDir: dir, Tools: runners.BuiltIn(), Log: slog.New(slog.DiscardHandler), Notify: func(string) {}}, s, nil)
+	if err != nil || f.jobs[row.ID] == nil {
+		t.Errorf("%v", err)
 	}
 }

@@ -73,7 +73,7 @@ type listedJob struct {
 	Correlation string          `json:"correlation_id,omitempty"`
 	Created     time.Time       `json:"created"`
 	Ended       time.Time       `json:"ended,omitzero"`
-	Arguments   json.RawMessage `json:"arguments"`
+	Arguments   json.RawMessage `json:"arguments,omitempty" jsonschema:"not there where they were lost with a damaged database"`
 	Shortened   map[string]int  `json:"arguments_shortened,omitempty" jsonschema:"the whole length of lists that are shown in part"`
 	Summary     json.RawMessage `json:"summary,omitempty"`
 	Pinned      string          `json:"pinned,omitempty"` // the name it is kept under
@@ -351,8 +351,12 @@ func (a *answer) next() string {
 		say = append(say, fmt.Sprintf("Requests without an answer that could be read: %d. Of their words nothing is known: scan again with fewer threads, a delay_ms or a longer timeout_s.", c.Requests.Unanswered))
 	case len(c.unconfirmed()) > 0:
 		say = append(say, c.unconfirmed()...)
+	case c.AskedUnknown: // said below
 	case !c.Complete && c.TimedOut == 0 && len(c.CutFrom) == 0:
 		say = append(say, "No packet left this machine, or the scanner reported a fault: nothing is known of the targets.")
+	}
+	if a.Coverage.AskedUnknown {
+		say = append(say, "What this scan was asked for was lost with a damaged database: which addresses is known, with what arguments is not, and nothing that was to follow it has. Scan again to know that all was looked at.")
 	}
 	if c := a.Coverage; c.Silent > 0 && c.Silent == c.Probed {
 		say = append(say, "Every host was silent. Where that is not expected, the operator finds with `secmcpd doctor` whether another firewall of this machine drops what scans send.")

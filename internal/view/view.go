@@ -113,7 +113,7 @@ type JobDetail struct {
 	Verdict   wire.Verdict    `json:"verdict"`
 	Argv      []string        `json:"argv,omitempty"` // at most MaxArgv words
 	ArgvCount int             `json:"argv_count,omitempty"`
-	Arguments json.RawMessage `json:"arguments"`
+	Arguments json.RawMessage `json:"arguments,omitempty"` // none: they were lost with a damaged database
 }
 
 // MaxArgv bounds the words of a command line that are shown.

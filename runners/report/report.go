@@ -78,6 +78,9 @@ type Coverage struct {
 	ScriptErrors  int      `json:"script_errors,omitempty"`
 	ScriptsFailed []string `json:"scripts_failed,omitempty"`
 
+	// AskedUnknown says that it is not known any more what was asked for, but for the addresses.
+	AskedUnknown bool `json:"asked_unknown,omitempty"`
+
 	SecondPass   *SecondPass    `json:"second_pass,omitempty"`  // where it was asked for
 	Verification []Verification `json:"verification,omitempty"` // likewise; of each protocol
 }
