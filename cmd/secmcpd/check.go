@@ -357,6 +357,8 @@ func policyNow(settings settings) (*policy.Policy, strict.Faults, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot tell this machine's own addresses: %w", err)
 	}
-	return &policy.Policy{Engagements: engagements, Machine: policy.Machine{Own: own, Broadcast: broadcast, Bridges: bridges,
+	suspended := map[string]string{}
+	launcher.Suspend(suspended, engagements, faults)
+	return &policy.Policy{Engagements: engagements, Suspended: suspended, Machine: policy.Machine{Own: own, Broadcast: broadcast, Bridges: bridges,
 		Slots: []netip.Prefix{settings.Slots.IPv4, settings.Slots.IPv6}}}, faults, nil
 }

@@ -107,7 +107,7 @@ func explainTool(s *surroundings, t runners.Tool) *cobra.Command {
 		}
 		p.Machine.Budget = settings.Scans.Packets
 		x := explain(p, caller, request, now, resolved)
-		x.Notes = notesOf(settings, tools, t, wrong, note)
+		x.Notes, x.Off = notesOf(settings, tools, t, wrong, note)
 		if asJSON {
 			err = s.printJSON(x)
 		} else {
@@ -115,6 +115,9 @@ func explainTool(s *surroundings, t runners.Tool) *cobra.Command {
 		}
 		if err != nil {
 			return err
+		}
+		if x.Off {
+			return exitError{exitFailed, nil}
 		}
 		switch policy.Outcome(x.Verdict.Outcome) {
 		case policy.Allow:
@@ -168,25 +171,26 @@ func withAnswers(r *policy.Request, answers []string) (resolved bool, err error)
 	return resolved, nil
 }
 
-// notesOf is what would refuse the call beside policy, and what is not known.
-func notesOf(settings settings, tools runners.Table, t runners.Tool, wrong strict.Faults, note string) []string {
-	notes := []string{}
+// notesOf is what would refuse the call beside policy, and what is not known. off says that the tool is off.
+func notesOf(settings settings, tools runners.Table, t runners.Tool, wrong strict.Faults, note string) (notes []string, off bool) {
+	notes = []string{}
 	for _, f := range wrong {
 		notes = append(notes, "not in force: "+f.String())
 	}
 	if note != "" {
 		notes = append(notes, note)
 	}
-	if tools.Off(t.Name) {
+	if off = tools.Off(t.Name); off {
 		notes = append(notes, t.Name+" is left out by tools.include or tools.exclude: it is refused, whatever engagements say")
 	}
 	switch disabled, err := launcher.Disabled(settings.LauncherStateDir); {
 	case err != nil:
 		notes = append(notes, "whether the tool is disabled is root's to see")
 	case slices.Contains(disabled, t.Name):
+		off = true
 		notes = append(notes, t.Name+" is disabled: it is refused, whatever engagements say, until `secmcpd tools enable`")
 	}
-	return notes
+	return notes, off
 }
 
 // explained is what is printed: the verdict as the launcher would tell it, and what each engagement says.
@@ -194,6 +198,7 @@ type explained struct {
 	Verdict     wire.Verdict          `json:"verdict"`
 	Denial      *wire.Refusal         `json:"denial,omitempty"`
 	Engagements []explainedEngagement `json:"engagements"`
+	Off         bool                  `json:"tool_off"` // it is refused, whatever engagements say
 	Notes       []string              `json:"notes"`
 	text        string
 }

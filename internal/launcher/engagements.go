@@ -204,15 +204,20 @@ func (r *rules) look() (p policy.Policy, changed bool, err error) {
 			next.Suspended[e.Name] = why
 		}
 	}
+	Suspend(next.Suspended, engagements, faults)
+	r.policy = next
+	return next, true, faults.Err()
+}
+
+// Suspend adds the engagements that are not there since their files have faults, each with the first of them.
+func Suspend(suspended map[string]string, there []policy.Engagement, faults strict.Faults) {
 	for _, f := range faults {
 		// The name of the file is the name of the engagement, also of one that was never read.
 		name := strings.TrimSuffix(filepath.Base(f.File), ".yaml")
-		if _, is := next.Suspended[name]; !is && !inForce(name, engagements) {
-			next.Suspended[name] = f.String()
+		if _, is := suspended[name]; !is && !inForce(name, there) {
+			suspended[name] = f.String()
 		}
 	}
-	r.policy = next
-	return next, true, faults.Err()
 }
 
 // broken says why an engagement that was in force no longer parses; "" when it is there, or
