@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // The manual has every command, flag and setting that there is, in a form that mandoc has no complaint about.
@@ -61,6 +62,11 @@ func everyCommand(t *testing.T) (all []string) {
 		}
 		if c.HasParent() && c.Parent().Annotations[ofTools] != "briefly" {
 			all = append(all, strings.TrimPrefix(c.CommandPath(), "secmcpd "))
+			c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+				if !f.Hidden && f.Name != "help" {
+					all = append(all, "--"+f.Name)
+				}
+			})
 		}
 		for _, sub := range c.Commands() {
 			walk(sub)

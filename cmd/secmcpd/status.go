@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os/user"
 	"slices"
 	"strconv"
@@ -69,7 +70,8 @@ type statusReport struct {
 // lookTimeout bounds what one room is waited for.
 const lookTimeout = 5 * time.Second
 
-// look asks both rooms. Only faulty settings are an error: that a room does not answer is an answer.
+// look asks both rooms. Faulty settings are an error, and so is to be nobody who may ask: that a room does not
+// answer is an answer.
 func (s *surroundings) look(ctx context.Context) (statusReport, error) {
 	var r statusReport
 	settings, err := loadSettings(s.config)
@@ -79,7 +81,9 @@ func (s *surroundings) look(ctx context.Context) (statusReport, error) {
 	one, done := context.WithTimeout(ctx, lookTimeout)
 	a, err := s.launcherAsk(one, wire.Order{Look: &wire.Look{}})
 	done()
-	if err != nil {
+	if errors.Is(err, fs.ErrPermission) { // who may not ask learns nothing, also not that it is down
+		return r, err
+	} else if err != nil {
 		r.LauncherError = err.Error()
 	} else {
 		r.Launcher = a.State

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -63,6 +65,8 @@ const keyLook = 100 * time.Millisecond
 
 // watch prints frames until q, and leaves the terminal as it was.
 func (s *surroundings) watch(ctx context.Context, in *os.File, interval time.Duration) (err error) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGQUIT) // beside those that end any command
+	defer stop()
 	before, err := term.MakeRaw(int(in.Fd()))
 	if err != nil {
 		return fmt.Errorf("cannot take the terminal: %w", err)

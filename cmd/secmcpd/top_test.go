@@ -102,7 +102,7 @@ func nobodyHome(t *testing.T) string {
 func TestTopOnATerminal(t *testing.T) {
 	t.Setenv("NO_COLOR", "")
 	t.Setenv("TERM", "xterm")
-	for says, key := range map[string]string{"q": "q", "Ctrl-C": "\x03"} {
+	for says, key := range map[string]string{"q": "q", "Ctrl-C": "\x03", "a terminal that hangs up": ""} {
 		t.Run(says, func(t *testing.T) {
 			term := newTerminal(t, 40, 4)
 			ended := make(chan int, 1)
@@ -127,6 +127,11 @@ func TestTopOnATerminal(t *testing.T) {
 			term.until("front")
 			if _, err := term.far.WriteString(key); err != nil {
 				t.Fatal(err)
+			}
+			if key == "" {
+				if err := unix.Kill(os.Getpid(), unix.SIGHUP); err != nil {
+					t.Fatal(err)
+				}
 			}
 			select {
 			case status := <-ended:
