@@ -58,7 +58,7 @@ func toFile(path string, stdout io.Writer, write func(io.Writer) error) error {
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fmt.Errorf("cannot write the report: %w", err)
+		return fmt.Errorf("cannot write %s: %w", strict.Quote(path), errors.Unwrap(err))
 	}
 	err = errors.Join(write(f), f.Close())
 	if err != nil {

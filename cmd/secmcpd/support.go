@@ -21,6 +21,7 @@ import (
 
 	"github.com/secmcpd/secmcpd/internal/launcher"
 	"github.com/secmcpd/secmcpd/internal/view"
+	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability"
 	"github.com/secmcpd/secmcpd/sandbox"
 )
@@ -181,9 +182,8 @@ func (s *surroundings) parts(settings settings, wrong error, whole bool, lines i
 		}},
 		{"status.json", "how both rooms are", func(ctx context.Context, to io.Writer) error {
 			r, err := s.look(ctx)
-			if !whole && r.Front != nil {
-				withoutTargets(r.Front.Jobs)
-				withoutTargets(r.Front.Ended)
+			if !whole {
+				r.withoutTargets()
 			}
 			return errors.Join(indented(to, r), err)
 		}},
@@ -219,7 +219,11 @@ func (s *surroundings) parts(settings settings, wrong error, whole bool, lines i
 	}
 	if lines > 0 {
 		parts = append(parts, part{"log.txt", "the last lines of the log of both rooms", func(ctx context.Context, to io.Writer) error {
-			return runInto(ctx, to, nil, "journalctl", journalWords("", lines, "")...)
+			change := withoutWords
+			if whole {
+				change = nil
+			}
+			return runInto(ctx, to, change, "journalctl", journalWords("", lines, "")...)
 		}})
 	}
 	if whole {
@@ -243,6 +247,50 @@ func indented(to io.Writer, v any) error {
 	return e.Encode(v)
 }
 
+// leftOut is in the place of what is not given away.
+const leftOut = "(left out)"
+
+// withoutTargets leaves out of a status what was scanned: also the networks that have a breaker, and the reasons
+// that name them.
+func (r *statusReport) withoutTargets() {
+	states := []*wire.State{r.Launcher}
+	if r.Front != nil {
+		withoutTargets(r.Front.Jobs)
+		withoutTargets(r.Front.Ended)
+		states = append(states, r.Front.Launcher)
+	}
+	for _, l := range states {
+		if l == nil {
+			continue
+		}
+		for i := range l.Breakers.Networks {
+			l.Breakers.Networks[i].Name = leftOut
+		}
+	}
+	for i, why := range r.Reasons {
+		r.Reasons[i] = address.ReplaceAllString(why, leftOut)
+	}
+}
+
+// address is what is written as an IP address or a network, and correlation what a caller calls a job, in a line
+// of the log.
+var (
+	address     = regexp.MustCompile(`\b(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{0,4}){2,7})(?:/\d{1,3})?`)
+	correlation = regexp.MustCompile(`correlation=(?:"(?:[^"\\]|\\.)*"|\S+)`)
+	clock       = regexp.MustCompile(`^\d{1,2}:\d{2}:\d{2}$`)
+)
+
+// withoutWords leaves out of lines of the log what callers wrote.
+func withoutWords(text []byte) []byte {
+	text = address.ReplaceAllFunc(text, func(found []byte) []byte {
+		if clock.Match(found) {
+			return found
+		}
+		return []byte(leftOut)
+	})
+	return correlation.ReplaceAll(text, []byte("correlation="+leftOut))
+}
+
 // withoutTargets leaves out of jobs what their callers wrote.
 func withoutTargets(jobs []view.Job) {
 	for i := range jobs {
@@ -261,9 +309,9 @@ func engagementNumbers(to io.Writer, settings settings) error {
 }
 
 // secretLine is a line of a unit that may have a secret in it.
-var secretLine = regexp.MustCompile(`(?m)^([ \t]*(?:Environment|SetCredential|SetCredentialEncrypted)[ \t]*=).*$`)
+var secretLine = regexp.MustCompile(`(?m)^([ \t]*(?:Environment|SetCredential|SetCredentialEncrypted)[ \t]*=)(?:.*\\\n(?:[ \t]*[#;].*\n)*)*.*$`)
 
-func withoutSecrets(text []byte) []byte { return secretLine.ReplaceAll(text, []byte("$1(left out)")) }
+func withoutSecrets(text []byte) []byte { return secretLine.ReplaceAll(text, []byte("${1}"+leftOut)) }
 
 // runInto has a program's output, changed on its way.
 func runInto(ctx context.Context, to io.Writer, change func([]byte) []byte, name string, words ...string) error {
