@@ -628,7 +628,7 @@ func TestARecordThatCannotBeReadBackStopsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	f, err := newFront(t.Context(), Config{StateDir: dir, Tools: runners.BuiltIn(), Log: slog.New(slog.DiscardHandler), Notify: func(string) {}}, s, nil)
+	f, err := newFront(t.Context(), Config{StateDir: dir, Live: Live{Tools: runners.BuiltIn()}, Log: slog.New(slog.DiscardHandler), Notify: func(string) {}}, s, nil)
 	if err != nil || f.jobs[row.ID] == nil {
 		t.Errorf("%v", err)
 	}
