@@ -44,7 +44,7 @@ build:
 
 test:
 	$(call need,$(FOR_TEST))
-	go test -tags $(TAGS) -timeout 20m ./...
+	go test -tags $(TAGS) -timeout 40m ./...
 
 # The filter's object is committed: nobody needs clang but who changes it.
 bpf:
