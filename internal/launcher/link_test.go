@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/health"
 	"github.com/secmcpd/secmcpd/policy"
 	"github.com/secmcpd/secmcpd/sandbox"
 )
@@ -126,7 +127,7 @@ func TestAMessageThatCannotBeSentIsLeftOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &Launcher{cfg: h.cfg, log: h.cfg.Log, records: r, jobs: map[string]*job{}, clients: map[uint64]*client{}}
+	l := &Launcher{cfg: h.cfg, log: h.cfg.Log, service: health.NewService(h.cfg.Notify), records: r, jobs: map[string]*job{}, clients: map[uint64]*client{}}
 	for id, detail := range map[string]string{jobA: strings.Repeat("x", wire.MaxMessage), jobB: ""} {
 		l.jobs[id] = &job{begun: true, record: wire.Job{ID: id, State: wire.Ended, Outcome: &wire.Outcome{Reason: wire.Launch, Detail: detail}}}
 	}
@@ -372,7 +373,7 @@ func TestAStartWithoutItsFrontLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &Launcher{cfg: h.cfg, log: h.cfg.Log, records: r, jobs: map[string]*job{}}
+	l := &Launcher{cfg: h.cfg, log: h.cfg.Log, service: health.NewService(h.cfg.Notify), records: r, jobs: map[string]*job{}}
 	j := &job{record: wire.Job{ID: jobA}}
 	if refused := l.enlist(j); refused != nil {
 		t.Fatal(refused)
