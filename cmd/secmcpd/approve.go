@@ -79,7 +79,7 @@ told. Whoever asked for a scan does not approve it, unless approval.self of the 
 	}
 	c.Flags().StringVar(&digest, "digest", "", "approve what has this digest, without asking")
 	c.Flags().BoolVar(&yes, "yes", false, "approve what is shown, without asking")
-	c.Flags().BoolVar(&asJSON, "json", false, "show it, or that it is approved, as JSON; do not ask")
+	c.Flags().BoolVar(&asJSON, "json", false, jsonUsage+": what waits, or that it is approved; nothing is asked")
 	return c
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -63,10 +62,7 @@ IPv6 address) in which scans have failed. A NAME is that of a tool, a network, o
 }
 
 func (s *surroundings) printBreakers(v any) error {
-	e := json.NewEncoder(s.stdout)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	return s.printJSON(v)
 }
 
 // stateOf is the state of one as people read it.

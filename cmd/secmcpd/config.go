@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"reflect"
 	"strings"
@@ -41,10 +40,7 @@ func configShow(s *surroundings) *cobra.Command {
 				return usage(c, err)
 			}
 			if asJSON {
-				e := json.NewEncoder(s.stdout)
-				e.SetIndent("", "  ")
-				e.SetEscapeHTML(false)
-				return e.Encode(shown)
+				return s.printJSON(shown)
 			}
 			for _, one := range shown {
 				if _, err := fmt.Fprintln(s.stdout, one.line(origin)); err != nil {
@@ -55,7 +51,7 @@ func configShow(s *surroundings) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&origin, "origin", false, "say where each was said")
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&asJSON, "json", false, jsonUsage)
 	return c
 }
 

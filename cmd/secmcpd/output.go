@@ -22,8 +22,10 @@ import (
 // jsonFlag gives a command --json: one object or array with snake_case keys, the same in every version
 // but for keys that are added.
 func jsonFlag(c *cobra.Command, into *bool) {
-	c.Flags().BoolVar(into, "json", false, "one JSON value, for programs")
+	c.Flags().BoolVar(into, "json", false, jsonUsage)
 }
+
+const jsonUsage = "one JSON value, for programs"
 
 // completeWith has a shell complete the value of a flag with these words.
 func completeWith(c *cobra.Command, flag string, words ...string) {
@@ -33,6 +35,7 @@ func completeWith(c *cobra.Command, flag string, words ...string) {
 
 // printJSON prints one value, indented, with a line feed behind it.
 func (s *surroundings) printJSON(v any) error {
+	s.printed = true
 	e := json.NewEncoder(s.stdout)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")

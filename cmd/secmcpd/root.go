@@ -52,6 +52,7 @@ type surroundings struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	config         sources
+	printed        bool // a JSON value has been printed: there is no other
 }
 
 const defaultConfig = "/etc/secmcpd/secmcpd.yaml"
@@ -60,20 +61,41 @@ const defaultConfig = "/etc/secmcpd/secmcpd.yaml"
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	err := rootCommand(&surroundings{stdin: stdin, stdout: stdout, stderr: stderr, config: sources{environ: os.Environ()}}, args).ExecuteContext(ctx)
-	var exit exitError
-	switch {
-	case err == nil:
+	s := &surroundings{stdin: stdin, stdout: stdout, stderr: stderr, config: sources{environ: os.Environ()}}
+	c, err := rootCommand(s, args).ExecuteContextC(ctx)
+	if err == nil {
 		return exitOK
-	case errors.As(err, &exit):
-		if exit.err != nil {
-			fmt.Fprintf(stderr, "secmcpd: %v\n", exit.err)
-		}
-		return exit.code
-	default:
-		fmt.Fprintf(stderr, "secmcpd: %v\n", err)
-		return exitFailed
 	}
+	status := exitFailed
+	var exit exitError
+	if errors.As(err, &exit) {
+		if status, err = exit.code, exit.err; err == nil {
+			return status
+		}
+	}
+	fmt.Fprintf(stderr, "secmcpd: %v\n", err)
+	if wantsJSON(c, args) && !s.printed {
+		_ = s.printJSON(failed{failedWith{firstLine(err.Error()), err.Error(), status}}) // the status says it, too
+	}
+	return status
+}
+
+// failed is what a command prints with --json where it has nothing else to print.
+type failed struct {
+	Error failedWith `json:"error"`
+}
+
+type failedWith struct {
+	Message    string `json:"message"` // the first line
+	Text       string `json:"text"`    // all of it, as it is on standard error
+	ExitStatus int    `json:"exit_status"`
+}
+
+// wantsJSON says whether one JSON value is to be printed: also where other words were wrong, so that the flag
+// was not come to.
+func wantsJSON(c *cobra.Command, args []string) bool {
+	f := c.Flag("json")
+	return f != nil && strings.HasPrefix(f.Usage, jsonUsage) && (f.Value.String() == "true" || slices.Contains(args, "--json"))
 }
 
 // rootCommand is the whole program, for these words.
