@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/runners"
 )
 
 // breakerCommand shows the breakers, and opens and closes them.
@@ -49,15 +50,15 @@ func breakerCommand(s *surroundings) *cobra.Command {
 Each tool has a breaker, and so has each network of targets (the /24 of an IPv4 address, the /64 of an
 IPv6 address) in which scans have failed. A NAME is that of a tool, a network, or an address in one.`,
 	}
-	c.PersistentFlags().BoolVar(&asJSON, "json", false, "one JSON value, for programs")
-	open := &cobra.Command{Use: "open NAME", Short: "refuse a tool or a network from now on", Args: cobra.ExactArgs(1), RunE: one(wire.BreakerOpen),
+	c.PersistentFlags().BoolVar(&asJSON, "json", false, jsonUsage)
+	open := &cobra.Command{Use: "open NAME", Short: "refuse a tool or a network from now on", Args: cobra.ExactArgs(1), ValidArgs: runners.BuiltIn().Names(), RunE: one(wire.BreakerOpen),
 		Long: "Refuse a tool or a network from now on: for a time, after which a scan may try it, or until\n`secmcpd breaker close`. A network is refused with all that lies in it, and around it. Scans that\nrun go on."}
 	open.Flags().DurationVar(&lasts, "for", 0, "for so long, 1s to 720h; without it, until it is closed")
 	c.AddCommand(
 		&cobra.Command{Use: "list", Short: "list all: tools, and networks in which scans have failed", Args: noArgs, RunE: list},
-		&cobra.Command{Use: "show NAME", Short: "all that is kept of one: counts, failures, history", Args: cobra.ExactArgs(1), RunE: one(wire.BreakerShow)},
+		&cobra.Command{Use: "show NAME", Short: "all that is kept of one: counts, failures, history", Args: cobra.ExactArgs(1), ValidArgs: runners.BuiltIn().Names(), RunE: one(wire.BreakerShow)},
 		open,
-		&cobra.Command{Use: "close NAME", Short: "let everybody through again; no failure until now counts any more", Args: cobra.ExactArgs(1), RunE: one(wire.BreakerClose)})
+		&cobra.Command{Use: "close NAME", Short: "let everybody through again; no failure until now counts any more", Args: cobra.ExactArgs(1), ValidArgs: runners.BuiltIn().Names(), RunE: one(wire.BreakerClose)})
 	return c
 }
 

@@ -162,6 +162,9 @@ func strictWords(c *cobra.Command) {
 			return nil
 		}
 	}
+	if c.ValidArgsFunction == nil && len(c.ValidArgs) == 0 {
+		c.ValidArgsFunction = cobra.NoFileCompletions // no word of ours is a file
+	}
 	for _, sub := range c.Commands() {
 		strictWords(sub)
 	}
