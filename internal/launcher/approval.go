@@ -230,10 +230,15 @@ func (l *Launcher) awaits(a *awaited) *wire.Refusal {
 			his++
 		}
 	}
-	if his >= wire.MaxPendingPerUID || len(l.pending) >= wire.MaxPending {
-		return &wire.Refusal{Code: "too_many_approvals", Got: strconv.Itoa(his + 1), Allowed: []string{strconv.Itoa(wire.MaxPendingPerUID)},
-			Reason: fmt.Sprintf("%d scans wait for an operator's approval, %d of them yours; at most %d may, and %d of one user", len(l.pending), his, wire.MaxPending, wire.MaxPendingPerUID),
-			Hint:   "wait until an operator has decided on those, or cancel one", Retryable: true}
+	if all := len(l.pending); his >= wire.MaxPendingPerUID || all >= wire.MaxPending {
+		r := &wire.Refusal{Code: "too_many_approvals", Got: strconv.Itoa(his + 1), Allowed: []string{strconv.Itoa(wire.MaxPendingPerUID)},
+			Reason: fmt.Sprintf("%d scans wait for an operator's approval, %d of them yours; at most %d may, and %d of one user", all, his, wire.MaxPending, wire.MaxPendingPerUID),
+			Hint:   "wait until an operator has decided on those, or cancel one of yours", Retryable: true}
+		if his < wire.MaxPendingPerUID {
+			r.Got, r.Allowed = strconv.Itoa(all+1), []string{strconv.Itoa(wire.MaxPending)}
+			r.Hint = "wait until an operator has decided on some"
+		}
+		return r
 	}
 	l.pending[a.exact.Job] = a
 	return nil

@@ -409,3 +409,36 @@ func TestNoWordThatIsShownToAnOperatorIsCut(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A job whose engagement changes in the moment of its approval is told what has ended it.
+func TestAnApprovalThatIsStaleAtOnceIsNoCancellation(t *testing.T) {
+	ctx, end := context.WithCancelCause(context.Background())
+	end(errStale)
+	if o, over := ended(ctx); !over || o.Reason != wire.Refused || o.Refused.Code != "approval_stale" {
+		t.Errorf("%+v", o)
+	}
+}
+
+// All that wait are bounded, and who is refused for that is told which bound it was.
+func TestAllThatWaitTogetherAreBounded(t *testing.T) {
+	l := &Launcher{pending: map[string]*awaited{}}
+	waits := func(uid int) *wire.Refusal {
+		a := &awaited{}
+		a.exact.Job, a.exact.UID = fmt.Sprint(len(l.pending)), uint32(uid)
+		return l.awaits(a)
+	}
+	for i := range wire.MaxPending - 1 {
+		if r := waits(1000 + i/wire.MaxPendingPerUID); r != nil {
+			t.Fatalf("number %d: %+v", i+1, r)
+		}
+	}
+	if r := waits(1000); r == nil || r.Got != "9" || !slices.Equal(r.Allowed, []string{"8"}) {
+		t.Errorf("of one user: %+v", r)
+	}
+	if r := waits(2000); r != nil {
+		t.Errorf("the last place: %+v", r)
+	}
+	if r := waits(3000); r == nil || r.Got != "65" || !slices.Equal(r.Allowed, []string{"64"}) || strings.Contains(r.Hint, "yours") {
+		t.Errorf("of all: %+v", r)
+	}
+}
