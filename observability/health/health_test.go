@@ -159,6 +159,41 @@ func TestACheckThatIsAlwaysTooLate(t *testing.T) {
 	})
 }
 
+// A critical check that was too late, or that found what passes, is made again at once: the watchdog would
+// not wait for its next turn.
+func TestACriticalCheckThatFailsIsMadeAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		looks := map[string]int{}
+		poor := func(name string) func(context.Context) Finding {
+			return func(context.Context) Finding {
+				if looks[name]++; looks[name] == 1 {
+					return Ill("not as it should be")
+				}
+				return Well("as it should be")
+			}
+		}
+		r := New(0, nil,
+			Check{Name: "filter", Priority: Critical, Every: 30 * time.Second, Timeout: 10 * time.Second, Run: poor("filter")},
+			Check{Name: "disk", Priority: Important, Every: 30 * time.Second, Timeout: 10 * time.Second, Run: poor("disk")})
+		ctx, stop := context.WithCancel(t.Context())
+		go r.Run(ctx)
+		time.Sleep(time.Second)
+		if r.Report().Live {
+			t.Error("nothing was found")
+		}
+		time.Sleep(Beat)
+		if !r.Report().Live {
+			t.Error("not looked at again")
+		}
+		time.Sleep(20 * time.Second)
+		stop()
+		synctest.Wait()
+		if looks["filter"] != 2 || looks["disk"] != 1 {
+			t.Error(looks)
+		}
+	})
+}
+
 func TestARoundEndsInItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -282,7 +317,7 @@ func TestTheLineOfStatusIsToldWhenItChanges(t *testing.T) {
 	})
 }
 
-// The watchdog is fed at half of its time while all is well, not at all while it is not, and again
+// The watchdog is fed at a quarter of its time while all is well, not at all while it is not, and again
 // as soon as it is.
 func TestTheWatchdogIsFedWhileTheRoomIsAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -307,7 +342,7 @@ func TestTheWatchdogIsFedWhileTheRoomIsAlive(t *testing.T) {
 			}
 			at = append(at, m.at.Sub(begun).String())
 		}
-		if got := strings.Join(at, " "); got != "0s 15s 30s 1m1s 1m16s" {
+		if got := strings.Join(at, " "); got != "0s 7.5s 15s 22.5s 30s 37.5s 1m1s 1m8.5s 1m16s" {
 			t.Error(got)
 		}
 	})

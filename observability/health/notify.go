@@ -107,17 +107,17 @@ func (s *Service) Run(ctx context.Context, line func() string) {
 }
 
 // Feed feeds the watchdog while alive says so, until ctx ends. watchdog is the time after which systemd
-// acts (0: it does not): it is fed at half of that, and where alive says no, again as soon as it says
-// yes. It hangs on nothing but alive.
+// acts (0: it does not): it is fed at a quarter of that, so that what is not well for a moment has the other
+// three to be well again, and where alive says no, again as soon as it says yes. It hangs on nothing but alive.
 func (s *Service) Feed(ctx context.Context, watchdog time.Duration, alive func() bool) {
 	if watchdog <= 0 {
 		return
 	}
 	for {
-		pause := min(watchdog/2, time.Second)
+		pause := min(watchdog/4, time.Second)
 		if alive() {
 			s.send("WATCHDOG=1")
-			pause = watchdog / 2
+			pause = watchdog / 4
 		}
 		select {
 		case <-ctx.Done():

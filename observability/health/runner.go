@@ -83,7 +83,7 @@ func (r *Runner) begin(ctx context.Context, round *sync.WaitGroup) (next time.Ti
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	next = now.Add(time.Minute)
+	next = now.Add(Beat) // by then a look may have brought another one forward
 	for _, c := range r.checks {
 		if !c.due.After(now) {
 			c.due = now.Add(c.Every)
@@ -147,8 +147,13 @@ func (r *Runner) run(ctx context.Context, c *kept, round *sync.WaitGroup) {
 // grace is what a check has to notice that its time is over.
 const grace = time.Second
 
+// found keeps what was found. What is critical and not well is looked at again at the next beat: the watchdog
+// hangs on it, and does not wait for a check that comes round later.
 func (c *kept) found(now time.Time, f Finding, took time.Duration) {
 	c.seen.Finding, c.seen.At, c.seen.Took = f.bounded(), now, took
+	if again := now.Add(Beat); c.Priority == Critical && f.Status == Unhealthy && again.Before(c.due) {
+		c.due = again
+	}
 }
 
 // Report is how the room is now, by what was last found. It waits for no check.

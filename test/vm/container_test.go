@@ -14,9 +14,10 @@ import (
 )
 
 // TestContainer runs the cases under systemd in a container: seconds, but with the cgroup
-// controllers of the host, which may be none.
+// controllers of the host, which may be none. A minute of all is what cases wait for: graces, watchdogs, the
+// idle exit.
 func TestContainer(t *testing.T) {
-	k := kind{name: "container", perCase: time.Minute, all: 3 * time.Minute, start: startContainer}
+	k := kind{name: "container", perCase: time.Minute, all: 5 * time.Minute, start: startContainer}
 	for _, s := range suites {
 		t.Run("systemd-"+s.systemd, func(t *testing.T) { runCases(t, k, prepare(t, s.suite, s.systemd)) })
 	}

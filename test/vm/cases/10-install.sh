@@ -10,6 +10,9 @@ equal "secmcpd-http.socket" "$(systemctl is-enabled secmcpd-http.socket || true)
 equal "bell.sock" "$(stat -c '%a %U:%G' /run/secmcpd/bell.sock)" "660 root:secmcpd"
 equal "mcp.sock" "$(stat -c '%a %U:%G' /run/secmcpd/mcp.sock)" "660 root:secmcpd-agents"
 equal "front.sock" "$(stat -c '%a %U:%G' /run/secmcpd/front.sock)" "600 root:root"
+for socket in admin launcher-admin; do
+	equal "$socket.sock" "$(stat -c '%a %U:%G' "/run/secmcpd/$socket.sock")" "660 root:secmcpd-admin"
+done
 equal "/run/secmcpd" "$(stat -c '%a %U:%G' /run/secmcpd)" "755 root:root"
 for unit in secmcpd.service secmcpd-launcher.service; do
 	refused active "$unit" # until the first client

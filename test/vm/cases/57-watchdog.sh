@@ -11,6 +11,7 @@ equal "the front's watchdog" "$(property secmcpd.service WatchdogUSec)" 30s
 equal "the launcher's watchdog" "$(property secmcpd-launcher.service WatchdogUSec)" 1min
 
 mkdir -p /run/systemd/system/secmcpd.service.d
+trap 'rm -rf /run/systemd/system/secmcpd.service.d; systemctl daemon-reload; lab_down' EXIT
 printf '[Service]\nWatchdogSec=4s\nTimeoutAbortSec=2s\n' >/run/systemd/system/secmcpd.service.d/watchdog.conf
 systemctl daemon-reload
 systemctl restart secmcpd.service
