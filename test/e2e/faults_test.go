@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -169,7 +168,7 @@ func (h *house) breaks() {
 // mended has the disk in order again, for the next life of the role that uses it.
 func (h *house) mended(r lab.Role) {
 	h.t.Helper()
-	if err := errors.Join(h.daemon.Kill9(r), h.daemon.Mend()); err != nil {
+	if err := h.daemon.Mend(r); err != nil {
 		h.t.Fatal(err)
 	}
 }

@@ -44,13 +44,24 @@ func (d *Daemon) Break() error {
 	return nil
 }
 
-// Mend checks that disk and has it there again. Who has files open on it keeps the old one.
-func (d *Daemon) Mend() error {
+// Mend ends the role that uses the disk, has the disk in order again, and starts the role anew.
+func (d *Daemon) Mend(r Role) error {
+	d.mu.Lock()
+	was := d.restart
+	d.restart = false
+	d.mu.Unlock()
+	if err := d.Kill9(r); err != nil {
+		return err
+	}
 	image := filepath.Join(d.Dir, "disk")
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	// Whoever has died may have had it in a namespace of its own for a moment longer.
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		err := unix.Unmount(d.breaks, 0)
-		if err == nil {
-			break
+		if errors.Is(err, unix.EINVAL) { // it is no mount any more
+			used, lost := exec.Command("losetup", "--associated", image).Output()
+			if err = lost; err == nil && len(used) == 0 {
+				break
+			}
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("cannot take the broken disk away: %w", err)
@@ -61,5 +72,11 @@ func (d *Daemon) Mend() error {
 	if err := exec.Command("fsck.ext4", "-p", image).Run(); err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) {
 		return fmt.Errorf("cannot mend the disk: %w", err)
 	}
-	return command("mount", "-o", "loop", image, d.breaks)
+	if err := command("mount", "-o", "loop", image, d.breaks); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.restart = was
+	d.mu.Unlock()
+	return d.start(r)
 }
