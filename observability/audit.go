@@ -211,6 +211,7 @@ type Audit struct {
 	lost     int                // beyond maxPending
 	step     func(after string) // in tests: where a writer is killed
 	failed   bool               // the last attempt to write
+	unready  bool               // the last probe failed
 }
 
 // OpenAudit opens or begins the log in dir. It checks the chain of the newest file, and that the

@@ -11,13 +11,13 @@ type Figures struct {
 	Bytes      int64  // of all its files
 	Files      int
 	Pending    int  // records that wait until it can be written
-	Unwritable bool // the last attempt to write it failed
+	Unwritable bool // the last attempt to write it failed, or the last probe
 }
 
 // Figures looks at the log.
 func (a *Audit) Figures() Figures {
 	a.mu.Lock()
-	f := Figures{Records: a.seq, Pending: len(a.pending), Unwritable: a.failed || len(a.pending) > 0}
+	f := Figures{Records: a.seq, Pending: len(a.pending), Unwritable: a.failed || a.unready || len(a.pending) > 0}
 	a.mu.Unlock()
 	names, err := auditFiles(a.dir)
 	if err != nil {

@@ -14,7 +14,8 @@ const probeSpace = 4 << 10
 func (a *Audit) Probe() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.probe(); err != nil {
+	err := a.probe()
+	if a.unready = err != nil; a.unready {
 		return fmt.Errorf("cannot write the audit log: %w", err)
 	}
 	return nil

@@ -54,6 +54,9 @@ func TestAProbeWritesNoRecord(t *testing.T) {
 	if err := a.Note(Record{Event: Done}); err != nil { // the reserve is for this
 		t.Error(err)
 	}
+	if !a.Figures().Unwritable { // that something could be put into the reserve helps nobody who wants to launch
+		t.Error("it is told as writable")
+	}
 	before = log()
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)

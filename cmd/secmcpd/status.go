@@ -269,7 +269,11 @@ func (r *statusReport) page(sc screen, now time.Time, name func(uid uint32) stri
 
 func (r *statusReport) rooms(t *table, now time.Time, name func(uid uint32) string) {
 	if l := r.Launcher; l != nil {
-		t.row("launcher", fmt.Sprintf("%s, for %s", l.Version, short(now.Sub(l.Since))))
+		ready := ""
+		if l.Health != nil {
+			ready = map[bool]string{false: ", not ready", true: ", ready"}[l.Health.Ready]
+		}
+		t.row("launcher", fmt.Sprintf("%s, for %s%s", l.Version, short(now.Sub(l.Since)), ready))
 		t.row("scans", fmt.Sprintf("%d of %d slots taken, %d waiting", l.Running, l.Slots, l.Waiting))
 		budget := fmt.Sprintf("%d packets/s reserved", l.Reserved)
 		if l.Budget > 0 {

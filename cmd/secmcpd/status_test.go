@@ -157,6 +157,7 @@ func TestTheStatusIsAsTheRoomsSayThatTheyAre(t *testing.T) {
 		is, reason      string
 	}{
 		{"both well", &wire.Health{Status: "healthy", Ready: true}, &wire.Health{Status: "healthy", Ready: true}, isWell, ""},
+		{"one takes no scans", &wire.Health{Status: "degraded", Reasons: []string{"audit: full"}}, &wire.Health{Status: "healthy", Ready: true}, isDegraded, "launcher: audit: full"},
 		{"worth a look", &wire.Health{Status: "healthy"}, &wire.Health{Status: "degraded", Reasons: []string{"disk: 10 MiB free"}}, isDegraded, "front: disk: 10 MiB free"},
 		{"does not work", &wire.Health{Status: "unhealthy", Reasons: []string{"audit: cannot be written"}}, &wire.Health{Status: "degraded", Reasons: []string{"x"}}, isDown, "launcher: audit: cannot be written"},
 	} {
@@ -166,6 +167,10 @@ func TestTheStatusIsAsTheRoomsSayThatTheyAre(t *testing.T) {
 		r.judge(nil)
 		if r.Is != c.is || c.reason != "" && r.Reasons[0] != c.reason {
 			t.Errorf("%s: %s %q", c.says, r.Is, r.Reasons)
+		}
+		said := map[bool]string{true: "1.0, for 1d2h, ready\n", false: "1.0, for 1d2h, not ready\n"}[c.launcher.Ready]
+		if page := r.page(screen{}, noon, names); !strings.Contains(page, said) {
+			t.Errorf("%s: no %q in\n%s", c.says, said, page)
 		}
 	}
 }

@@ -226,8 +226,10 @@ func packetsOf(u wire.Usage) map[string]uint64 {
 		"form": u.Dropped - min(u.Dropped, u.OffScope), "over_rate": u.OverRate, "refused": u.Refused}
 }
 
-// facts are what there is to count now.
+// facts are what there is to count now. What was counted is kept before it is told, so that no total goes
+// back if the front is killed; it is told, too, if it cannot be kept.
 func (f *front) facts() (metrics.Facts, error) {
+	f.flush()
 	m := metrics.Facts{Version: f.cfg.Version, Tools: f.now().Tools.Names(), Process: processOf(wire.ThisProcess(f.since)), Running: map[string]int{}}
 	f.underWayFacts(&m)
 	if l := f.launcher(); l != nil {
@@ -243,12 +245,15 @@ func (f *front) facts() (metrics.Facts, error) {
 	}
 	m.Clients = len(users)
 	f.mu.Unlock()
+	m.Checks = checksOf("front", wire.HealthOf(f.health.Report()))
 	if s := f.heard.Load(); s != nil {
 		m.Launcher = launcherFacts(s)
-	}
-	m.Checks = checksOf("front", wire.HealthOf(f.health.Report()))
-	if s := f.heard.Load(); s != nil && s.Health != nil {
-		m.Checks = append(m.Checks, checksOf("launcher", s.Health)...)
+		switch {
+		case !m.Connected: // how it was is not how it is
+			m.Launcher = m.Launcher.Gone()
+		case s.Health != nil:
+			m.Checks = append(m.Checks, checksOf("launcher", s.Health)...)
+		}
 	}
 	return m, f.keptFacts(&m)
 }

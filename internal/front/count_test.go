@@ -115,18 +115,18 @@ func TestCallsAreCountedAndKept(t *testing.T) {
 			}
 		}
 	}
-	check("before it was kept", scrape(h.front))
-	h.front.flush()
-	check("after", scrape(h.front))
+	check("at once", scrape(h.front))
 	if left := h.front.tally.pending(); len(left) > 0 {
-		t.Errorf("%v were not kept", left)
+		t.Errorf("a front that is killed would count anew what it has told: %v", left)
 	}
+	check("again", scrape(h.front))
 
 	broken := wire.Breakers{Enabled: true, Open: 1, HalfOpen: 3, OfNetworks: wire.BreakerCounts{Rejected: 7},
 		Networks: []wire.Breaker{{Name: "10.77.0.0/24", Kind: wire.BreakerOfNetwork, State: "open"}},
 		Tools: []wire.Breaker{{Name: "nmap_scan", Kind: wire.BreakerOfTool, State: "half_open", Counts: wire.BreakerCounts{Success: 5, Failure: 6,
 			Changes: []wire.BreakerChanges{{From: "closed", To: "open", Count: 2}}}}}}
-	h.tell(wire.Message{State: &wire.State{Version: "test", Slots: 4, Breakers: broken, Counters: wire.Counters{Audit: wire.AuditFigures{Records: 12, Bytes: 3400, Files: 1, Unwritable: true}}}})
+	h.tell(wire.Message{State: &wire.State{Version: "test", Slots: 4, Breakers: broken, Health: &wire.Health{Checks: []wire.HealthCheck{{Name: "audit", Priority: "important", Status: "unhealthy"}}},
+		Counters: wire.Counters{Audit: wire.AuditFigures{Records: 12, Bytes: 3400, Files: 1, Unwritable: true}}}})
 	deadline := time.Now().Add(5 * time.Second)
 	for h.front.heard.Load() == nil && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
@@ -134,12 +134,17 @@ func TestCallsAreCountedAndKept(t *testing.T) {
 	want = []string{"secmcpd_slots 4", "secmcpd_audit_records_total 12", "secmcpd_audit_bytes 3400", "secmcpd_audit_unwritable 1", "secmcpd_launcher_connected 1",
 		`mcp_circuit_breaker_state{name="nmap_scan"} 2`, `mcp_circuit_breaker_state{name="network"} 1`, `mcp_circuit_breaker_calls_total{name="nmap_scan",result="failure"} 6`,
 		`mcp_circuit_breaker_calls_total{name="network",result="rejected"} 7`, `mcp_circuit_breaker_transitions_total{from_state="closed",name="nmap_scan",to_state="open"} 2`,
-		`mcp_circuit_breaker_transitions_total{from_state="open",name="network",to_state="closed"} 0`}
+		`mcp_circuit_breaker_transitions_total{from_state="open",name="network",to_state="closed"} 0`,
+		`secmcpd_health_status{check="audit",priority="important",room="launcher"} 2`}
 	check("once the launcher has spoken", scrape(h.front))
 	if text := scrape(h.front); strings.Contains(text, "10.77.") {
 		t.Errorf("a label names a target:\n%s", text)
 	}
 	h.cut()
-	want[4] = "secmcpd_launcher_connected 0"
+	want[0], want[3], want[4] = "secmcpd_slots 0", "secmcpd_audit_unwritable 0", "secmcpd_launcher_connected 0"
+	want = want[:len(want)-1]
 	check("once it is gone", scrape(h.front))
+	if text := scrape(h.front); strings.Contains(text, `secmcpd_health_status{check="audit"`) {
+		t.Errorf("how it was is told as how it is:\n%s", text)
+	}
 }

@@ -174,11 +174,18 @@ func (f *front) line() string {
 	f.mu.Lock()
 	sessions, connected := len(f.sessions), f.link != nil
 	f.mu.Unlock()
-	does := fmt.Sprintf("%d sessions; %d jobs running, %d queued", sessions, running, queued)
+	does := fmt.Sprintf("%s; %s running, %d queued", number(sessions, "session"), number(running, "job"), queued)
 	if !connected {
 		does += "; no launcher"
 	}
 	return f.health.Report().Line(does)
+}
+
+func number(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // healthAnswer is the answer of /healthz, /readyz and /livez.
@@ -235,9 +242,13 @@ func (a *healthAnswer) add(room string, h *wire.Health, now time.Time) {
 	if rank[h.Status] > rank[a.Status] {
 		a.Status = h.Status
 	}
+	at := len(a.Reasons)
+	if a.Ready && !h.Ready {
+		at = 0 // what a room that is ready finds can wait
+	}
 	a.Ready, a.Live = a.Ready && h.Ready, a.Live && h.Live
-	for _, r := range h.Reasons {
-		a.Reasons = append(a.Reasons, room+" "+r)
+	for i, r := range h.Reasons {
+		a.Reasons = slices.Insert(a.Reasons, at+i, room+" "+r)
 	}
 	for _, c := range h.Checks {
 		age := -1.0

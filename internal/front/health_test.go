@@ -48,7 +48,7 @@ func TestTheEndpointsAnswerByHowBothRoomsAre(t *testing.T) {
 		{"the front has a full disk", findings{health.Critical: well, health.Important: ill}, nil, 207, 503, 200, "degraded", "front important: broken"},
 		{"the front hangs", findings{health.Critical: ill}, launcher(health.Healthy, true, true), 503, 503, 503, "unhealthy", "front critical: broken"},
 		{"the launcher cannot write its log", findings{health.Critical: well}, launcher(health.Degraded, true, false, "audit: full"), 207, 503, 200, "degraded", "launcher audit: full"},
-		{"the launcher hangs", findings{health.Critical: well, health.Informational: poor}, launcher(health.Unhealthy, false, false, "loop: hangs"), 503, 503, 200, "unhealthy", "front informational: so so|launcher loop: hangs"},
+		{"the launcher hangs", findings{health.Critical: well, health.Informational: poor}, launcher(health.Unhealthy, false, false, "loop: hangs"), 503, 503, 200, "unhealthy", "launcher loop: hangs|front informational: so so"},
 	} {
 		f := findsIt(t, test.findings)
 		if test.launcher != nil {

@@ -69,7 +69,7 @@ func (f *front) status(ctx context.Context) view.Status {
 			s.Users = append(s.Users, view.User{UID: uid, Sessions: of[uid]})
 		}
 	}
-	s.Ready = len(s.NotReady) == 0
+	s.Ready = len(s.NotReady) == 0 && (s.Health == nil || s.Health.Ready)
 	return s
 }
 

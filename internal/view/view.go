@@ -22,7 +22,7 @@ type Status struct {
 	Version  string       `json:"version"`
 	Since    time.Time    `json:"since"`
 	At       time.Time    `json:"at"`
-	Ready    bool         `json:"ready"`
+	Ready    bool         `json:"ready"`               // it knows of nothing that keeps scans from being asked for; NotReady and Health say what does
 	NotReady []string     `json:"not_ready,omitempty"` // why
 	Sessions int          `json:"sessions"`
 	Users    []User       `json:"users"` // who has sessions: the first MaxUsers, by uid

@@ -60,5 +60,5 @@ type AuditFigures struct {
 	Bytes      int64  `cbor:"bytes" json:"bytes"`                               // of all its files
 	Files      int    `cbor:"files" json:"files"`                               //
 	Pending    int    `cbor:"pending,omitempty" json:"pending,omitempty"`       // records that wait until it can be written
-	Unwritable bool   `cbor:"unwritable,omitempty" json:"unwritable,omitempty"` // the last attempt to write it failed
+	Unwritable bool   `cbor:"unwritable,omitempty" json:"unwritable,omitempty"` // the last attempt to write it failed, or the last probe
 }

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+	"unicode"
 )
 
 // Status is how one thing is, or all of them.
@@ -221,7 +222,7 @@ func clip(s string, most int) string {
 		if c == '\n' || c == '\r' || c == '\t' {
 			c = ' '
 		}
-		if c < ' ' || c == 0x7f {
+		if !unicode.IsPrint(c) { // also what a terminal obeys beyond ASCII, and what turns text round
 			c = '\uFFFD'
 		}
 		if n += len(string(c)); n > most-len("…") {

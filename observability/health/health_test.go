@@ -70,12 +70,12 @@ func TestALineForPeople(t *testing.T) {
 
 // Whatever a check says, what is kept of it is one short line of text.
 func TestAFindingIsBounded(t *testing.T) {
-	f := Ill("%s", "a\nb\x1b[31m"+strings.Repeat("ä", 1000))
+	f := Ill("%s", "a\nb\x1b[31m\u009b\u202e"+strings.Repeat("ä", 1000))
 	for i := range 100 {
 		f = f.With(fmt.Sprintf("key %02d%s", i, strings.Repeat("k", 300)), strings.Repeat("v", 300))
 	}
 	f = f.bounded()
-	if len(f.Message) > MaxMessage || !utf8.ValidString(f.Message) || !strings.HasPrefix(f.Message, "a b\uFFFD[31mä") || len(f.Metadata) != MaxMetadata {
+	if len(f.Message) > MaxMessage || !utf8.ValidString(f.Message) || !strings.HasPrefix(f.Message, "a b\uFFFD[31m\uFFFD\uFFFDä") || len(f.Metadata) != MaxMetadata {
 		t.Errorf("%d bytes: %q, %d", len(f.Message), f.Message, len(f.Metadata))
 	}
 	for k, v := range f.Metadata {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -98,7 +99,7 @@ type Facts struct {
 type Registry struct {
 	*prometheus.Registry
 	facts   func() (Facts, error)
-	stopped bool
+	stopped atomic.Bool
 }
 
 // New makes the registry of a front. With an error of facts nothing is exported: no total is better
@@ -114,7 +115,7 @@ func New(facts func() (Facts, error)) *Registry {
 func (r *Registry) WriteFile(path string) error { return prometheus.WriteToTextfile(path, r) }
 
 // Stop makes the next file the last: nothing is up, nothing is under way.
-func (r *Registry) Stop() { r.stopped = true }
+func (r *Registry) Stop() { r.stopped.Store(true) }
 
 // maxScrapes bounds those that are answered at once: each reads the store.
 const maxScrapes = 4
@@ -139,7 +140,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		return
 	}
 	s := samples{to: to}
-	if c.stopped {
+	if c.stopped.Load() {
 		facts = facts.last()
 		s.add(up, 0)
 	} else {
@@ -160,12 +161,18 @@ func (f Facts) last() Facts {
 		checks[i].Status = HealthStates[0]
 	}
 	f.Checks = checks
-	if f.Launcher != nil {
-		l := *f.Launcher
-		l.Slots, l.Unwritable, l.AuditPending, l.Process = 0, false, 0, Process{}
-		f.Launcher = &l
-	}
+	f.Launcher = f.Launcher.Gone()
 	return f
+}
+
+// Gone is what lasts of what a launcher has said that is not there any more.
+func (l *Launcher) Gone() *Launcher {
+	if l == nil {
+		return nil
+	}
+	gone := *l
+	gone.Slots, gone.Unwritable, gone.AuditPending, gone.Process = 0, false, 0, Process{}
+	return &gone
 }
 
 type samples struct{ to chan<- prometheus.Metric }

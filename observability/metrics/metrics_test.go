@@ -244,3 +244,20 @@ func TestAScrapeIsAnsweredAsItAsks(t *testing.T) {
 		}
 	}
 }
+
+// A front that ends writes its last file while others still scrape it.
+func TestTheLastFileIsWrittenBesideScrapes(t *testing.T) {
+	r := registry(some())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 20 {
+			r.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/metrics", nil))
+		}
+	}()
+	r.Stop()
+	if text := gathered(t, r, "secmcpd_up"); text != "secmcpd_up 0\n" {
+		t.Errorf("%q", text)
+	}
+	<-done
+}
