@@ -176,9 +176,6 @@ func countsOf(row store.Job, record wire.Job, r report.Report, took reading) (ou
 		CPU: ms(u.CPUMS), Throttled: ms(u.ThrottledMS), WaitedCPU: ms(u.WaitedCPUMS), WaitedMemory: ms(u.WaitedMemoryMS), WaitedIO: ms(u.WaitedIOMS),
 		MemoryPeak: u.MemoryPeak, PidsRefused: u.PidsRefused, OffScope: u.OffScope, Output: u.Output, Read: u.Read, Written: u.Written,
 		Parse: took.took, Parsed: took.bytes, Cut: len(r.Cut) > 0}
-	if j.Ran == 0 && o.Ended.After(record.Started) {
-		j.Ran = o.Ended.Sub(record.Started) // of one whose launcher died, nobody measured it
-	}
 	if o.Refused != nil && row.State == store.Refused {
 		j.Code = o.Refused.Code
 	}

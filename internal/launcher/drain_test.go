@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/health"
 )
 
 // notes keeps what systemd is told.
@@ -28,6 +29,20 @@ func (n *notes) first(prefix string) int {
 	return slices.IndexFunc(n.said, func(s string) bool { return strings.HasPrefix(s, prefix) })
 }
 
+func (n *notes) count(state string, from, to int) (times int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.said[from:to] {
+		if s == state {
+			times++
+		}
+	}
+	return times
+}
+
+// looking is a launcher that looks every second, on a machine of which others use what they like.
+var looking = health.Settings{Every: time.Second, Timeout: time.Second, CPU: 100, Memory: 100, Disk: 100}
+
 // tenSeconds is a scan that is at work until its time is up, or nearly.
 const tenSeconds = `{"targets":["10.77.1.0/27"],"top_ports":100,"skip_discovery":true,"limit":10}`
 
@@ -38,7 +53,7 @@ func TestAStopLeavesRunningScansTheGrace(t *testing.T) {
 	h := newHouse(t)
 	h.cfg.Live.Grace, h.cfg.Slots = 30*time.Second, 1
 	told := &notes{}
-	h.cfg.Notify = told.note
+	h.cfg.Notify, h.cfg.Watchdog, h.cfg.Health = told.note, time.Second, looking
 	h.open()
 	handle, _ := h.client()
 	h.running(handle, jobA, strings.Replace(tenSeconds, "10}", "12}", 1))
@@ -70,6 +85,10 @@ func TestAStopLeavesRunningScansTheGrace(t *testing.T) {
 	extend, status, stopping := told.first("EXTEND_TIMEOUT_USEC="), told.first("STATUS=draining: 1 scan has until "), told.first("STOPPING=1")
 	if extend < 0 || status < 0 || stopping < extend || stopping < status {
 		t.Errorf("systemd was told %q", told.said)
+	}
+	// It drained for longer than its watchdog has patience, and for longer than a look is good for.
+	if fed := told.count("WATCHDOG=1", extend, stopping); fed < 10 {
+		t.Errorf("the watchdog was fed %d times while it drained", fed)
 	}
 }
 
@@ -113,6 +132,7 @@ func TestAfterTheGraceScansAreEnded(t *testing.T) {
 func TestAnOperatorDrainsTheLauncher(t *testing.T) {
 	h := newHouse(t)
 	h.withOperators()
+	h.cfg.Health = looking
 	h.open()
 	handle, _ := h.client()
 	h.running(handle, jobA, longScan)
@@ -120,10 +140,16 @@ func TestAnOperatorDrainsTheLauncher(t *testing.T) {
 	if a.State == nil || a.State.Draining == nil || a.State.Draining.Why != wire.Drained || *a.State.Draining.By != adminUID || a.State.Unfinished != 1 {
 		t.Errorf("%+v", a)
 	}
+	drained := func(a wire.Answer) bool {
+		return a.State != nil && !a.State.Health.Ready && a.State.Health.Status != "healthy" && a.State.Health.Reasons[0] == "drain: an operator has the daemon take no new scan; those that were accepted go on"
+	}
+	if !drained(a) {
+		t.Errorf("it is told as ready: %+v", a.State.Health)
+	}
 	if r := h.start(handle, jobB, value(t, shortScan)); r == nil || r.Code != wire.Drained || !r.Retryable {
 		t.Errorf("%+v", r)
 	}
-	if a := h.ordered(adminUID, wire.Order{Drain: &wire.Drain{Off: true}}); a.State == nil || a.State.Draining != nil {
+	if a := h.ordered(adminUID, wire.Order{Drain: &wire.Drain{Off: true}}); a.State == nil || a.State.Draining != nil || slices.ContainsFunc(a.State.Health.Reasons, func(r string) bool { return strings.HasPrefix(r, "drain:") }) {
 		t.Errorf("%+v", a)
 	}
 	h.accepted(handle, jobB, shortScan)

@@ -429,7 +429,15 @@ func (l *Launcher) healthNow() *wire.Health {
 	if l.cfg.Health.Every == 0 {
 		return nil
 	}
-	return wire.HealthOf(l.health.Report())
+	h := wire.HealthOf(l.health.Report())
+	if r := l.closed(); r != nil { // no check fails, and a scan is refused all the same
+		h.Ready = false
+		if h.Status == string(health.Healthy) {
+			h.Status = string(health.Degraded)
+		}
+		h.Reasons = firstOf(slices.Insert(h.Reasons, 0, "drain: "+r.Reason), wire.MaxReasons)
+	}
+	return h
 }
 
 // line is what `systemctl status` shows.

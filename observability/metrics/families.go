@@ -42,7 +42,7 @@ var (
 // Those of the predecessor, by its names: dashboards and rules that were written for it go on.
 var (
 	executions    = counter("mcp_tool_execution_total", "Scans that have ended, by tool, status (success, failure) and error_type (none where it is a success).", "tool", "status", "error_type")
-	executionTime = histogram("mcp_tool_execution_seconds", "How long scanners ran that were started and have ended.", scanSeconds, "tool")
+	executionTime = histogram("mcp_tool_execution_seconds", "How long scanners ran that were started and have ended; not of those whose launcher died.", scanSeconds, "tool")
 	active        = gauge("mcp_tool_active", "Scanners that run.", "tool")
 	errorsOf      = counter("mcp_tool_errors_total", "Scans that have ended otherwise than well, by tool and error_type.", "tool", "error_type")
 	breakerState  = gauge("mcp_circuit_breaker_state", "Breakers, by name: 0 closed, 1 open, 2 half open. Those of target networks are one, network, with the worst state of any.", "name")

@@ -441,7 +441,7 @@ type Job struct {
 	Stage     string // of the launch that failed
 	Launched  bool
 	Wait      time.Duration // for its start
-	Ran       time.Duration
+	Ran       time.Duration // 0: its launcher died
 	CPU, Throttled,
 	WaitedCPU, WaitedMemory, WaitedIO time.Duration
 	MemoryPeak, PidsRefused, OffScope uint64
@@ -477,7 +477,9 @@ func (j Job) Sums() (out []Total) {
 		return out
 	}
 	add(sumLaunched, "", 1)
-	observe(0, j.Ran.Seconds())
+	if j.Ran > 0 { // else nobody measured it
+		observe(0, j.Ran.Seconds())
+	}
 	observe(1, max(j.Wait, 0).Seconds())
 	observe(2, max(j.Parse, 0).Seconds())
 	if j.MemoryPeak > 0 { // else no cgroup counts it
