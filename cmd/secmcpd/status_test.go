@@ -168,7 +168,7 @@ func TestTheStatusIsAsTheRoomsSayThatTheyAre(t *testing.T) {
 		if r.Is != c.is || c.reason != "" && r.Reasons[0] != c.reason {
 			t.Errorf("%s: %s %q", c.says, r.Is, r.Reasons)
 		}
-		said := map[bool]string{true: "1.0, for 1d2h, ready\n", false: "1.0, for 1d2h, not ready\n"}[c.launcher.Ready]
+		said := map[bool]string{true: "1.0, for 1d02h, ready\n", false: "1.0, for 1d02h, not ready\n"}[c.launcher.Ready]
 		if page := r.page(screen{}, noon, names); !strings.Contains(page, said) {
 			t.Errorf("%s: no %q in\n%s", c.says, said, page)
 		}
