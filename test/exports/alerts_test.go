@@ -1,4 +1,4 @@
-package e2e
+package exports
 
 import (
 	"bufio"
@@ -142,13 +142,14 @@ func TestAKilledFrontCountsEachScanOnce(t *testing.T) {
 	const good = `mcp_tool_execution_total{error_type="none",status="success",tool="nmap_scan"}`
 	h.call("nmap_scan", object{"targets": []string{lab.SSHAndWeb}, "ports": []any{22}, "wait_s": 45})
 	file.when(t, good, equals(1))
-	id := h.slow()
+	if a := h.call("nmap_scan", object{"targets": []string{lab.SSHAndWeb, "10.77.1.0/26"}, "ports": []any{22, 80}, "skip_discovery": true, "wait_s": 1}); a["status"] != "running" {
+		t.Fatalf("%s", show(a))
+	}
 	if err := h.daemon.Kill9(lab.Front); err != nil {
 		t.Fatal(err)
 	}
-	if answer := h.again(id); answer["status"] != "completed" {
-		t.Fatalf("%s", show(answer))
-	}
+	h.agent.Close()
+	h.agent = h.connect() // to the next front
 	m := file.when(t, good, equals(2))
 	if m.samples[`secmcpd_launches_total{tool="nmap_scan"}`] != 2 || m.samples[`mcp_tool_execution_seconds_count{tool="nmap_scan"}`] != 2 || m.samples["secmcpd_sessions_total"] < 2 {
 		t.Errorf("%v", m.samples)
@@ -254,7 +255,7 @@ func (h *house) onADisk(dir string, mib int) {
 		h.t.Fatal(err)
 	}
 	h.agent.Close()
-	h.agent = h.connect(0) // through the next launcher
+	h.agent = h.connect() // through the next launcher
 }
 
 // tracer is a scanner that makes a call that no scanner makes, in nmap's place.
@@ -267,6 +268,48 @@ int main(int argc, char **argv) {
 	return ptrace(PTRACE_TRACEME, 0, 0, 0) != 0;
 }
 `
+
+// intruder is a scanner that sends to another port than it was started for, in nmap's place.
+const intruder = `#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(80)};
+	if (argc == 2 && !strcmp(argv[1], "--version"))
+		return puts("Nmap version 7.93 ( https://nmap.org )") < 0;
+	inet_pton(AF_INET, argv[argc - 1], &to.sin_addr);
+	connect(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (struct sockaddr *)&to, sizeof to);
+	sleep(1);
+	return 0;
+}
+`
+
+const onlySSH = `name: ssh
+callers: {users: [0]}
+targets:
+  - {network: 10.77.0.8/29, ports: [22]}
+tools: {nmap_scan: {profiles: ["*"]}}
+`
+
+// compiled is a program in nmap's place.
+func compiled(t *testing.T, source string) (path string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hostile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path = filepath.Join(dir, "nmap")
+	if err := os.WriteFile(path+".c", []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("gcc", "-O1", "-static", "-o", path, path+".c").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return path
+}
 
 // The shipped rules, over what the real daemon wrote and the real node_exporter read of it.
 func TestAlertsFireOnWhatTheDaemonWrites(t *testing.T) {
@@ -281,7 +324,7 @@ func TestAlertsFireOnWhatTheDaemonWrites(t *testing.T) {
 		file := newPromFile(t)
 		o.Settings += file.settings()
 		h := newHouse(t, o)
-		h.agent = h.connect(0) // the launcher comes to the front with the first agent
+		h.agent = h.connect() // the launcher comes to the front with the first agent
 		return h, file, file.when(t, "secmcpd_slots", above(0))
 	}
 
@@ -385,7 +428,7 @@ func TestAlertsFireOnWhatTheDaemonWrites(t *testing.T) {
 	t.Run("a launcher without room", func(t *testing.T) {
 		h, file, begin := start(t, lab.Options{})
 		h.onADisk(filepath.Join(h.daemon.Dir, "launcher"), 24)
-		if a := h.call("nmap_scan", good); at(a, "error", "code") != "disk_full" {
+		if a := h.call("nmap_scan", good); code(a) != "disk_full" {
 			t.Fatalf("%s", show(a))
 		}
 		after := file.when(t, `secmcpd_launch_failures_total{stage="outputs"}`, equals(1))
@@ -395,7 +438,8 @@ func TestAlertsFireOnWhatTheDaemonWrites(t *testing.T) {
 	t.Run("a disk that is full", func(t *testing.T) {
 		h, file, begin := start(t, lab.Options{StateMiB: 24, Settings: "jobs: {free_mib: 8}\n"})
 		h.call("nmap_scan", slow(object{"wait_s": 1}))
-		ballast := fill(t, h, 0)
+		ballast := filepath.Join(h.daemon.StateDir(), "ballast")
+		_ = os.WriteFile(ballast, make([]byte, 32<<20), 0o600) // as much as there is room for
 		full := file.when(t, "secmcpd_store_errors_total", above(0))
 		if err := os.Remove(ballast); err != nil {
 			t.Fatal(err)
@@ -415,7 +459,7 @@ func TestAlertsFireOnWhatTheDaemonWrites(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatal("the audit log can still be written")
 			}
-			full = at(h.call("nmap_scan", good), "error", "code") == "audit_unavailable"
+			full = code(h.call("nmap_scan", good)) == "audit_unavailable"
 		}
 		unwritable := file.when(t, "secmcpd_audit_unwritable", equals(1))
 		expect(t, "an audit log that cannot be written", firing(t, held{begin, 10, false}, held{unwritable, 5, false}), "SecmcpdAuditUnwritable", "SecmcpdUnhealthy")
