@@ -148,7 +148,7 @@ func TestCallsAreCountedAndKept(t *testing.T) {
 		t.Errorf("a label names a target:\n%s", text)
 	}
 	h.cut()
-	want[0], want[3], want[4] = "secmcpd_slots 0", "secmcpd_audit_unwritable 0", "secmcpd_launcher_connected 0"
+	want[3], want[4] = "secmcpd_audit_unwritable 0", "secmcpd_launcher_connected 0"
 	want = want[:len(want)-1]
 	check("once it is gone", scrape(h.front))
 	if text := scrape(h.front); strings.Contains(text, `secmcpd_health_status{check="audit"`) {

@@ -8,8 +8,12 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -100,6 +104,7 @@ type Registry struct {
 	*prometheus.Registry
 	facts   func() (Facts, error)
 	stopped atomic.Bool
+	swept   sync.Once
 }
 
 // New makes the registry of a front. With an error of facts nothing is exported: no total is better
@@ -112,7 +117,20 @@ func New(facts func() (Facts, error)) *Registry {
 
 // WriteFile replaces the file at path, which has to end in .prom for node_exporter to read it. The
 // file is whole at every moment and may be read by everybody.
-func (r *Registry) WriteFile(path string) error { return prometheus.WriteToTextfile(path, r) }
+func (r *Registry) WriteFile(path string) error {
+	r.swept.Do(func() { sweep(path) })
+	return prometheus.WriteToTextfile(path, r)
+}
+
+// sweep removes what a front has left beside the file that was killed while it wrote: the name, and a number.
+func sweep(path string) {
+	list, _ := os.ReadDir(filepath.Dir(path)) // that it cannot be read is told by who writes there
+	for _, e := range list {
+		if number, is := strings.CutPrefix(e.Name(), filepath.Base(path)); is && number != "" && strings.Trim(number, "0123456789") == "" {
+			_ = os.Remove(filepath.Join(filepath.Dir(path), e.Name()))
+		}
+	}
+}
 
 // Stop makes the next file the last: nothing is up, nothing is under way.
 func (r *Registry) Stop() { r.stopped.Store(true) }
@@ -161,17 +179,19 @@ func (f Facts) last() Facts {
 		checks[i].Status = HealthStates[0]
 	}
 	f.Checks = checks
-	f.Launcher = f.Launcher.Gone()
+	if f.Launcher = f.Launcher.Gone(); f.Launcher != nil {
+		f.Launcher.Slots = 0
+	}
 	return f
 }
 
-// Gone is what lasts of what a launcher has said that is not there any more.
+// Gone is what lasts of what a launcher has said that is not there any more: the next one has as many slots.
 func (l *Launcher) Gone() *Launcher {
 	if l == nil {
 		return nil
 	}
 	gone := *l
-	gone.Slots, gone.Unwritable, gone.AuditPending, gone.Process = 0, false, 0, Process{}
+	gone.Unwritable, gone.AuditPending, gone.Process = false, 0, Process{}
 	return &gone
 }
 

@@ -261,3 +261,28 @@ func TestTheLastFileIsWrittenBesideScrapes(t *testing.T) {
 	}
 	<-done
 }
+
+// A front that is killed while it writes leaves a part of a file, which the next one removes.
+func TestWhatAKilledFrontHasLeftIsRemoved(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "secmcpd.prom")
+	for _, name := range []string{"secmcpd.prom", "secmcpd.prom1834", "secmcpd.prom.bak", "other.prom77"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("half a li"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := registry(some()).WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	if got := strings.Join(names, " "); got != "other.prom77 secmcpd.prom secmcpd.prom.bak" {
+		t.Error(got)
+	}
+}
