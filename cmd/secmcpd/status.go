@@ -138,7 +138,9 @@ func (r *statusReport) judge(accepted []string) {
 			is = isDown // it does not do what it is for
 		}
 		for _, why := range h.is.Reasons {
-			worse(is, h.room+": "+why)
+			if !strings.HasPrefix(why, "breakers: ") && !strings.HasPrefix(why, "drain: ") { // below, with more
+				worse(is, h.room+": "+why)
+			}
 		}
 	}
 	if l := r.Launcher; l != nil {

@@ -149,6 +149,18 @@ func TestALayerThatMayBeMissingIsNoReason(t *testing.T) {
 	}
 }
 
+// A breaker that refuses is told once, and a drain, though the launcher's health has them, too.
+func TestTheStatusTellsThingsOnce(t *testing.T) {
+	r := busy()
+	r.Launcher.Gaps, r.Launcher.Pending, r.Launcher.PendingCount, r.Launcher.Replaced = nil, nil, 0, false
+	r.Launcher.Breakers = wire.Breakers{Enabled: true, Tools: []wire.Breaker{{Name: "nmap_scan", State: "open", Reason: "5 failures", RetryAfterS: 90}}}
+	r.Launcher.Health = &wire.Health{Status: "degraded", Reasons: []string{"drain: an operator", "breakers: nmap_scan is open: `secmcpd breaker`"}}
+	r.judge(nil)
+	if got := strings.Join(r.Reasons, "|"); r.Is != isDegraded || got != "breaker of nmap_scan is open after 5 failures, for 1m30s more|no new scan is taken: the launcher drains, and 2 scans left" {
+		t.Errorf("%s: %s", r.Is, got)
+	}
+}
+
 // What a room says of itself counts: what does not work is down, what is worth a look degraded.
 func TestTheStatusIsAsTheRoomsSayThatTheyAre(t *testing.T) {
 	for _, c := range []struct {
