@@ -43,7 +43,7 @@ type headText struct {
 
 // readHead reads the head of a log.
 func readHead(dir string) (headText, error) {
-	f, err := os.Open(filepath.Join(dir, head))
+	f, err := openFile(filepath.Join(dir, head))
 	if errors.Is(err, fs.ErrNotExist) {
 		return headText{missing: true}, nil
 	}

@@ -118,6 +118,12 @@ func TestVerifyNamesTheFirstThingThatIsWrong(t *testing.T) {
 			return err
 		}
 	}
+	pipe := func(name string) func(string) error {
+		return func(dir string) error {
+			_ = os.Remove(filepath.Join(dir, name))
+			return unix.Mkfifo(filepath.Join(dir, name), 0o600)
+		}
+	}
 	renamed := func(from, to string) func(string) error {
 		return func(dir string) error { return os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)) }
 	}
@@ -201,6 +207,10 @@ func TestVerifyNamesTheFirstThingThatIsWrong(t *testing.T) {
 		}, first + ":1: record 1: out of its order: it stands at " + second + ":1, and here is record 6"},
 		{"a file has another name", renamed(second, "audit-00000000000000000007.jsonl"), "audit-00000000000000000007.jsonl:1: record 6: the name of its file is of another record"},
 
+		{"a pipe is there as the first file", pipe("audit-00000000000000000000.jsonl"), "audit-00000000000000000000.jsonl: it is no regular file"},
+		{"a directory is there as a file", func(dir string) error { return os.Mkdir(filepath.Join(dir, "audit-00000000000000000011.jsonl"), 0o700) }, "audit-00000000000000000011.jsonl: it is no regular file"},
+		{"the last file is a pipe", pipe(current), current + ": it is no regular file"},
+		{"the head is a pipe", pipe(head), head + ": it is no regular file"},
 		{"the head is gone", gone(head), head + ": it is gone, so nothing says that the log has its end"},
 		{"the head is empty", put(head), head + ": it names no record, so nothing says that the log has its end"},
 		{"the head is something else", put(head, []byte("nothing")), head + ": it names no record, so nothing says that the log has its end"},

@@ -3,6 +3,7 @@ package observability
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // chain follows records one by one.
@@ -94,12 +97,24 @@ func eachLine(r io.Reader, do func(line []byte, whole bool) error) error {
 }
 
 func eachLineOf(path string, do func(line []byte, whole bool) error) error {
-	f, err := os.Open(path)
+	f, err := openFile(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	return eachLine(f, do)
+}
+
+// openFile opens a file of a log to read it, and nothing else that has its name: a pipe would be waited for.
+func openFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(cmp.Or(err, error(&AuditFault{File: path, What: "it is no regular file"})), f.Close())
+	}
+	return f, nil
 }
 
 // AuditFault is the first thing in a log that is not as it was written.
@@ -208,7 +223,7 @@ func verifyOnce(dir string, rotateAt int64) (AuditSummary, error) {
 // another name, and another file its name, as soon as the moment is over.
 func openFiles(dir string) (files []string, newest *os.File, err error) {
 	for again := 0; ; again++ {
-		newest, err = os.Open(filepath.Join(dir, current))
+		newest, err = openFile(filepath.Join(dir, current))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, nil, err
 		}

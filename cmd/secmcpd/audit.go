@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -19,6 +21,8 @@ import (
 
 func auditCommand(s *surroundings) *cobra.Command {
 	audit := &cobra.Command{Use: "audit", Short: "the audit log"}
+	// They change nothing, and a log can be long: a signal ends them where they are.
+	audit.PersistentPreRun = func(*cobra.Command, []string) { signal.Reset(syscall.SIGINT, syscall.SIGTERM) }
 	audit.AddCommand(auditVerify(s), auditShow(s))
 	return audit
 }
