@@ -155,6 +155,10 @@ func (e *events) stream(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		refuseHTTP(w, http.StatusBadRequest, refusalOf("bad_event_id", "Last-Event-ID is no id of an event", "leave it out to hear what happens from now on"))
 		return
 	}
+	if r.Method == http.MethodHead { // it would be held open for nothing to be heard
+		w.Header().Set("Content-Type", "text/event-stream")
+		return
+	}
 	over, ok := e.open(uid, everybody)
 	if !ok {
 		w.Header().Set("Retry-After", "10")
@@ -188,6 +192,9 @@ func (e *events) stream(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		text := ""
 		if gap {
 			text = fmt.Sprintf("event: %s\ndata: {\"after\":%d}\n\n", eventGap, from)
+			if len(news) == 0 { // it has heard all that there is; else it says so when it has
+				text = fmt.Sprintf("id: %d\n", upTo) + text
+			}
 		}
 		for _, one := range news {
 			text += fmt.Sprintf("id: %d\nevent: %s\ndata: %s\n\n", one.id, one.kind, one.data)

@@ -71,6 +71,22 @@ func TestWhoComesBackHearsWhatWasMissed(t *testing.T) {
 	if _, kinds := heard(t, e, 1000, false, fmt.Sprint(begun+1)); strings.Join(kinds, " ") != eventGap {
 		t.Errorf("what is not kept any more: %v", kinds)
 	}
+	// Who has heard of a gap and comes back has not missed the same again.
+	ctx, end := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer end()
+	r := httptest.NewRequest(http.MethodGet, eventsPath, nil)
+	r.Header.Set("Last-Event-ID", fmt.Sprint(begun+1))
+	w := httptest.NewRecorder()
+	e.stream(ctx, w, r, 1000, false)
+	if want := fmt.Sprintf("id: %d\nevent: gap\n", e.last); !strings.Contains(w.Body.String(), want) {
+		t.Errorf("no %q in %q", want, w.Body)
+	}
+	// A question for the headers alone is answered, and not held.
+	w = httptest.NewRecorder()
+	e.stream(t.Context(), w, httptest.NewRequest(http.MethodHead, eventsPath, nil), 1000, false)
+	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "text/event-stream" || w.Body.Len() != 0 {
+		t.Errorf("HEAD: %d, %v", w.Code, w.Header())
+	}
 	if e.listening() != 0 || len(e.ofUser) != 0 {
 		t.Errorf("%d streams are counted still, %v", e.listening(), e.ofUser)
 	}

@@ -247,6 +247,8 @@ func (s *Speaker) Server(h http.Handler) *http.Server {
 		IdleTimeout:       keepAlive,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(io.Discard, "", 0), // it quotes what clients send
+		// OPTIONS * is judged as any other request, too.
+		DisableGeneralOptionsHandler: true,
 	}
 }
 
