@@ -46,27 +46,31 @@ func Level(word string) slog.Level {
 // socket is where journald takes datagrams.
 const socket = "/run/systemd/journal/socket"
 
-// New is a log at standard error, or in the journal behind it.
+// New is a log at standard error, or in the journal behind it. What is said too often is left out.
 func New(stderr io.Writer, level slog.Leveler, format string) *slog.Logger {
+	return slog.New(newSparing(handlerOf(stderr, level, format)))
+}
+
+func handlerOf(stderr io.Writer, level slog.Leveler, format string) slog.Handler {
 	behind, err := journal.StderrIsJournalStream()
 	behind = behind && err == nil && stderr == io.Writer(os.Stderr)
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: bounded}
 	switch {
 	case format == JSON:
-		return slog.New(slog.NewJSONHandler(stderr, options))
+		return slog.NewJSONHandler(stderr, options)
 	case !behind:
-		return slog.New(slog.NewTextHandler(stderr, options))
+		return slog.NewTextHandler(stderr, options)
 	case format == Text:
-		return slog.New(&handler{level: level, write: lines(stderr)})
+		return &handler{level: level, write: lines(stderr)}
 	}
 	native := &datagrams{path: socket}
 	fallback := lines(stderr)
-	return slog.New(&handler{level: level, write: func(e entry) error {
+	return &handler{level: level, write: func(e entry) error {
 		if err := native.send(e); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil // that it was lost is told by the next
 		}
 		return fallback(e)
-	}})
+	}}
 }
 
 // bounded is an attribute of text or JSON, no longer than one of the journal.

@@ -249,3 +249,32 @@ func TestWithoutAJournalALogIsTextOrJSON(t *testing.T) {
 		}
 	}
 }
+
+// Who has the daemon say something again and again neither fills the log nor hides what others look for.
+func TestWhatIsSaidTooOftenIsLeftOutAndCounted(t *testing.T) {
+	var out bytes.Buffer
+	h := newSparing(handlerOf(&out, slog.LevelInfo, Text))
+	now := time.Now()
+	h.said.now = func() time.Time { return now }
+	log := slog.New(h)
+	for i := range 10000 {
+		log.With("room", "launcher").Warn("client refused", "n", i)
+		if i%1000 == 0 {
+			log.Error("a scanner sent to what its scope does not have", Key, ScopeViolation)
+			log.Error("something else", "n", i)
+		}
+	}
+	now = now.Add(time.Second)
+	log.Warn("client refused")
+	for text, want := range map[string]int{"client refused": sameBurst + 1, ScopeViolation.Name: 10, "something else": 10, "left_out=9940": 1} {
+		if got := strings.Count(out.String(), text); got != want {
+			t.Errorf("%q is there %d times, want %d", text, got, want)
+		}
+	}
+	for i := range 10 * maxMessages {
+		log.Info(fmt.Sprint("message ", i))
+	}
+	if len(h.said.each) > maxMessages {
+		t.Errorf("%d messages are told apart", len(h.said.each))
+	}
+}
