@@ -16,6 +16,11 @@ const trusted = "https://console.example"
 // overHTTP is what answers over HTTP, with one page that is trusted.
 func (h *house) overHTTP() http.Handler {
 	h.front.cfg.Origins = []string{trusted}
+	for deadline := time.Now().Add(10 * time.Second); h.front.launcher() == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			h.t.Fatal("the front does not take its launcher")
+		}
+	}
 	return h.front.httpHandler()
 }
 
