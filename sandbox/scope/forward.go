@@ -83,7 +83,10 @@ func (s *Slot) stops() string {
 
 func (n *Net) guard(g guard) error {
 	n.guards[g] = true
-	return n.t.guard(g.family, g.key, g.link)
+	if err := n.t.guard(g.family, g.key, g.link); err != nil {
+		return err
+	}
+	return n.remember() // whoever needs it, and whatever becomes of that: a slot, or the proof
 }
 
 // unguard switches back what is on for slots alone.

@@ -142,3 +142,19 @@ func TestNothingIsProvedWhereTheWayClosesMeanwhile(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A slot of which nothing comes, as one for IPv6 on a kernel that cannot forward it for slots alone, leaves
+// the guard that was made for it. It is the launcher's own change, and no reason to end it.
+func TestAGuardIsRememberedWhateverBecomesOfItsSlot(t *testing.T) {
+	withBoth(t, func(t *testing.T) {
+		newLab(t)
+		n := openNet(t)
+		n.mu.Lock()
+		err := n.guard(guard{"ipv4", "forwarding", targetName})
+		n.mu.Unlock()
+		must(t, err)
+		if !n.Intact() {
+			t.Error("the filter is not as it is remembered")
+		}
+	})
+}

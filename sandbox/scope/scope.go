@@ -540,7 +540,6 @@ func (n *Net) slotOn(ctx context.Context, on *segment, to []Target, rate int, to
 			return nil, err
 		}
 	}
-	guards := len(n.guards)
 	if l.segment != nil {
 		s.leads = []lead{{l.segment.name, l.segment.index}}
 	} else if s.leads, err = n.forward(l.name(), allow, ipv6); err != nil {
@@ -568,7 +567,7 @@ func (n *Net) slotOn(ctx context.Context, on *segment, to []Target, rate int, to
 	if err != nil {
 		return nil, fmt.Errorf("filter: %w", err)
 	}
-	if n.filter == nil || len(n.guards) != guards {
+	if n.filter == nil {
 		if err := n.remember(); err != nil {
 			return nil, err
 		}
