@@ -158,7 +158,7 @@ systest: packages
 # The same in virtual machines, with every cgroup controller: minutes.
 vmtest: packages
 	$(call need,$(FOR_GUESTS))
-	go test -tags systest ./test/vm -count=1 -v -timeout 38m -run TestMachine -deb $$(echo $(CURDIR)/dist/*.deb)
+	go test -tags systest ./test/vm -count=1 -v -timeout 55m -run TestMachine -deb $$(echo $(CURDIR)/dist/*.deb)
 
 clean:
 	rm -rf bin dist

@@ -14,7 +14,7 @@ import (
 // TestMachine runs the cases in a virtual machine without hardware virtualisation: a real
 // kernel with cgroup v2 and all its controllers, an order of magnitude slower than the host.
 func TestMachine(t *testing.T) {
-	k := kind{name: "machine", perCase: 3 * time.Minute, all: 18 * time.Minute, start: startMachine}
+	k := kind{name: "machine", perCase: 3 * time.Minute, all: 25 * time.Minute, start: startMachine}
 	for _, s := range suites {
 		t.Run("systemd-"+s.systemd, func(t *testing.T) { runCases(t, k, prepare(t, s.suite, s.systemd)) })
 	}

@@ -1,4 +1,4 @@
-# What an operator looks for is found in the journal by its MESSAGE_ID, with the job in a field, and
+# container only: what an operator looks for is found in the journal by its MESSAGE_ID, with the job in a field, and
 # explained by the catalogue. One id goes from the call to the audit log.
 agent alice
 accept_lacks

@@ -1,4 +1,4 @@
-# HTTP is off; switched on it serves whoever bears a token, as its user, and the front ends when nobody
+# container only: HTTP is off; switched on it serves whoever bears a token, as its user, and the front ends when nobody
 # needs it and comes back with the next request.
 agent alice
 accept_lacks

@@ -1,4 +1,4 @@
-# A member of secmcpd-admin who is not the caller approves a scan, and nobody else can.
+# container only: a member of secmcpd-admin who is not the caller approves a scan, and nobody else can.
 agent alice
 agent bob
 outsider carol

@@ -1,4 +1,4 @@
-# A front that is wedged is restarted by systemd; the scan runs on, and its result arrives. The status says how each room is.
+# container only: a front that is wedged is restarted by systemd; the scan runs on, and its result arrives. The status says how each room is.
 agent alice
 accept_lacks
 lab_up 22 80

@@ -1,4 +1,4 @@
-# A stop lets a running scan go on for the grace, longer than TimeoutStopSec=; a second signal does not wait.
+# container only: a stop lets a running scan go on for the grace, longer than TimeoutStopSec=; a second signal does not wait.
 hog_up 'shutdown: {grace: 25s}'
 mkdir -p /run/systemd/system/secmcpd-launcher.service.d
 printf '[Service]\nTimeoutStopSec=5s\n' >/run/systemd/system/secmcpd-launcher.service.d/stop.conf

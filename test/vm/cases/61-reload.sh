@@ -1,4 +1,4 @@
-# A reload is of both rooms, and done when systemctl returns; one of a file with a fault fails and
+# container only: a reload is of both rooms, and done when systemctl returns; one of a file with a fault fails and
 # changes nothing. No process is another one afterwards.
 trap 'rm -f /etc/secmcpd/conf.d/reload.yaml; systemctl reload secmcpd-launcher.service' EXIT
 systemctl start secmcpd.service secmcpd-launcher.service
