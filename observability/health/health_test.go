@@ -469,3 +469,25 @@ func TestACheckThatTakesAllItsTime(t *testing.T) {
 		})
 	}
 }
+
+// A jump is told for minutes, and no longer: whoever looks comes later.
+func TestAJumpOfTheClockIsToldForAWhile(t *testing.T) {
+	var c Clock
+	began := time.Now()
+	for _, look := range []struct {
+		after, wall, ran time.Duration
+		told             bool
+	}{
+		{0, 0, 0, false},
+		{5 * time.Second, 24 * time.Hour, 5 * time.Second, true},
+		{10 * time.Second, 5 * time.Second, 5 * time.Second, true},
+		{4 * time.Minute, 230 * time.Second, 230 * time.Second, true},
+		{6 * time.Minute, 2 * time.Minute, 2 * time.Minute, false},
+		{7 * time.Minute, -24 * time.Hour, time.Minute, true},
+	} {
+		f := c.look(look.wall, look.ran, began.Add(look.after))
+		if (f.Status == Degraded) != look.told {
+			t.Errorf("after %s: %+v", look.after, f)
+		}
+	}
+}

@@ -283,7 +283,14 @@ func Descriptors() Finding {
 }
 
 // Clock watches the wall clock beside the one that only runs.
-type Clock struct{ last time.Time }
+type Clock struct {
+	last time.Time
+	jump Finding // the last one
+	at   time.Time
+}
+
+// jumpTold is how long a jump is told: whoever looks comes later.
+const jumpTold = 5 * time.Minute
 
 // jumpFrom is how far the two may come apart between two looks.
 const jumpFrom = 2 * time.Second
@@ -292,10 +299,19 @@ const jumpFrom = 2 * time.Second
 func (c *Clock) Look() Finding {
 	last, now := c.last, time.Now()
 	c.last = now
-	if !last.IsZero() {
-		if f, jumped := compared(now.Round(0).Sub(last.Round(0)), now.Sub(last)); jumped {
-			return f
-		}
+	if last.IsZero() {
+		last = now
+	}
+	return c.look(now.Round(0).Sub(last.Round(0)), now.Sub(last), now)
+}
+
+// look is Look where the wall clock went so far while time did.
+func (c *Clock) look(wall, ran time.Duration, now time.Time) Finding {
+	if f, jumped := compared(wall, ran); jumped {
+		c.jump, c.at = f, now
+	}
+	if !c.at.IsZero() && now.Sub(c.at) < jumpTold {
+		return c.jump
 	}
 	return Well("%s", synchronised())
 }
@@ -310,7 +326,7 @@ func compared(wall, ran time.Duration) (Finding, bool) {
 	if jump < 0 {
 		way, jump = "back", -jump
 	}
-	return Poor("the wall clock went %s by %s since the last look: it was set, or the machine slept; hours and terms of engagements go by it", way, jump.Round(time.Second)), true
+	return Poor("the wall clock went %s by %s between two looks: it was set, or the machine slept; hours and terms of engagements go by it", way, jump.Round(time.Second)), true
 }
 
 // synchronised says what the kernel knows, or where it may not be asked (ProtectClock=) what
