@@ -227,7 +227,7 @@ func (s *soak) scan(session *mcp.ClientSession, uid uint32) error {
 		return err
 	}
 	id, _ := answer["job_id"].(string)
-	if code := code(answer); code == "busy" || code == "too_many_requests" { // more than two a second: on purpose
+	if code := code(answer); code == "busy" || code == "rate_too_high" { // more than two a second: on purpose
 		s.end("too fast", uid)
 		time.Sleep(time.Second)
 		return nil
