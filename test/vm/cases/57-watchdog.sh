@@ -20,7 +20,7 @@ systemctl restart secmcpd.service
 job=$(value job_id "$(call alice nmap_scan "{\"targets\": [\"$lab\"], \"ports\": [\"1-400\"], \"rate\": 20, \"skip_discovery\": true, \"wait_s\": 0}")")
 eventually 30 runs "$job"
 eventually 10 says secmcpd-launcher.service "1 scan running, 0 queued"
-eventually 10 says secmcpd.service "1 jobs running, 0 queued"
+eventually 10 says secmcpd.service "1 job running, 0 queued"
 scanner=$(scanners)
 front=$(property secmcpd.service MainPID)
 room=$(launcher)
