@@ -319,6 +319,6 @@ func collectSeldom(ctx context.Context) {
 }
 
 const (
-	smallHeap = 44 << 20 // beside it, 22 MiB are the program
+	smallHeap = 40 << 20 // beside it, 22 MiB are the program
 	largeHeap = 256 << 20
 )
