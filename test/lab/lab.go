@@ -122,6 +122,8 @@ type segment struct {
 	ends  map[netip.Addr]bool // of the link: their kernels may look for each other
 	// switched says that the frames that come there are for the stations behind it.
 	switched bool
+	// routed says that no scanner has a link there: a kernel passes on what it sends.
+	routed bool
 }
 
 // outsideLink is the router's link to the host that nothing may reach.
@@ -421,6 +423,9 @@ func (l *Lab) wire() error {
 		if err := errors.Join(route{ns: s.ns, to: "0.0.0.0/0", via: s.near4}.add(), route{ns: s.ns, to: "::/0", via: s.near6}.add()); err != nil {
 			return err
 		}
+	}
+	for i := range l.segments {
+		l.segments[i].routed = true
 	}
 	here := []string{SSHAndWeb, Web, SSH, Sites, SNMP, DNS, Hostile, Talker, Mute, Near, NearOther}
 	if err := l.own(here, []string{IPv6Host, Sites6, SNMP6, DNS6, Hostile6, Talker6, Near6, NearOther6}); err != nil {

@@ -349,6 +349,33 @@ func TestAFullRingIsNoSilence(t *testing.T) {
 	o.Check(t, "the look before")
 }
 
+// A kernel may confirm whom it knows where no scanner has a link; nothing else about a stranger is a neighbour's.
+func TestWhatNeighboursMayAsk(t *testing.T) {
+	known, stranger := one(Sites6).Addr(), one(Outside6).Addr()
+	from, to := netip.MustParseAddr("fe80::1"), netip.MustParseAddr("ff02::1:ff00:20")
+	routed, direct := segment{routed: true}, segment{}
+	for _, c := range []struct {
+		says                 string
+		at                   segment
+		kind, hops           byte
+		source, to, about    netip.Addr
+		unicast, neighbourly bool
+	}{
+		{"whom the kernel knows", routed, 135, 255, from, known, known, true, true},
+		{"the same where a scanner has the link", direct, 135, 255, from, known, known, true, false},
+		{"passed on by a router", routed, 135, 254, from, known, known, true, false},
+		{"in the name of a host", routed, 135, 255, stranger, known, known, true, false},
+		{"about another than it is sent to", routed, 135, 255, from, known, stranger, true, false},
+		{"whom the kernel does not know", routed, 135, 255, from, to, known, false, false},
+		{"an answer about it", routed, 136, 255, from, known, known, true, false},
+	} {
+		packet := slices.Concat([]byte{0x60, 0, 0, 0, 0, 24, 58, c.hops}, c.source.AsSlice(), c.to.AsSlice(), []byte{c.kind, 0, 0, 0, 0, 0, 0, 0}, c.about.AsSlice())
+		if got := (Scope{}).neighbourly(packet, c.unicast, c.at); got != c.neighbourly {
+			t.Errorf("%s: %v", c.says, got)
+		}
+	}
+}
+
 // An address of the network outside counts wherever headers have it, but not where the router asks who
 // is on the link to it.
 func TestWhatMentionsTheNetworkOutside(t *testing.T) {

@@ -389,6 +389,13 @@ func (s Scope) neighbourly(p []byte, unicast bool, at segment) bool {
 			return false
 		}
 		target := netip.AddrFrom16([16]byte(body[8:24]))
+		// A router asks for its neighbour in the name of the host whose packet it has (fd77::20, say), is
+		// answered there, and the kernel that answered confirms that neighbour some seconds later, by unicast.
+		// A hop limit of 255 has passed no router; whom a kernel does not know it asks by multicast.
+		known := netip.AddrFrom16([16]byte(p[24:40])) == target
+		if at.routed && body[0] == 135 && known && from.IsLinkLocalUnicast() {
+			return true
+		}
 		return target.IsLinkLocalUnicast() || ends[target] || body[0] == 135 && contains(s.Targets, target) || body[0] == 136 && contains(hosts, target) && target == from
 	case 143:
 		return ownGroups(body[8:], int(binary.BigEndian.Uint16(body[6:])))
