@@ -4,10 +4,14 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -19,7 +23,11 @@ import (
 func TestContainer(t *testing.T) {
 	k := kind{name: "container", perCase: time.Minute, all: 5 * time.Minute, start: startContainer}
 	for _, s := range suites {
-		t.Run("systemd-"+s.systemd, func(t *testing.T) { runCases(t, k, prepare(t, s.suite, s.systemd)) })
+		im := prepare(t, s.suite, s.systemd)
+		t.Run("systemd-"+s.systemd, func(t *testing.T) {
+			t.Parallel() // most of a case is waiting
+			runCases(t, k, im)
+		})
 	}
 }
 
@@ -53,11 +61,57 @@ func startContainer(ctx context.Context, im image, test string) (*guest, error) 
 		"SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
 	cmd.Stdout, cmd.Stderr = console, console
 	bound(cmd, syscall.SIGTERM)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	group, remove, err := ownCgroup("secmcpd-" + filepath.Base(filepath.Dir(filepath.Dir(test))) + "-" + im.suite)
+	if err != nil {
 		return nil, err
+	}
+	defer group.Close()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, UseCgroupFD: true, CgroupFD: int(group.Fd())}
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(err, remove())
 	}
 	// A guest that ends without a word ends the reading too.
 	context.AfterFunc(ctx, func() { results.Close() })
-	return &guest{process: cmd, results: results, console: console.Name()}, nil
+	return &guest{process: cmd, results: results, console: console.Name(), after: remove}, nil
+}
+
+// ownCgroup makes a cgroup for one container. In that of the test, two of them would have the same
+// "payload": the launcher of one would end the boxes of the other. systemd-nspawn makes the same
+// cgroup in systemd's own hierarchy where that is another.
+func ownCgroup(name string) (group *os.File, remove func() error, err error) {
+	out, err := exec.Command("findmnt", "--noheadings", "--first-only", "--output=TARGET", "--types=cgroup2").Output()
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot find cgroup v2: %w", err)
+	}
+	unified := strings.TrimSpace(string(out))
+	dirs := []string{filepath.Join(unified, name), filepath.Join(filepath.Dir(unified), "systemd", name)}
+	remove = func() (err error) {
+		for _, dir := range dirs {
+			err = errors.Join(err, empty(dir))
+		}
+		return err
+	}
+	if err := errors.Join(remove(), os.Mkdir(dirs[0], 0o755)); err != nil {
+		return nil, nil, err
+	}
+	group, err = os.Open(dirs[0])
+	return group, remove, err
+}
+
+// empty removes a cgroup with those below it. Whatever still runs there is an error.
+func empty(dir string) error {
+	var dirs []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, d := range slices.Backward(dirs) {
+		err = errors.Join(err, os.Remove(d))
+	}
+	return err
 }

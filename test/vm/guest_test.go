@@ -39,6 +39,7 @@ type guest struct {
 	process *exec.Cmd
 	results io.ReadCloser
 	console string // file with what it printed while booting
+	after   func() error
 }
 
 // runCases boots a guest, runs the cases in it and makes each a subtest.
@@ -60,6 +61,11 @@ func runCases(t *testing.T, k kind, im image) {
 	cancel() // the guest has said all it will; ends its process if it has not ended itself
 	if err := g.process.Wait(); err != nil && read != nil {
 		t.Errorf("the guest ended badly: %v", err)
+	}
+	if g.after != nil {
+		if err := g.after(); err != nil {
+			t.Errorf("what the guest leaves: %v", err)
+		}
 	}
 	if cancelled != nil {
 		t.Errorf("the guest did not finish within %s", k.all)
