@@ -133,6 +133,15 @@ lab_down() {
 }
 not() { ! "$@" >/dev/null 2>&1; }
 
+# What a launcher may change of a machine: links and their filters, rules of the firewall, routing, settings of the kernel.
+machine() {
+	local family
+	ip -o link show | awk '{print $2, $3}'
+	nft list ruleset
+	for family in -4 -6; do ip "$family" rule; ip "$family" route show table all; done
+	sysctl -a --pattern '^net\.ipv[46]\.(conf\.|ip_forward)' 2>/dev/null
+}
+
 # The IPv4 packets that reached the lab host.
 lab_received() { ip netns exec lab nft -j list counter ip lab received | labtool get 'nftables[1].counter.packets'; }
 
