@@ -74,7 +74,7 @@ conformance: bin/conformance/installed
 	$(call need,$(FOR_TEST))
 	go test -tags conformance,$(TAGS) ./test/conformance -count=1 -timeout 5m
 
-# Real clients with the snippets of docs/clients.md. They are 1.2 GB, so that this is not for every
+# Real clients with the snippets of docs/agents.md. They are 1.2 GB, so that this is not for every
 # change.
 clients: bin/clients/installed
 	$(call need,$(FOR_TEST))

@@ -131,42 +131,73 @@ func stderr(err error) string {
 
 // A link in the documentation that leads nowhere misleads the newcomer whom it was written for.
 func TestLinksInTheDocumentationLeadSomewhere(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#\s]+)(#[^)]*)?\)`)
+	link := regexp.MustCompile(`\]\(([^)#\s]*)(?:#([^)]*))?\)`)
 	walk(t, ".md", func(path string, text []byte) {
 		for _, m := range link.FindAllSubmatch(text, -1) {
-			to := string(m[1])
+			to, heading := string(m[1]), string(m[2])
 			if strings.Contains(to, "://") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(path), to)); err != nil {
+			page := path
+			if to != "" {
+				page = filepath.Join(filepath.Dir(path), to)
+			}
+			there, err := os.ReadFile(page)
+			if info, at := os.Stat(page); at == nil && info.IsDir() && heading == "" {
+				continue
+			}
+			if err != nil {
 				t.Errorf("%s links to %s: %v", path, to, err)
+			} else if heading != "" && !slices.Contains(anchors(there), heading) {
+				t.Errorf("%s links to %s, which has no heading #%s", path, page, heading)
 			}
 		}
 	})
 }
 
-// Who installs the package has every document, beside the one that links to it.
+// anchors are what the headings of a page are linked by.
+func anchors(page []byte) (all []string) {
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllSubmatch(page, -1) {
+		plain := regexp.MustCompile(`[^a-z0-9_ -]`).ReplaceAllString(strings.ToLower(string(m[1])), "")
+		all = append(all, strings.ReplaceAll(plain, " ", "-"))
+	}
+	return all
+}
+
+// Who installs the package has every document, beside the one that links to it; and the first page names them all.
 func TestThePackageHasTheDocumentation(t *testing.T) {
 	nfpm, err := os.ReadFile("nfpm.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []string{"{src: docs/*.md, dst: /usr/share/doc/secmcpd/docs/,", "{src: README.md, dst: /usr/share/doc/secmcpd/README.md,"} {
+		if !strings.Contains(string(nfpm), row) {
+			t.Errorf("nfpm.yaml has no row %s", row)
+		}
+	}
 	documents, err := filepath.Glob("docs/*.md")
-	if err != nil || len(documents) < 5 {
+	if err != nil || len(documents) < 10 {
 		t.Fatalf("%v, %v", documents, err)
 	}
-	for _, path := range append(documents, "README.md") {
-		if !strings.Contains(string(nfpm), "{src: "+path+", dst: /usr/share/doc/secmcpd/"+path+",") {
-			t.Errorf("nfpm.yaml has no %s", path)
+	for _, path := range documents {
+		if !strings.Contains(string(readme), "]("+path+")") {
+			t.Errorf("README.md does not lead to %s", path)
 		}
 	}
-	walk(t, ".yaml", func(path string, text []byte) {
-		for _, named := range regexp.MustCompile(`/usr/share/doc/secmcpd/[a-z/_]+\.md`).FindAll(text, -1) {
-			if !strings.Contains(string(nfpm), "dst: "+string(named)+",") {
-				t.Errorf("%s names %s, which is not installed", path, named)
+	named := regexp.MustCompile(`/usr/share/doc/secmcpd/([A-Za-z/_-]+\.md)`)
+	for _, suffix := range []string{".yaml", ".go", ".service", ".socket", ".8", ".sh"} {
+		walk(t, suffix, func(path string, text []byte) {
+			for _, m := range named.FindAllSubmatch(text, -1) {
+				if _, err := os.Stat(string(m[1])); err != nil && path != "nfpm.yaml" {
+					t.Errorf("%s names %s, which is not installed", path, m[0])
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 // Goroutines are started where they are awaited.
@@ -214,5 +245,31 @@ func walk(t *testing.T, suffix string, visit func(path string, text []byte)) {
 	}
 	if seen == 0 {
 		t.Errorf("no %s file was found: the test looks in the wrong place", suffix)
+	}
+}
+
+// A document that says what proves a claim names a test that is there.
+func TestTheTestsThatDocumentsNameAreThere(t *testing.T) {
+	functions := map[string]bool{}
+	walk(t, "_test.go", func(_ string, text []byte) {
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(text, -1) {
+			functions[string(m[1])] = true
+		}
+	})
+	named := 0
+	walk(t, ".md", func(path string, text []byte) {
+		for _, m := range regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`").FindAllSubmatch(text, -1) {
+			if named++; !functions[string(m[1])] {
+				t.Errorf("%s names the test %s, and there is none", path, m[1])
+			}
+		}
+		for _, m := range regexp.MustCompile("`([0-9]{2}-[a-z-]+\\.sh)`").FindAllSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join("test/vm/cases", string(m[1]))); err != nil {
+				t.Errorf("%s names the case %s: %v", path, m[1], err)
+			}
+		}
+	})
+	if named < 30 {
+		t.Errorf("%d tests are named: the test looks in the wrong place", named)
 	}
 }

@@ -15,12 +15,12 @@ import (
 	"github.com/secmcpd/secmcpd/internal/session"
 )
 
-// snippet is one block of docs/clients.md, under its heading.
+// snippet is one block of docs/agents.md, under its heading.
 type snippet struct{ client, language, text string }
 
 func snippets(t *testing.T) (all []snippet) {
 	t.Helper()
-	page, err := os.ReadFile("../../docs/clients.md")
+	page, err := os.ReadFile("../../docs/agents.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -143,6 +143,9 @@ func examine(ctx context.Context, config string, settings settings, wrong error)
 	return append(findings, proveBoxes(ctx, settings)...)
 }
 
+// troubleshooting has every message of doctor; a test says so.
+const troubleshooting = "/usr/share/doc/secmcpd/docs/troubleshooting.md"
+
 func (s *surroundings) tell(findings []finding, asJSON bool) error {
 	if asJSON {
 		return s.printJSON(findings)
@@ -161,6 +164,9 @@ func (s *surroundings) tell(findings []finding, asJSON bool) error {
 		if f.Mend != "" {
 			fmt.Fprintf(s.stdout, "%-8s %-17s mend: %s\n", "", "", clean(f.Mend))
 		}
+	}
+	if worst(findings) != nil {
+		fmt.Fprintf(s.stdout, "\nEach message is explained in %s\n", troubleshooting)
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func TestTheCatalogueIsTheTable(t *testing.T) {
 }
 
 func TestEachEventIsWholeAndDocumented(t *testing.T) {
-	docs, err := os.ReadFile(filepath.Join(root, "docs/operating.md"))
+	docs, err := os.ReadFile(filepath.Join(root, "docs/monitoring.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestEachEventIsWholeAndDocumented(t *testing.T) {
 			}
 		}
 		if row := fmt.Sprintf("| `%s` | `%s` |", e.Name, e.ID); !strings.Contains(string(docs), row) {
-			t.Errorf("docs/operating.md has no row %s", row)
+			t.Errorf("docs/monitoring.md has no row %s", row)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 // The manual's table of metrics is compared with the program's.
 func TestTheManualsTableOfMetricsIsTrue(t *testing.T) {
-	manual, err := os.ReadFile("../../docs/operating.md")
+	manual, err := os.ReadFile("../../docs/monitoring.md")
 	if err != nil {
 		t.Fatal(err)
 	}

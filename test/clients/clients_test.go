@@ -57,13 +57,13 @@ func run(m *testing.M) (_ int, err error) {
 // snippet is the first one of a client, for a socket that is elsewhere.
 func snippet(t *testing.T, client, socket string) string {
 	t.Helper()
-	page, err := os.ReadFile("../../docs/clients.md")
+	page, err := os.ReadFile("../../docs/agents.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := regexp.MustCompile("(?s)\n## " + client + "\n.*?```\\w+\n(.*?)```").FindSubmatch(page)
 	if m == nil {
-		t.Fatalf("docs/clients.md has nothing for %s", client)
+		t.Fatalf("docs/agents.md has nothing for %s", client)
 	}
 	return strings.NewReplacer("/usr/bin/secmcpd", program, `"connect"`, `"connect", "--socket", "`+socket+`"`, " connect", " connect --socket "+socket).Replace(string(m[1]))
 }
