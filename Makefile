@@ -13,7 +13,7 @@ TAGS := osusergo,netgo
 
 FOR_BUILD := gcc libc6-dev libseccomp-dev pkg-config
 FOR_TEST := $(FOR_BUILD) mandoc nmap masscan gobuster fping sslscan iproute2 iptables nftables procps mount e2fsprogs xfsprogs btrfs-progs prometheus prometheus-node-exporter
-FOR_LINT := $(FOR_BUILD) shellcheck
+FOR_LINT := $(FOR_BUILD) shellcheck systemd
 FOR_PACKAGES := $(FOR_BUILD) binutils gzip
 # Debian 12 and 13 have the same clang 19 beside their own.
 CLANG := 19.1.7
@@ -64,6 +64,8 @@ lint: bin/staticcheck-$(STATICCHECK)
 	GOFLAGS=-tags=systest,conformance,clients,bundle,dialects,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
 	@if clang-19 --version 2>/dev/null | grep -qF ' $(CLANG) '; then $(MAKE) bpf && git diff --exit-code sandbox/scope/bpf; \
 		else echo "clang $(CLANG) is not here: that sandbox/scope/bpf/scope.o is what its sources compile to was not checked"; fi
+	systemd-analyze --no-pager security --offline=yes --threshold=6 $(CURDIR)/systemd/secmcpd.service >/dev/null # tenths
+	systemd-analyze --no-pager security --offline=yes --threshold=40 $(CURDIR)/systemd/secmcpd-launcher.service >/dev/null
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
 	shellcheck .ci/run test/vm/run test/vm/lib.sh
 	shellcheck -s bash -e SC2154 test/vm/cases/*.sh # what they use, lib.sh sets
