@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -138,8 +140,64 @@ func TestThePredecessorsVariables(t *testing.T) {
 		if (f.key == "") == (f.use == "") || f.key != "" && !slices.Contains(keys, f.key) {
 			t.Errorf("%s: key %q, use %q", f.name, f.key, f.use)
 		}
-		if !strings.Contains(string(manual), "`"+f.name+"`") {
-			t.Errorf("docs/migration.md has no %s", f.name)
+		row := fmt.Sprintf("| `%s` | %s |", f.name, f.noEffect())
+		if f.key != "" {
+			row = fmt.Sprintf("| `%s` | `%s`, `%s`", f.name, f.key, variable(f.key))
+		}
+		if !strings.Contains(string(manual), "\n"+row) {
+			t.Errorf("docs/migration.md has no row %s", row)
+		}
+	}
+}
+
+// Each variable of the predecessor that has an equivalent says what its manual said of it.
+func TestThePredecessorsVariablesCount(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secmcpd.yaml")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	says := map[string][2]string{
+		"TOOL_INCLUDE":                                    {"NmapTool,GobusterTool", "[nmap_scan, gobuster_scan]"},
+		"TOOL_EXCLUDE":                                    {"MasscanTool", "[masscan_scan]"},
+		"MCP_MAX_MEMORY_MB":                               {"256", "256"},
+		"MCP_MAX_FILE_DESCRIPTORS":                        {"300", "300"},
+		"MCP_MAX_STDOUT_BYTES":                            {"2097152", "2"},
+		"MCP_DNS_SERVERS":                                 {"10.0.0.53,10.0.1.53", "[10.0.0.53, 10.0.1.53]"},
+		"MCP_SERVER_SHUTDOWN_GRACE_PERIOD":                {"45", "45s"},
+		"MCP_CIRCUIT_BREAKER_FAILURE_THRESHOLD":           {"7", "7"},
+		"MCP_CIRCUIT_BREAKER_RECOVERY_TIMEOUT":            {"90.5", "1m30.5s"},
+		"MCP_CIRCUIT_BREAKER_HALF_OPEN_SUCCESS_THRESHOLD": {"2", "2"},
+		"MCP_HEALTH_CHECK_INTERVAL":                       {"60", "1m"},
+		"MCP_HEALTH_TIMEOUT":                              {"5", "5s"},
+		"MCP_HEALTH_CPU_THRESHOLD":                        {"95", "95"},
+		"MCP_HEALTH_MEMORY_THRESHOLD":                     {"70.5", "70"},
+		"MCP_HEALTH_DISK_THRESHOLD":                       {"60", "60"},
+		"MCP_METRICS_COLLECTION_INTERVAL":                 {"30", "30s"},
+		"MCP_LOGGING_LEVEL":                               {"WARNING", "warn"},
+		"LOG_LEVEL":                                       {"CRITICAL", "error"},
+		"LOG_FORMAT":                                      {"JSON", "json"},
+	}
+	for _, f := range predecessor {
+		given, is := says[f.name]
+		if is != (f.key != "") {
+			t.Errorf("%s: key %q; tried: %v", f.name, f.key, is)
+			continue
+		}
+		if !is {
+			given[0] = "1"
+		}
+		s, err := loadSettings(sources{file: file, environ: []string{f.name + "=" + given[0]}})
+		if err != nil {
+			t.Errorf("%s=%s: %v", f.name, given[0], err)
+			continue
+		}
+		if len(s.from.warnings) == 0 || !strings.Contains(s.from.warnings[0].String(), f.name) {
+			t.Errorf("%s: nobody is told of it: %v", f.name, s.from.warnings)
+		}
+		for _, k := range s.keys() {
+			if k.path == f.key && k.shown() != given[1] {
+				t.Errorf("%s=%s: %s is %s, want %s", f.name, given[0], k.path, k.shown(), given[1])
+			}
 		}
 	}
 }

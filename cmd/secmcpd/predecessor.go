@@ -75,6 +75,21 @@ var predecessor = []formerly{
 	{"MCP_DATABASE_MAX_OVERFLOW", "", nil, "nothing"},
 	{"MCP_DATABASE_POOL_TIMEOUT", "", nil, "nothing"},
 	{"MCP_DATABASE_POOL_RECYCLE", "", nil, "nothing"},
+	{"MCP_CPU_LIMIT", "", nil, "scans.cpu_percent, limits.cpu_percent"},
+	{"MCP_MEMORY_LIMIT", "", nil, "scans.memory_mib, limits.memory_mib"},
+	{"MCP_VERSION", "", nil, "the version of the package"},
+	{"HYDRA_MAX_THREADS", "", nil, "nothing: there is no such tool"},
+	{"HYDRA_MAX_PASSWORD_LIST_SIZE", "", nil, "nothing: there is no such tool"},
+	{"SQLMAP_MAX_RISK_LEVEL", "", nil, "nothing: there is no such tool"},
+	{"SQLMAP_MAX_TEST_LEVEL", "", nil, "nothing: there is no such tool"},
+}
+
+// noEffect says what there is instead, if there is anything.
+func (f formerly) noEffect() string {
+	if why, nothing := strings.CutPrefix(f.use, "nothing"); nothing {
+		return "no effect" + why
+	}
+	return "no effect; use " + f.use
 }
 
 // readPredecessor sets what the predecessor's variables say. Each that is there is told, with what says
@@ -88,7 +103,7 @@ func readPredecessor(environ []string, s *settings) (layers []*strict.Lines, tol
 		text := strings.TrimPrefix(environ[i], f.name+"=")
 		source := "environment " + f.name
 		if f.key == "" {
-			told = append(told, strict.Fault{File: source, Hint: "has no effect; use " + f.use})
+			told = append(told, strict.Fault{File: source, Hint: "has " + f.noEffect()})
 			continue
 		}
 		told = append(told, strict.Fault{File: source, Field: f.key, Hint: "is " + variable(f.key) + " now, or " + f.key + " in the file"})
