@@ -5,6 +5,7 @@
 VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g' | grep . || \
 	git log -1 --format='0.1.0~git%cd.%h' --date=format:%Y%m%d%H%M 2>/dev/null || echo 0.1.0~unknown)
 EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 NFPM := v2.45.2
 STATICCHECK := v0.8.2
 GOVULNCHECK := v1.9.0
@@ -14,7 +15,13 @@ TAGS := osusergo,netgo
 FOR_BUILD := gcc libc6-dev libseccomp-dev pkg-config
 FOR_TEST := $(FOR_BUILD) mandoc nmap masscan gobuster fping sslscan iproute2 iptables nftables procps mount e2fsprogs xfsprogs btrfs-progs prometheus prometheus-node-exporter
 FOR_LINT := $(FOR_BUILD) shellcheck systemd
-FOR_PACKAGES := $(FOR_BUILD) binutils gzip
+FOR_PACKAGES := $(FOR_BUILD) binutils gzip gnupg
+FOR_CHECK := $(FOR_PACKAGES) lintian rpm rpmlint devscripts shellcheck mandoc man-db groff qemu-user-static
+# The processors that packages are made for, and what compiles for each on another.
+ARCHS := amd64 arm64
+HOST_ARCH := $(shell go env GOHOSTARCH)
+FOR_amd64 := gcc-x86-64-linux-gnu libc6-dev-amd64-cross
+FOR_arm64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 # Debian 12 and 13 have the same clang 19 beside their own.
 CLANG := 19.1.7
 FOR_BPF := clang-19 llvm-19
@@ -35,12 +42,12 @@ need = @command -v dpkg-query >/dev/null || exit 0; missing=$$(for p in $(1); do
 
 # Hardened as distributions do it; -trimpath and no VCS stamp, so that the same commit gives the
 # same binary anywhere.
-build: export CGO_CFLAGS = -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+COMPILE = go build -tags $(TAGS) -trimpath -buildvcs=false -buildmode=pie \
+	-ldflags '-s -w -X main.version=$(VERSION) -linkmode external -extldflags "-Wl,-z,relro,-z,now -Wl,--build-id=sha1"'
+build package packages: export CGO_CFLAGS = -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong
 build:
 	$(call need,$(FOR_BUILD))
-	go build -tags $(TAGS) -o bin/secmcpd -trimpath -buildvcs=false -buildmode=pie \
-		-ldflags '-s -w -X main.version=$(VERSION) -linkmode external -extldflags "-Wl,-z,relro,-z,now -Wl,--build-id=sha1"' \
-		./cmd/secmcpd
+	$(COMPILE) -o bin/secmcpd ./cmd/secmcpd
 
 test:
 	$(call need,$(FOR_TEST))
@@ -60,13 +67,15 @@ lint: bin/staticcheck-$(STATICCHECK)
 	go vet -tags systest,$(TAGS) ./test/vm
 	go vet -tags conformance,clients,bundle,$(TAGS) ./test/conformance ./test/clients ./packaging/mcpb
 	go vet -tags dialects,$(TAGS) ./test/e2e
+	go vet -tags packages,$(TAGS) ./packaging
 	go mod tidy -diff
-	GOFLAGS=-tags=systest,conformance,clients,bundle,dialects,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
+	GOFLAGS=-tags=systest,conformance,clients,bundle,dialects,packages,$(TAGS) bin/staticcheck-$(STATICCHECK) ./...
 	@if clang-19 --version 2>/dev/null | grep -qF ' $(CLANG) '; then $(MAKE) bpf && git diff --exit-code sandbox/scope/bpf; \
 		else echo "clang $(CLANG) is not here: that sandbox/scope/bpf/scope.o is what its sources compile to was not checked"; fi
 	systemd-analyze --no-pager security --offline=yes --threshold=6 $(CURDIR)/systemd/secmcpd.service >/dev/null # tenths
 	systemd-analyze --no-pager security --offline=yes --threshold=40 $(CURDIR)/systemd/secmcpd-launcher.service >/dev/null
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
+	shellcheck packaging/cross packaging/sign packaging/twice
 	shellcheck .ci/run test/vm/run test/vm/lib.sh
 	shellcheck -s bash -e SC2154 test/vm/cases/*.sh # what they use, lib.sh sets
 
@@ -114,18 +123,39 @@ bench: build
 	$(call need,$(FOR_TEST) bubblewrap)
 	go run ./test/bench
 
-packages: build bin/nfpm-$(NFPM)
-	$(call need,$(FOR_PACKAGES))
+# deb, rpm and bill of materials of each processor, and the checksums of all; `make package` makes those of
+# this machine's alone. SIGN_KEY=FILE signs the rpms and the checksums: packaging/sign.
+SIGN_KEY ?=
+package: ARCHS := $(HOST_ARCH)
+package packages: build bin/nfpm-$(NFPM)
+	$(call need,$(FOR_PACKAGES) $(foreach arch,$(filter-out $(HOST_ARCH),$(ARCHS)),$(FOR_$(arch))))
 	rm -rf dist && mkdir dist
-	strip --remove-section=.comment --remove-section=.note -o dist/secmcpd bin/secmcpd
 	bin/secmcpd manual secmcpd <packaging/man/secmcpd.8 | gzip -9n >dist/secmcpd.8.gz
 	bin/secmcpd manual settings <docs/operating.md | gzip -9n >dist/secmcpd.yaml.5.gz
 	bin/secmcpd manual engagements <packaging/etc/engagements.d/private-lab.yaml | gzip -9n >dist/secmcpd-engagement.5.gz
 	for shell in bash zsh fish; do bin/secmcpd completion $$shell >dist/completion.$$shell || exit 1; done
 	printf -- '- semver: "%s-1"\n  date: %s\n  packager: secmcpd maintainers <maintainers@secmcpd.example>\n  deb: {urgency: medium, distributions: [unstable]}\n  changes:\n    - note: "Built from commit %s."\n' \
-		'$(VERSION)' "$$(date -u -d @$(EPOCH) +%Y-%m-%dT%H:%M:%SZ)" "$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" >dist/changelog.yaml
-	for kind in deb rpm; do \
-		SOURCE_DATE_EPOCH=$(EPOCH) VERSION='$(VERSION)' GOARCH=$$(go env GOARCH) bin/nfpm-$(NFPM) package -f nfpm.yaml -p $$kind -t dist/ || exit 1; done
+		'$(VERSION)' "$$(date -u -d @$(EPOCH) +%Y-%m-%dT%H:%M:%SZ)" '$(COMMIT)' >dist/changelog.yaml
+	set -e; for arch in $(ARCHS); do mkdir dist/$$arch; \
+		if [ $$arch = $(HOST_ARCH) ]; then built=bin/secmcpd; else built=bin/secmcpd-$$arch; packaging/cross $$arch $(COMPILE) -o $$built ./cmd/secmcpd; fi; \
+		packaging/cross $$arch sh -c '$${STRIP:-strip} --remove-section=.comment --remove-section=.note -o "$$1" "$$2"' strip dist/$$arch/secmcpd $$built; \
+		go run ./packaging/sbom -version '$(VERSION)' -epoch $(EPOCH) dist/$$arch/secmcpd >'dist/secmcpd_$(VERSION)-1_'$$arch.cdx.json; done
+	for arch in $(ARCHS); do echo "$$arch deb $$arch rpm"; done | SOURCE_DATE_EPOCH=$(EPOCH) VERSION='$(VERSION)' SIGN_KEY='$(SIGN_KEY)' \
+		xargs -n 2 -P 2 sh -c 'GOARCH=$$0 exec bin/nfpm-$(NFPM) package -f nfpm.yaml -p $$1 -t dist/'
+	cd dist && sha256sum *.deb *.rpm *.cdx.json >SHA256SUMS
+	[ -z '$(SIGN_KEY)' ] || packaging/sign '$(SIGN_KEY)' dist/SHA256SUMS
+
+# What judges packages without installing them: half a minute.
+packages-check: packages
+	$(call need,$(FOR_CHECK))
+	lintian --profile debian -EvIL +pedantic --tag-display-limit 0 --fail-on error,warning,info dist/*.deb
+	rpmlint -c packaging/rpm/rpmlint.toml dist/*.rpm
+	checkbashisms packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/cross packaging/sign packaging/twice
+	go test -tags packages,$(TAGS) ./packaging -count=1 -timeout 5m -dist $(CURDIR)/dist -nfpm $(CURDIR)/bin/nfpm-$(NFPM)
+
+# The same bytes from the same commit; with COLD=yes all is compiled anew.
+reproducible: packages
+	packaging/twice '$(VERSION)' $(EPOCH) '$(COMMIT)'
 
 # The bridge as desktop clients install it, and its entry for the registry. A version there is one of
 # semver.org.
@@ -152,17 +182,16 @@ bin/nfpm-$(NFPM):
 
 # The deb on real systemd 252 and 257, in containers: seconds. Images are made once and kept in
 # ~/.cache/secmcpd-test.
-systest: packages
+systest: packages-check
 	$(call need,$(FOR_GUESTS))
-	lintian --profile debian -EvIL +pedantic --tag-display-limit 0 --fail-on error,warning,info dist/*.deb
-	go test -tags systest ./test/vm -count=1 -v -timeout 15m -run TestContainer -deb $$(echo $(CURDIR)/dist/*.deb)
+	go test -tags systest ./test/vm -count=1 -v -timeout 15m -run TestContainer -deb $$(echo $(CURDIR)/dist/*_$(HOST_ARCH).deb)
 
 # The same in virtual machines, with every cgroup controller: minutes.
-vmtest: packages
+vmtest: package
 	$(call need,$(FOR_GUESTS))
-	go test -tags systest ./test/vm -count=1 -v -timeout 55m -run TestMachine -deb $$(echo $(CURDIR)/dist/*.deb)
+	go test -tags systest ./test/vm -count=1 -v -timeout 55m -run TestMachine -deb $$(echo $(CURDIR)/dist/*_$(HOST_ARCH).deb)
 
 clean:
 	rm -rf bin dist
 
-.PHONY: build test bpf lint vuln conformance clients dialects demo soak bench packages bundle systest vmtest clean
+.PHONY: build test bpf lint vuln conformance clients dialects demo soak bench package packages packages-check reproducible bundle systest vmtest clean
