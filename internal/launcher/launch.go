@@ -157,6 +157,9 @@ func allowed(v policy.Verdict, asked time.Duration) time.Duration {
 func (l *Launcher) slot(ctx context.Context, set *Live, allow scope.Target, rate int, together ...scope.Budget) (*scope.Slot, error) {
 	net, gap := l.slots.get()
 	if net == nil {
+		if gap == nil {
+			return nil, errors.New("the scope filter has not been tried")
+		}
 		if !slices.Contains(set.Accept, gap.Layer) {
 			return nil, errors.New(gap.Why)
 		}

@@ -145,6 +145,8 @@ type Launcher struct {
 	gate      *policy.Gate
 	boxes     *sandbox.Sandbox
 	slots     slots
+	netTried  chan struct{}         // closed: the slots' network has been tried, once
+	bringNet  func(context.Context) // openNet, but for tests
 	scanners  scanners
 	wordlists wordlists
 	switches  switches
@@ -190,7 +192,7 @@ type Launcher struct {
 
 // Serve runs the launcher until ctx ends, then ends its jobs, tells the front and returns.
 func Serve(ctx context.Context, cfg Config) error {
-	l, err := open(ctx, cfg)
+	l, err := open(cfg)
 	if err != nil {
 		return err
 	}
@@ -245,7 +247,13 @@ func (l *Launcher) serve(ctx context.Context) error {
 	g.Go(func() error { return l.accept(ctx) })
 	g.Go(func() error { return l.acceptOperators(rest) })
 	g.Go(func() error { return l.tellState(rest) })
-	g.Go(func() error { l.health.Run(rest); return nil })
+	g.Go(func() error {
+		if l.knowsFilter(rest) == nil {
+			l.service.Ready()
+			l.health.Run(rest)
+		}
+		return nil
+	})
 	g.Go(func() error { l.service.Run(rest, l.line); return nil })
 	g.Go(func() error {
 		l.service.Feed(rest, l.cfg.Watchdog, func() bool { return l.health.Report().Live })
@@ -264,7 +272,6 @@ func (l *Launcher) serve(ctx context.Context) error {
 		l.hangups.close()
 		return nil
 	})
-	l.service.Ready()
 	l.want()
 	err := g.Wait()
 	l.answering.Wait()
@@ -273,16 +280,17 @@ func (l *Launcher) serve(ctx context.Context) error {
 
 // open makes what the launcher stands on. Whatever a predecessor left (boxes, links, filters)
 // is removed before anything new is made.
-func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
+func open(cfg Config) (_ *Launcher, err error) {
 	l := &Launcher{cfg: cfg, log: cfg.Log, instance: newInstance(), lastHandle: randomHandle(),
 		reloading: make(chan struct{}, 1), hangup: make(chan struct{}, 1),
 		rules:   rules{dir: cfg.EngagementsDir, lookup: Lookup(cfg.Live.Tools), print: "never read"},
 		gate:    policy.NewGate(cfg.Slots, cfg.Live.Queue, cfg.Live.Budget),
 		clients: map[uint64]*client{}, jobs: map[string]*job{}, pending: map[string]*awaited{}, requests: map[uint32]int{},
-		servers: Resolvers, wanted: make(chan struct{}, 1), changed: make(chan struct{}, 1), since: time.Now(), resolving: policy.NewGate(1, maxRecords, 0)}
+		servers: Resolvers, wanted: make(chan struct{}, 1), netTried: make(chan struct{}), changed: make(chan struct{}, 1), since: time.Now(), resolving: policy.NewGate(1, maxRecords, 0)}
 	l.starts, l.looks, l.names = newAllowance(startsBurst, startsPerSecond), newAllowance(looksBurst, looksPerSecond), newAllowance(namesBurst, namesPerSecond)
 	l.inForce.Store(&cfg.Live)
 	l.scanners = scanners{turn: make(chan struct{}, 1), found: map[string]*scanner{}, ask: l.runVersion}
+	l.bringNet = l.openNet
 	l.switches.dir = cfg.StateDir
 	l.gate.PerTool(cfg.Live.PerTool)
 	l.gate.OnChange(l.stateChanged)
@@ -312,7 +320,6 @@ func open(ctx context.Context, cfg Config) (_ *Launcher, err error) {
 	if err = l.boxes.Reclaim(); err != nil {
 		return nil, err
 	}
-	l.openNet(ctx)
 	if l.hangups, err = newHangups(); err != nil {
 		return nil, err
 	}
@@ -594,8 +601,24 @@ const (
 	netAtMost = 30 * time.Second
 )
 
-// followFilter watches over the kernel's filter as long as scans may run. Their slots tell them.
+// knowsFilter waits until the slots' network has been tried for the first time. Until then agents are let
+// in, and listed what there is; whatever comes of a scan is not begun, nothing is said of the filter, and this
+// room is not ready.
+func (l *Launcher) knowsFilter(ctx context.Context) error {
+	select {
+	case <-l.netTried:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// followFilter makes the slots' network, and watches over the kernel's filter as long as scans may run. Their
+// slots tell them.
 func (l *Launcher) followFilter(ctx context.Context) error {
+	l.bringNet(ctx)
+	close(l.netTried)
+	l.stateChanged()
 	net, _ := l.slots.get()
 	for pause := netAgain; net == nil; pause = min(2*pause, netAtMost) {
 		select {

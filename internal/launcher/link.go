@@ -329,7 +329,9 @@ func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
 		}
 		go func() {
 			defer leave()
-			l.answer(conn, r.seq, r.answer())
+			if l.knowsFilter(ctx) == nil {
+				l.answer(conn, r.seq, r.answer())
+			}
 		}()
 	}
 }

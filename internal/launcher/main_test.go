@@ -176,7 +176,7 @@ func (h *house) serve(ctx context.Context) error {
 	if h.inside == nil {
 		return Serve(ctx, h.cfg)
 	}
-	l, err := open(ctx, h.cfg)
+	l, err := open(h.cfg)
 	if err != nil {
 		return err
 	}

@@ -79,6 +79,9 @@ func (l *Launcher) serveOperator(ctx context.Context, conn *net.UnixConn) error 
 		if err != nil {
 			return err
 		}
+		if err := l.knowsFilter(ctx); err != nil {
+			return err
+		}
 		a := l.operate(ctx, who, o)
 		if err := conn.SetWriteDeadline(time.Now().Add(orderTimeout)); err != nil {
 			return err
