@@ -5,21 +5,26 @@
 //	labtool remote URL TOKEN TOOL ARGUMENTS the same over HTTP, by token
 //	labtool http URL [TOKEN [HEADER=VALUE...]] GET it, print status and body
 //	labtool tools                         print the names of the tools, one a line
+//	labtool listed N                      connect N times in turn, print the milliseconds until the tools were listed
+//	labtool stream ROUNDS AGENTS PAUSE    so many agents at once list the tools, and two operators look, after pauses about as long
 //	labtool get PATH                      print what is at a.b[0].c of the JSON on standard input
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -51,10 +56,25 @@ func run(args []string) error {
 		return overHTTP(args[1], args[2:])
 	case len(args) == 1 && args[0] == "tools":
 		return tools()
+	case len(args) == 2 && args[0] == "listed":
+		n, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		for range n {
+			took, err := listed(agents)
+			if err != nil {
+				return err
+			}
+			fmt.Println(milliseconds(took))
+		}
+		return nil
+	case len(args) == 4 && args[0] == "stream":
+		return stream(args[1], args[2], args[3])
 	case len(args) == 2 && args[0] == "get":
 		return get(os.Stdin, args[1])
 	}
-	return errors.New("usage: labtool listen ADDRESS:PORT... | call TOOL ARGUMENTS | remote URL TOKEN TOOL ARGUMENTS | http URL [TOKEN [HEADER=VALUE...]] | tools | get PATH")
+	return errors.New("usage: labtool listen ADDRESS:PORT... | call TOOL ARGUMENTS | remote URL TOKEN TOOL ARGUMENTS | http URL [TOKEN [HEADER=VALUE...]] | tools | listed N | stream ROUNDS AGENTS PAUSE | get PATH")
 }
 
 func listen(addresses []string) error {
@@ -192,6 +212,142 @@ func tools() error {
 	}
 	return nil
 }
+
+const (
+	agents     = "/run/secmcpd/mcp.sock"
+	initialize = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"labtool","version":"1"}}}` + "\n"
+	listTools  = `{"jsonrpc":"2.0","method":"notifications/initialized"}` + "\n" + `{"jsonrpc":"2.0","id":2,"method":"tools/list"}` + "\n"
+)
+
+// listed is an agent that costs nothing itself: it connects, says who it is, and asks for the tools.
+func listed(socket string) (time.Duration, error) {
+	began := time.Now()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(began.Add(callLimit)); err != nil {
+		return 0, err
+	}
+	lines := bufio.NewReader(conn)
+	for _, ask := range []struct{ say, id, want string }{{initialize, `"id":1,`, `"serverInfo"`}, {listTools, `"id":2,`, `"nmap_scan"`}} {
+		if _, err := io.WriteString(conn, ask.say); err != nil {
+			return 0, err
+		}
+		for {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				return 0, fmt.Errorf("after %s: %w", time.Since(began), err)
+			}
+			if !strings.Contains(line, ask.id) {
+				continue // a notification
+			}
+			if !strings.Contains(line, ask.want) {
+				return 0, fmt.Errorf("no %s in the answer: %.300s", ask.want, line)
+			}
+			break
+		}
+	}
+	return time.Since(began), nil
+}
+
+// looked is an operator's look at the front.
+func looked(socket string) (time.Duration, error) {
+	began := time.Now()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(began.Add(callLimit)); err != nil {
+		return 0, err
+	}
+	if _, err := io.WriteString(conn, "GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); err != nil {
+		return 0, err
+	}
+	a, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return 0, fmt.Errorf("after %s: %w", time.Since(began), err)
+	}
+	defer a.Body.Close()
+	if _, err := io.Copy(io.Discard, a.Body); err != nil {
+		return 0, err
+	}
+	if a.StatusCode != http.StatusOK {
+		return 0, errors.New(a.Status)
+	}
+	return time.Since(began), nil
+}
+
+// stream connects in rounds, after pauses from nine to thirteen tenths of the one given, so that some come while
+// whoever answers them is about to end. Who is cut off comes again once, and is counted; who cannot connect, or is cut
+// off twice, is lost.
+func stream(rounds, agentsAtOnce, pause string) error {
+	n, err := strconv.Atoi(rounds)
+	if err != nil {
+		return err
+	}
+	agentsOf, err := strconv.Atoi(agentsAtOnce)
+	if err != nil {
+		return err
+	}
+	about, err := time.ParseDuration(pause)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	var answered, again, lost int
+	var slowest time.Duration
+	visit := func(do func(string) (time.Duration, error), socket string) {
+		took, err := do(socket)
+		var refused *net.OpError
+		cut := err != nil && !(errors.As(err, &refused) && refused.Op == "dial")
+		if cut {
+			fmt.Fprintf(os.Stderr, "%s %s: %v\n", time.Now().Format("15:04:05.000000"), socket, err)
+			took, err = do(socket)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if cut {
+			again++
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s lost at %s: %v\n", time.Now().Format("15:04:05.000000"), socket, err)
+			lost++
+			return
+		}
+		answered++
+		slowest = max(slowest, took)
+	}
+	for range n {
+		time.Sleep(about*9/10 + rand.N(about*4/10+1))
+		var all sync.WaitGroup
+		for i := range agentsOf + operatorsAtOnce {
+			all.Go(func() {
+				time.Sleep(rand.N(20 * time.Millisecond))
+				if i < agentsOf {
+					visit(listed, agents)
+				} else {
+					visit(looked, operators)
+				}
+			})
+		}
+		all.Wait()
+	}
+	fmt.Printf("{\"answered\": %d, \"again\": %d, \"lost\": %d, \"slowest_ms\": %s}\n", answered, again, lost, milliseconds(slowest))
+	if lost > 0 {
+		return fmt.Errorf("%d were lost", lost)
+	}
+	return nil
+}
+
+const (
+	operators       = "/run/secmcpd/admin.sock"
+	operatorsAtOnce = 2
+)
+
+func milliseconds(d time.Duration) string { return fmt.Sprintf("%.2f", float64(d.Microseconds())/1000) }
 
 // get walks a path such as hosts[0].ports[1].port; text is printed bare, all else as JSON.
 func get(r io.Reader, path string) error {
