@@ -132,7 +132,9 @@ package packages: build bin/nfpm-$(NFPM)
 	rm -rf dist && mkdir dist
 	bin/secmcpd manual secmcpd <packaging/man/secmcpd.8 | gzip -9n >dist/secmcpd.8.gz
 	bin/secmcpd manual settings <docs/operating.md | gzip -9n >dist/secmcpd.yaml.5.gz
-	bin/secmcpd manual engagements <packaging/etc/engagements.d/private-lab.yaml | gzip -9n >dist/secmcpd-engagement.5.gz
+	bin/secmcpd manual engagement <docs/engagements.md | gzip -9n >dist/secmcpd-engagement.5.gz
+	bin/secmcpd manual runner <docs/runners.md | gzip -9n >dist/secmcpd-runner.5.gz
+	bin/secmcpd manual troubleshooting <docs/troubleshooting.md | gzip -9n >dist/secmcpd-troubleshooting.7.gz
 	for shell in bash zsh fish; do bin/secmcpd completion $$shell >dist/completion.$$shell || exit 1; done
 	printf -- '- semver: "%s-1"\n  date: %s\n  packager: secmcpd maintainers <maintainers@secmcpd.example>\n  deb: {urgency: medium, distributions: [unstable]}\n  changes:\n    - note: "Built from commit %s."\n' \
 		'$(VERSION)' "$$(date -u -d @$(EPOCH) +%Y-%m-%dT%H:%M:%SZ)" '$(COMMIT)' >dist/changelog.yaml

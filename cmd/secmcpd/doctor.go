@@ -143,9 +143,6 @@ func examine(ctx context.Context, config string, settings settings, wrong error)
 	return append(findings, proveBoxes(ctx, settings)...)
 }
 
-// troubleshooting has every message of doctor; a test says so.
-const troubleshooting = "/usr/share/doc/secmcpd/docs/troubleshooting.md"
-
 func (s *surroundings) tell(findings []finding, asJSON bool) error {
 	if asJSON {
 		return s.printJSON(findings)
@@ -166,7 +163,7 @@ func (s *surroundings) tell(findings []finding, asJSON bool) error {
 		}
 	}
 	if worst(findings) != nil {
-		fmt.Fprintf(s.stdout, "\nEach message is explained in %s\n", troubleshooting)
+		fmt.Fprintln(s.stdout, "\nEach message is explained in secmcpd-troubleshooting(7).")
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,16 +13,15 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// The manual pages, in mdoc(7). That of the program is a page by hand with the commands in it, as they are;
-// that of the settings is made of the table in docs/operating.md, that of engagements of the one that the
-// package ships.
+// The manual pages, in mdoc(7). That of the program is a page by hand with the commands in it, as they are; the
+// others are documents of docs/, or parts of them.
 
 const commandsMark = `.\" @COMMANDS@`
 
 // manualCommand fills in a manual page; the package is made with it.
 func manualCommand(s *surroundings) *cobra.Command {
 	return &cobra.Command{
-		Use: "manual PAGE", Hidden: true, Args: cobra.ExactArgs(1), ValidArgs: []string{"secmcpd", "settings", "engagements"},
+		Use: "manual PAGE", Hidden: true, Args: cobra.ExactArgs(1), ValidArgs: append([]string{"secmcpd"}, slices.Sorted(maps.Keys(documents))...),
 		Short: "make a manual page of what is on standard input",
 		RunE: func(c *cobra.Command, args []string) error {
 			text, err := io.ReadAll(io.LimitReader(s.stdin, 1<<20))
@@ -36,14 +36,14 @@ func manualCommand(s *surroundings) *cobra.Command {
 					return fmt.Errorf("the page has no line %q", commandsMark)
 				}
 				page = before + commandsPart(c.Root()) + after
-			case "settings":
-				if page, err = settingsPage(string(text)); err != nil {
+			default:
+				document, is := documents[args[0]]
+				if !is {
+					return usage(c, fmt.Errorf("there is no page %q", args[0]))
+				}
+				if page, err = documentPage(document, string(text)); err != nil {
 					return err
 				}
-			case "engagements":
-				page = engagementsPage(string(text))
-			default:
-				return usage(c, fmt.Errorf("there is no page %q", args[0]))
 			}
 			_, err = io.WriteString(s.stdout, page)
 			return err
@@ -63,7 +63,7 @@ func commandsPart(root *cobra.Command) string {
 			return
 		}
 		if c != root {
-			fmt.Fprintf(&b, ".Ss %s\n", mdocWords(strings.NewReplacer(" [flags]", "", "...", " ...").Replace(strings.TrimPrefix(c.UseLine(), "secmcpd "))))
+			fmt.Fprintf(&b, ".Ss %s\\&\n", mdocWords(strings.NewReplacer(" [flags]", "", "...", " ...").Replace(strings.TrimPrefix(c.UseLine(), "secmcpd "))))
 			about := c.Long
 			if about == "" {
 				about = strings.ToUpper(c.Short[:1]) + c.Short[1:] + "."
@@ -202,57 +202,164 @@ func mdocHead(name, section, about string) string {
 	return fmt.Sprintf(".Dd $Mdocdate$\n.Dt %s %s\n.Os\n.Sh NAME\n.Nm %s\n.Nd %s\n", strings.ToUpper(name), section, name, about)
 }
 
-var (
-	settingRow = regexp.MustCompile("(?m)^\\| `([a-z0-9_.]+)` \\| ([^|]+) \\| (.+) \\|$")
-	link       = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
-)
+// manualPage is a page that is made of a document: of all of it, or of one section.
+type manualPage struct {
+	name, section, about string
+	part                 string // its heading; "": the whole document
+	files                []string
+	also                 []string
+}
 
-// settingsPage is made of the table of settings in docs/operating.md.
-func settingsPage(operating string) (string, error) {
-	_, section, _ := strings.Cut(operating, "\n## Settings\n")
-	section, _, _ = strings.Cut(section, "\n## ")
-	rows := settingRow.FindAllStringSubmatch(section, -1)
-	if len(rows) == 0 {
-		return "", fmt.Errorf("there is no table of settings")
+// documents are the pages that are made of documents, by what `secmcpd manual` calls them.
+var documents = map[string]manualPage{
+	"settings": {"secmcpd.yaml", "5", "the settings of secmcpd", "Settings",
+		[]string{"/etc/secmcpd/secmcpd.yaml", "/etc/secmcpd/conf.d/*.yaml"}, []string{"secmcpd-engagement 5", "secmcpd-runner 5", "secmcpd 8"}},
+	"engagement": {"secmcpd-engagement", "5", "who may scan what, when and how hard", "",
+		[]string{"/etc/secmcpd/engagements.d/*.yaml"}, []string{"secmcpd-runner 5", "secmcpd.yaml 5", "secmcpd-troubleshooting 7", "secmcpd 8"}},
+	"runner": {"secmcpd-runner", "5", "scanners that an operator declares", "",
+		[]string{"/etc/secmcpd/runners.d/*.yaml", "/usr/share/doc/secmcpd/examples/runners.d/"}, []string{"secmcpd-engagement 5", "secmcpd.yaml 5", "secmcpd 8"}},
+	"troubleshooting": {"secmcpd-troubleshooting", "7", "what secmcpd says, what it means, what to do", "",
+		nil, []string{"secmcpd-engagement 5", "secmcpd.yaml 5", "secmcpd 8"}},
+}
+
+var link = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
+
+// documentPage is a page of a document of this repository, which uses headings, paragraphs, tables, lists and blocks of code.
+func documentPage(page manualPage, text string) (string, error) {
+	if page.part != "" {
+		_, part, is := strings.Cut(text, "\n## "+page.part+"\n")
+		if !is {
+			return "", fmt.Errorf("there is no section %q", page.part)
+		}
+		text, _, _ = strings.Cut(part, "\n## ")
+	} else if _, after, is := strings.Cut(text, "\n"); is && strings.HasPrefix(text, "# ") {
+		text = after
 	}
 	var b strings.Builder
-	b.WriteString(mdocHead("secmcpd.yaml", "5", "the settings of secmcpd"))
-	b.WriteString(".Sh DESCRIPTION\n")
-	before, _, _ := strings.Cut(section, "\n|")
-	mdocLines(&b, plainWords(before))
-	mdocText(&b, "A key with a dot is one of a section: jobs.keep is keep below jobs.")
-	b.WriteString(".Bl -tag -width Ds\n")
-	for _, r := range rows {
-		fmt.Fprintf(&b, ".It Cm %s\n", mdocWords(r[1]))
-		mdocLines(&b, plainWords(r[3]))
-		mdocLines(&b, "Default: "+plainWords(r[2])+".")
+	b.WriteString(mdocHead(page.name, page.section, page.about) + ".Sh DESCRIPTION\n")
+	for blocks := documentBlocks(text); len(blocks) > 0; blocks = blocks[1:] {
+		mdocBlock(&b, blocks[0])
 	}
-	b.WriteString(".El\n.Sh FILES\n.Pa /etc/secmcpd/secmcpd.yaml ,\n.Pa /etc/secmcpd/conf.d/*.yaml\n.Sh SEE ALSO\n.Xr secmcpd-engagement 5 ,\n.Xr secmcpd 8\n")
+	if len(page.files) > 0 {
+		b.WriteString(".Sh FILES\n.Bl -tag -width Ds -compact\n")
+		for _, file := range page.files {
+			fmt.Fprintf(&b, ".It Pa %s\n", file)
+		}
+		b.WriteString(".El\n")
+	}
+	b.WriteString(".Sh SEE ALSO\n")
+	for i, other := range page.also {
+		comma := " ,"
+		if i == len(page.also)-1 {
+			comma = ""
+		}
+		fmt.Fprintf(&b, ".Xr %s%s\n", other, comma)
+	}
 	return b.String(), nil
+}
+
+// documentBlocks are the parts of a document between empty lines; a block of code is one.
+func documentBlocks(text string) (blocks [][]string) {
+	var block []string
+	end := func() {
+		if len(block) > 0 {
+			blocks, block = append(blocks, block), nil
+		}
+	}
+	code := false
+	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
+		switch fence := strings.HasPrefix(line, "```"); {
+		case fence && !code:
+			end()
+			code, block = true, []string{line}
+		case fence:
+			code = false
+			end()
+		case code:
+			block = append(block, line)
+		case line == "":
+			end()
+		default:
+			block = append(block, line)
+		}
+	}
+	end()
+	return blocks
+}
+
+var listItem = regexp.MustCompile(`^(- |[0-9]+\. )`)
+
+func mdocBlock(b *strings.Builder, block []string) {
+	first := block[0]
+	switch {
+	case strings.HasPrefix(first, "```"):
+		b.WriteString(".Bd -literal -offset 2n\n")
+		for _, line := range block[1:] {
+			line = strings.ReplaceAll(mdocEscaped(line), "\t", "    ")
+			if strings.HasPrefix(line, ".") || strings.HasPrefix(line, "'") {
+				line = `\&` + line
+			}
+			b.WriteString(line + "\n")
+		}
+		b.WriteString(".Ed\n")
+	case strings.HasPrefix(first, "## "):
+		fmt.Fprintf(b, ".Sh %s\n", mdocWords(strings.ToUpper(plainWords(first[3:]))))
+	case strings.HasPrefix(first, "### "):
+		fmt.Fprintf(b, ".Ss %s\n", mdocWords(plainWords(first[4:])))
+	case strings.HasPrefix(first, "| ") && len(block) > 2:
+		mdocTable(b, block)
+	case listItem.MatchString(first):
+		kind := map[bool]string{true: "bullet", false: "enum"}[strings.HasPrefix(first, "- ")]
+		fmt.Fprintf(b, ".Bl -%s\n", kind)
+		for items := block; len(items) > 0; {
+			n := 1
+			for n < len(items) && !listItem.MatchString(items[n]) {
+				n++
+			}
+			b.WriteString(".It\n")
+			mdocLines(b, plainWords(listItem.ReplaceAllString(strings.Join(items[:n], " "), "")))
+			items = items[n:]
+		}
+		b.WriteString(".El\n")
+	default:
+		mdocText(b, plainWords(strings.Join(block, "\n")))
+	}
+}
+
+// mdocTable is a list: a row has its first cell as its tag, then the others, with their headings but for the last.
+func mdocTable(b *strings.Builder, rows []string) {
+	cells := func(row string) []string {
+		row = strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(row, "|"), "|"), `\|`, "\x00")
+		parts := strings.Split(row, "|")
+		for i, part := range parts {
+			parts[i] = strings.ReplaceAll(strings.TrimSpace(plainWords(part)), "\x00", "|")
+		}
+		return parts
+	}
+	heads := cells(rows[0])
+	b.WriteString(".Bl -tag -width Ds\n")
+	for _, row := range rows[2:] {
+		parts := cells(row)
+		fmt.Fprintf(b, ".It Cm %s\n", mdocWords(parts[0]))
+		told := false
+		for i, part := range parts[1:] {
+			if part == "" {
+				continue
+			}
+			if told {
+				b.WriteString(".br\n")
+			}
+			if head := heads[i+1]; head != "" && i+2 < len(parts) {
+				part = strings.ToUpper(head[:1]) + head[1:] + ": " + part
+			}
+			mdocLines(b, part)
+			told = true
+		}
+	}
+	b.WriteString(".El\n")
 }
 
 // plainWords is text without the marks of Markdown.
 func plainWords(text string) string {
 	return strings.NewReplacer("`", "", "**", "").Replace(link.ReplaceAllString(text, "$1"))
-}
-
-// engagementsPage is made of the engagement that the package ships, which explains every key.
-func engagementsPage(shipped string) string {
-	var b strings.Builder
-	b.WriteString(mdocHead("secmcpd-engagement", "5", "who may scan what, when and how hard"))
-	b.WriteString(".Sh DESCRIPTION\n")
-	mdocLines(&b, "An engagement is a file of YAML in /etc/secmcpd/engagements.d, named after it, owned by root and writable by nobody else. "+
-		"It holds from the next decision on, and for what runs within two seconds. secmcpd check tells every fault of every file, secmcpd engagements new prints one to fill in, "+
-		"and secmcpd engagements explain says what each makes of a request, and why.")
-	mdocText(&b, "This is the one that the package ships, with every key that there is:")
-	b.WriteString(".Bd -literal\n")
-	for line := range strings.SplitSeq(strings.TrimSuffix(shipped, "\n"), "\n") {
-		line = mdocEscaped(line)
-		if strings.HasPrefix(line, ".") || strings.HasPrefix(line, "'") {
-			line = `\&` + line
-		}
-		b.WriteString(line + "\n")
-	}
-	b.WriteString(".Ed\n.Sh SEE ALSO\n.Xr secmcpd.yaml 5 ,\n.Xr secmcpd 8\n")
-	return b.String()
 }

@@ -15,7 +15,8 @@ import (
 
 // The manual has every command, flag and setting that there is, in a form that mandoc has no complaint about.
 func TestTheManualPages(t *testing.T) {
-	for page, from := range map[string]string{"secmcpd": "packaging/man/secmcpd.8", "settings": "docs/operating.md", "engagements": "packaging/etc/engagements.d/private-lab.yaml"} {
+	for page, from := range map[string]string{"secmcpd": "packaging/man/secmcpd.8", "settings": "docs/operating.md", "engagement": "docs/engagements.md",
+		"runner": "docs/runners.md", "troubleshooting": "docs/troubleshooting.md"} {
 		t.Run(page, func(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join("..", "..", from))
 			if err != nil {
@@ -29,7 +30,9 @@ func TestTheManualPages(t *testing.T) {
 			if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if complaints, err := exec.Command("mandoc", "-T", "lint", "-W", "warning", path).CombinedOutput(); err != nil || len(complaints) > 0 {
+			// Pages of others are there or not; that some are is no fault of these.
+			complaints, err := exec.Command("mandoc", "-T", "lint", "-W", "style", path).CombinedOutput()
+			if complaints = aboutOthers.ReplaceAll(complaints, nil); len(complaints) > 0 {
 				t.Errorf("mandoc: %v\n%s", err, complaints)
 			}
 			shown, err := exec.Command("mandoc", "-T", "ascii", "-O", "width=1000", path).Output()
@@ -39,7 +42,11 @@ func TestTheManualPages(t *testing.T) {
 			// A letter in bold is struck twice.
 			plain := strings.Join(strings.Fields(string(bytes.ReplaceAll(strike.ReplaceAll(shown, nil), []byte("\u00a0"), []byte(" ")))), " ")
 			for _, want := range map[string]func(*testing.T) []string{"secmcpd": everyCommand, "settings": everySetting,
-				"engagements": func(*testing.T) []string { return []string{"callers:", "addresses_per_job", "SEE ALSO"} }}[page](t) {
+				"engagement": func(*testing.T) []string { return []string{"limits.addresses_per_job", "callers: {", "SEE ALSO"} },
+				"runner":     func(*testing.T) []string { return []string{"program: /usr/bin/fping", "intrusive_above", "SEE ALSO"} },
+				"troubleshooting": func(*testing.T) []string {
+					return []string{"no Landlock", "target_out_of_scope", "protection, cgroups"}
+				}}[page](t) {
 				if !strings.Contains(plain, want) {
 					t.Errorf("%q is not in the page", want)
 				}
@@ -51,6 +58,8 @@ func TestTheManualPages(t *testing.T) {
 		t.Errorf("a page without a mark: status %d", status)
 	}
 }
+
+var aboutOthers = regexp.MustCompile(`(?m)^mandoc: (.*referenced manual not found: .*|outdated mandoc.db .*)\n`)
 
 var strike = regexp.MustCompile(`.\x08`)
 

@@ -65,3 +65,26 @@ func TestThePackagedSettingsAreSettings(t *testing.T) {
 		t.Errorf("they differ from the defaults:\n%s\n%s", got, want)
 	}
 }
+
+// What the manual shows as settings are some.
+func TestTheManualsExamplesAreSettings(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/operating.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(manual), "\n### Examples\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	examples := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(section, -1)
+	if len(examples) < 2 {
+		t.Fatalf("%d examples", len(examples))
+	}
+	for _, example := range examples {
+		file := filepath.Join(t.TempDir(), "secmcpd.yaml")
+		if err := os.WriteFile(file, []byte("front_user: \"65401\"\n"+example[1]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loadSettings(sources{file: file}); err != nil {
+			t.Errorf("%v:\n%s", err, example[1])
+		}
+	}
+}
