@@ -407,10 +407,10 @@ func lookSockets(s settings) finding {
 	}{{bridge.Socket, 0o660}, {s.FrontSocket, 0o600}, {s.BellSocket, 0o660}, {s.AdminSocket, 0o660}, {s.LauncherAdmin, 0o660}} {
 		info, err := os.Stat(want.path)
 		if err != nil {
-			return fault(plain(err), "agents or operators cannot connect", "systemctl start secmcpd.socket secmcpd-front.socket secmcpd-bell.socket secmcpd-admin.socket secmcpd-launcher-admin.socket")
+			return fault(plain(err), "agents or operators cannot connect", "systemctl start secmcpd.socket")
 		}
 		if info.Mode()&fs.ModeSocket == 0 || info.Mode().Perm()&^want.mode != 0 {
-			return fault(fmt.Sprintf("%s is %s", want.path, info.Mode()), "others than its group could connect", "systemctl restart secmcpd.socket secmcpd-front.socket secmcpd-bell.socket secmcpd-admin.socket secmcpd-launcher-admin.socket")
+			return fault(fmt.Sprintf("%s is %s", want.path, info.Mode()), "others than its group could connect", "systemctl restart secmcpd.socket")
 		}
 	}
 	return ok("%s, %s", bridge.Socket, s.FrontSocket)
