@@ -151,7 +151,7 @@ package packages: build bin/nfpm-$(NFPM)
 packages-check: packages
 	$(call need,$(FOR_CHECK))
 	lintian --profile debian -EvIL +pedantic --tag-display-limit 0 --fail-on error,warning,info dist/*.deb
-	rpmlint -c packaging/rpm/rpmlint.toml dist/*.rpm
+	rpmlint --strict -c packaging/rpm/rpmlint.toml dist/*.rpm
 	checkbashisms packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/cross packaging/sign packaging/twice
 	go test -tags packages,$(TAGS) ./packaging -count=1 -timeout 5m -dist $(CURDIR)/dist -nfpm $(CURDIR)/bin/nfpm-$(NFPM)
 

@@ -5,6 +5,7 @@ package packaging
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -109,7 +110,9 @@ func TestAPackageHoldsWhatIsListed(t *testing.T) {
 				all = append(all, "rpm  "+line)
 			}
 		}
-		slices.SortFunc(all, func(a, b string) int { return strings.Compare(a[5:]+a, b[5:]+b) })
+		slices.SortFunc(all, func(a, b string) int {
+			return cmp.Or(strings.Compare(strings.Fields(a)[3], strings.Fields(b)[3]), strings.Compare(a, b))
+		})
 		if i == 0 {
 			listed = all
 		} else if !slices.Equal(all, listed) {
