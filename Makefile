@@ -77,7 +77,7 @@ lint: bin/staticcheck-$(STATICCHECK)
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
 	shellcheck packaging/cross packaging/sign packaging/twice
 	shellcheck .ci/run test/vm/run test/vm/lib.sh
-	shellcheck -s bash -e SC2154 test/vm/cases/*.sh # what they use, lib.sh sets
+	shellcheck -s bash -e SC2154 test/vm/cases/*.sh test/vm/rpm/*.sh # what they use, lib.sh sets
 
 # The protocol, judged by the official suite and the inspector. Debian's npm fetches what
 # package-lock.json pins, a newer Node with it.
@@ -186,7 +186,8 @@ bin/nfpm-$(NFPM):
 # ~/.cache/secmcpd-test.
 systest: packages-check
 	$(call need,$(FOR_GUESTS))
-	go test -tags systest ./test/vm -count=1 -v -timeout 15m -run TestContainer -deb $$(echo $(CURDIR)/dist/*_$(HOST_ARCH).deb)
+	go test -tags systest ./test/vm -count=1 -v -timeout 15m -run 'TestContainer|TestRPM' \
+		-deb $$(echo $(CURDIR)/dist/*_$(HOST_ARCH).deb) -dist $(CURDIR)/dist -nfpm $(CURDIR)/bin/nfpm-$(NFPM)
 
 # The same in virtual machines, with every cgroup controller: minutes.
 vmtest: package

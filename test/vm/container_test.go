@@ -61,7 +61,7 @@ func startContainer(ctx context.Context, im image, test string) (*guest, error) 
 		"SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
 	cmd.Stdout, cmd.Stderr = console, console
 	bound(cmd, syscall.SIGTERM)
-	group, remove, err := ownCgroup("secmcpd-" + filepath.Base(filepath.Dir(filepath.Dir(test))) + "-" + im.suite)
+	group, remove, err := ownCgroup("secmcpd-" + filepath.Base(filepath.Dir(test)) + "-" + im.suite)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ package vm
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -31,6 +32,8 @@ var (
 type kind struct {
 	name         string
 	perCase, all time.Duration
+	cases        string                         // directory of what it runs; none: cases
+	packages     func(t *testing.T, dir string) // puts into the guest what is installed there; none: the deb
 	start        func(ctx context.Context, im image, test string) (*guest, error)
 }
 
@@ -166,7 +169,7 @@ func payload(t *testing.T, k kind, im image) (dir string, names []string) {
 	if err := os.Mkdir(filepath.Join(dir, "cases"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	files, err := filepath.Glob("cases/*.sh")
+	files, err := filepath.Glob(filepath.Join(cmp.Or(k.cases, "cases"), "*.sh"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +187,7 @@ func payload(t *testing.T, k kind, im image) (dir string, names []string) {
 			k.name == "machine" && strings.HasPrefix(string(text), containerOnly) {
 			continue
 		}
-		write(t, filepath.Join(dir, file), text)
+		write(t, filepath.Join(dir, "cases", filepath.Base(file)), text)
 		names = append(names, name)
 	}
 	if len(names) == 0 {
@@ -198,7 +201,10 @@ func payload(t *testing.T, k kind, im image) (dir string, names []string) {
 		write(t, filepath.Join(dir, file), text)
 	}
 	write(t, filepath.Join(dir, "limit"), strconv.AppendInt(nil, int64(k.perCase.Seconds()), 10))
-	packages(t, dir)
+	if k.packages == nil {
+		k.packages = packages
+	}
+	k.packages(t, dir)
 	programs(t, dir)
 	return dir, names
 }

@@ -37,7 +37,7 @@ var suites = []struct{ suite, systemd string }{
 }
 
 // guestPackages is what every guest needs: what the deb depends on, and what the cases use.
-const guestPackages = "systemd,systemd-sysv,udev,kmod,iproute2,procps,nftables,libseccomp2,nmap,init-system-helpers"
+const guestPackages = "systemd,systemd-sysv,udev,kmod,iproute2,procps,nftables,libseccomp2,nmap,init-system-helpers,rpm"
 
 const (
 	buildLimit = 10 * time.Minute

@@ -8,6 +8,7 @@ umask 022
 
 export deb=/test/secmcpd.deb
 export later=/test/secmcpd-later.deb # the same, as a later version
+export rpm=/test/secmcpd.rpm later_rpm=/test/secmcpd-later.rpm # in the guest of TestRPM alone
 begun=$(date '+%Y-%m-%d %H:%M:%S')
 export PATH=/test/bin:$PATH
 # The address of the lab host, and the end of the cable that is this machine's.
