@@ -198,7 +198,7 @@ func (s *surroundings) parts(settings settings, wrong error, whole bool, lines i
 		{"engagements.txt", "the engagements, in numbers", func(_ context.Context, to io.Writer) error { return engagementNumbers(to, settings) }},
 		{"units.txt", "the units, with what was changed in them", func(ctx context.Context, to io.Writer) error {
 			all := append([]string{"cat", "--no-pager", "--"}, units...)
-			return runInto(ctx, to, withoutSecrets, "systemctl", append(all, "secmcpd.socket", "secmcpd-front.socket", "secmcpd-admin.socket", "secmcpd-launcher-admin.socket")...)
+			return runInto(ctx, to, withoutSecrets, "systemctl", append(all, "secmcpd.socket", "secmcpd-front.socket", "secmcpd-bell.socket", "secmcpd-admin.socket", "secmcpd-launcher-admin.socket", "secmcpd-http.socket", "secmcpd.slice", "secmcpd-scans.slice")...)
 		}},
 		{"metrics.prom", "the metrics, as they were written last", func(_ context.Context, to io.Writer) error {
 			f, err := os.Open(settings.Metrics.Textfile)

@@ -22,7 +22,7 @@ import (
 // idle exit.
 func TestContainer(t *testing.T) {
 	k := kind{name: "container", perCase: time.Minute, all: 5 * time.Minute, start: startContainer}
-	for _, s := range suites {
+	for _, s := range append(slices.Clone(suites), between) {
 		im := prepare(t, s.suite, s.systemd)
 		t.Run("systemd-"+s.systemd, func(t *testing.T) {
 			t.Parallel() // most of a case is waiting

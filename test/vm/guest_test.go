@@ -184,7 +184,8 @@ func payload(t *testing.T, k kind, im image) (dir string, names []string) {
 		}
 		one := strings.HasPrefix(string(text), oneMachine)
 		if k.name == "container" && (one || strings.HasPrefix(string(text), machineOnly)) || one && im.suite != suites[0].suite ||
-			k.name == "machine" && strings.HasPrefix(string(text), containerOnly) {
+			k.name == "machine" && strings.HasPrefix(string(text), containerOnly) ||
+			im.suite == between.suite && !ofUnits.MatchString(name) {
 			continue
 		}
 		write(t, filepath.Join(dir, "cases", filepath.Base(file)), text)

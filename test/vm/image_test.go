@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +36,14 @@ var suites = []struct{ suite, systemd string }{
 	{"bookworm", "252"},
 	{"trixie", "257"},
 }
+
+// between lies a systemd that is Debian 12's in all else. What it might take otherwise are the units, and so it
+// runs the cases that are about them, in a container.
+var (
+	between  = struct{ suite, systemd string }{"bookworm-backports", "254"}
+	ofUnits  = regexp.MustCompile(`^(10-install|20-start|21-rooms|25-security|30-scan|62-switch|90-remove|91-purge)$`)
+	fromPins = "Package: src:systemd\nPin: release n=bookworm-backports\nPin-Priority: 990\n"
+)
 
 // guestPackages is what every guest needs: what the deb depends on, and what the cases use.
 const guestPackages = "systemd,systemd-sysv,udev,kmod,iproute2,procps,nftables,libseccomp2,nmap,init-system-helpers,rpm"
@@ -104,6 +113,7 @@ type recipe struct {
 	packages      string
 	unit          string
 	modulesFrom   string // directory of the image whose kernel this one runs under
+	pins          string // apt's preferences, where packages come of two suites
 }
 
 func recipeFor(ctx context.Context, suite string) (recipe, error) {
@@ -117,6 +127,9 @@ func recipeFor(ctx context.Context, suite string) (recipe, error) {
 		}
 		r.modulesFrom = other.dir
 	}
+	if suite == between.suite {
+		r.pins = fromPins
+	}
 	unit, err := os.ReadFile("guest/secmcpd-guest.service")
 	if err != nil {
 		return r, err
@@ -127,7 +140,11 @@ func recipeFor(ctx context.Context, suite string) (recipe, error) {
 }
 
 func (r recipe) name() string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q", []any{r.suite, r.packages, r.unit, r.modulesFrom, customise, diskSize}))
+	of := []any{r.suite, r.packages, r.unit, r.modulesFrom, customise, diskSize}
+	if r.pins != "" {
+		of = append(of, r.pins)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", of))
 	return fmt.Sprintf("%s-%x", r.suite, sum[:6])
 }
 
@@ -182,7 +199,12 @@ func (r recipe) make(ctx context.Context, dir string) error {
 	args := []string{"--quiet", "--variant=minbase", "--include=" + r.packages}
 	args = append(args, r.options...)
 	args = append(args, customise...)
-	args = append(args, r.suite, root, r.mirror)
+	if base, is := strings.CutSuffix(r.suite, "-backports"); is {
+		args = append(args, "--setup-hook=mkdir -p $1/etc/apt/preferences.d", fmt.Sprintf("--setup-hook=printf '%%b' '%s' > $1/etc/apt/preferences.d/backports", strings.ReplaceAll(r.pins, "\n", `\n`)),
+			base, root, "deb "+r.mirror+" "+base+" main", "deb "+r.mirror+" "+r.suite+" main")
+	} else {
+		args = append(args, r.suite, root, r.mirror)
+	}
 	if err := command(ctx, "mmdebstrap", args...); err != nil {
 		return err
 	}

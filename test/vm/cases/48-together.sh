@@ -34,6 +34,19 @@ share=$((100 * ($(used "$all") - before) / ($(now) - begun_ms)))
 echo "$share percent, $(($(used "$(box "$one")") - before_one)) and $(($(used "$(box "$two")") - before_two)) ms"
 [ "$share" -ge 20 ] || fail "they did not even take their share: $share percent"
 [ "$share" -le 50 ] || fail "they took $share percent of a processor, of 40"
+
+# So has the slice, which an operator changes while they run: what it says holds for the launcher, too.
+slice=$(dirname "$(cgroup)")
+equal "the slice" "${slice##*/}" secmcpd-scans.slice
+equal "its limits" "$(cat "$slice/memory.max" "$slice/pids.max" "$slice/cpu.weight" "$slice/../cpu.weight")" "$(awk '$1 == "MemTotal:" {printf "%d", int($2 * 0.75 / 4) * 4096}' /proc/meminfo)"$'\n4096\n50\n50'
+systemctl set-property --runtime secmcpd-scans.slice CPUQuota=20%
+before=$(used "$slice") begun_ms=$(now)
+sleep 5
+share=$((100 * ($(used "$slice") - before) / ($(now) - begun_ms)))
+systemctl set-property --runtime secmcpd-scans.slice CPUQuota=
+echo "$share percent in the slice"
+[ "$share" -ge 10 ] || fail "the slice did not even take its share: $share percent"
+[ "$share" -le 26 ] || fail "the slice took $share percent of a processor, of 20"
 for job in "$one" "$two"; do call alice job_cancel "{\"job_id\": \"$job\"}" >/dev/null; done
 eventually 20 no_box
 
