@@ -226,10 +226,11 @@ func inside(ns *os.File, do func() error) (err error) {
 func hasIPv6() bool { return get("ipv6", "default", "disable_ipv6") != "" }
 
 // quiet keeps the kernel from speaking IPv6 on a link by itself: no address of its own making, no
-// search for doubles or routers. /proc/sys/net is that of the thread's namespace.
+// search for doubles or routers. Where IPv6 is switched off by default it is on for this link, as scans and the proof of
+// the filter need it: whether it leads anywhere is for the others to say. /proc/sys/net is that of the thread's namespace.
 func quiet(link string) error {
 	var errs []error
-	for _, s := range [][2]string{{"addr_gen_mode", "1"}, {"accept_ra", "0"}, {"accept_dad", "0"}, {"dad_transmits", "0"}, {"router_solicitations", "0"}} {
+	for _, s := range [][2]string{{"disable_ipv6", "0"}, {"addr_gen_mode", "1"}, {"accept_ra", "0"}, {"accept_dad", "0"}, {"dad_transmits", "0"}, {"router_solicitations", "0"}} {
 		errs = append(errs, set("ipv6", link, s[0], s[1]))
 	}
 	return errors.Join(errs...)

@@ -821,6 +821,22 @@ func TestALinkIsQuiet(t *testing.T) {
 	})
 }
 
+// Many a machine has IPv6 switched off, and so have the containers of most engines. What is to be scanned by IPv4 is.
+func TestIPv6ThatIsSwitchedOffIsNoHindrance(t *testing.T) {
+	newLab(t)
+	must(t, set("ipv6", "all", "disable_ipv6", "1"))
+	t.Cleanup(func() { must(t, set("ipv6", "all", "disable_ipv6", "0")) })
+	n := openNet(t)
+	must(t, n.Prove(t.Context()))
+	s := slotOf(t, n, All(host(allowed), host(allowed6)))
+	if err := reaches(s.netns, allowed); err != nil {
+		t.Error(err)
+	}
+	if err := reaches(s.netns, allowed6); err == nil {
+		t.Error("IPv6 leads somewhere where it is switched off")
+	}
+}
+
 func traces(t *testing.T, n *Net) string {
 	t.Helper()
 	links, err := consistent(netlink.LinkList)
