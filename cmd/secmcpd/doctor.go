@@ -404,7 +404,8 @@ func lookSockets(s settings) finding {
 	for _, want := range []struct {
 		path string
 		mode fs.FileMode
-	}{{bridge.Socket, 0o660}, {s.FrontSocket, 0o600}, {s.BellSocket, 0o660}, {s.AdminSocket, 0o660}, {s.LauncherAdmin, 0o660}} {
+	}{{bridge.Socket, 0o660}, {s.FrontSocket, 0o660}, // of root's group, or of secmcpd-admin where the front made it
+		{s.BellSocket, 0o660}, {s.AdminSocket, 0o660}, {s.LauncherAdmin, 0o660}} {
 		info, err := os.Stat(want.path)
 		if err != nil {
 			return fault(plain(err), "agents or operators cannot connect", "systemctl start secmcpd.socket")

@@ -27,7 +27,9 @@ import (
 
 // serveCommand is the front: the room that faces agents.
 func serveCommand(s *surroundings) *cobra.Command {
-	return &cobra.Command{
+	var own bool
+	var addresses []string
+	c := &cobra.Command{
 		Use: "serve", Short: "run the front (systemd starts it)", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			settings, err := loadSettings(s.config)
@@ -36,7 +38,14 @@ func serveCommand(s *surroundings) *cobra.Command {
 			}
 			settings.tellClamped(settings.logger(s.stderr))
 			settings.tellDeclared(settings.logger(s.stderr))
-			sockets, overHTTP, err := activated("front")
+			if len(addresses) > 0 && !own {
+				return usage(c, errors.New("--http takes --listen: with systemd the socket is secmcpd-http.socket's"))
+			}
+			take := func() (map[string]*net.UnixListener, []front.Listener, error) { return activated("front") }
+			if own {
+				take = func() (map[string]*net.UnixListener, []front.Listener, error) { return settings.listenFront(addresses) }
+			}
+			sockets, overHTTP, err := take()
 			if err != nil {
 				return err
 			}
@@ -49,11 +58,14 @@ func serveCommand(s *surroundings) *cobra.Command {
 			return front.Serve(c.Context(), cfg)
 		},
 	}
+	c.Flags().BoolVar(&own, "listen", false, "make the sockets, where there is no systemd to do it")
+	c.Flags().StringArrayVar(&addresses, "http", nil, "with --listen: answer over HTTP at this ADDRESS:PORT; may be given again")
+	return c
 }
 
 // launcherCommand is the privileged room.
 func launcherCommand(s *surroundings) *cobra.Command {
-	var clean bool
+	var clean, own bool
 	c := &cobra.Command{
 		Use: "launcher", Short: "run the launcher (systemd starts it)", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -72,7 +84,11 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			sockets, _, err := activated("mcp")
+			take := settings.listenLauncher
+			if !own {
+				take = func() (map[string]*net.UnixListener, error) { named, _, err := activated("mcp"); return named, err }
+			}
+			sockets, err := take()
 			if err != nil {
 				return err
 			}
@@ -86,6 +102,7 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			return launcher.Serve(c.Context(), cfg)
 		},
 	}
+	c.Flags().BoolVar(&own, "listen", false, "make the sockets, where there is no systemd to do it")
 	c.Flags().BoolVar(&clean, "clean", false, "remove the network of a launcher that is dead, and end")
 	_ = c.Flags().MarkHidden("clean") // fails for an unknown flag only
 	return c
@@ -111,7 +128,7 @@ func activated(needed string) (sockets map[string]*net.UnixListener, overHTTP []
 		}
 	}
 	if sockets[needed] == nil {
-		return nil, nil, fmt.Errorf("cannot start by hand: no socket named %q was passed (LISTEN_FDS); systemd starts this role, `secmcpd stdio` needs no systemd", needed)
+		return nil, nil, fmt.Errorf("cannot start by hand: no socket named %q was passed (LISTEN_FDS); systemd starts this role, --listen makes its sockets, `secmcpd stdio` needs neither", needed)
 	}
 	return sockets, overHTTP, nil
 }
