@@ -201,6 +201,10 @@ func payload(t *testing.T, k kind, im image) (dir string, names []string) {
 		}
 		write(t, filepath.Join(dir, file), text)
 	}
+	// What a Vagrantfile's machine runs is tried here.
+	if err := command(t.Context(), "cp", "-r", "../../deploy/vagrant", filepath.Join(dir, "vagrant")); err != nil {
+		t.Fatal(err)
+	}
 	write(t, filepath.Join(dir, "limit"), strconv.AppendInt(nil, int64(k.perCase.Seconds()), 10))
 	if k.packages == nil {
 		k.packages = packages

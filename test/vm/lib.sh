@@ -11,6 +11,8 @@ export later=/test/secmcpd-later.deb # the same, as a later version
 export rpm=/test/secmcpd.rpm later_rpm=/test/secmcpd-later.rpm # in the guest of TestRPM alone
 begun=$(date '+%Y-%m-%d %H:%M:%S')
 export PATH=/test/bin:$PATH
+# What the Vagrantfile's machines run.
+export vagrant=/test/vagrant
 # The address of the lab host, and the end of the cable that is this machine's.
 lab=10.77.0.2
 outside=10.77.0.1
@@ -96,20 +98,14 @@ refusal() {
 	value error.code "$answer"
 }
 
-# lab_up [PORT...] makes a network namespace with one host that listens on the ports. It knows the
-# way to this machine and no other: nobody has told it of the slots.
+# lab_up [PORT...] makes the Vagrantfile's network namespace with one host, which counts what it receives and
+# listens on the ports. It knows the way to this machine and no other: nobody has told it of the slots.
 lab_up() {
 	local listen=() port
 	for port in "${@:-22}"; do listen+=("$lab:$port"); done
 	lab_down
 	trap lab_down EXIT
-	ip netns add lab
-	ip link add lab0 type veth peer name eth0 netns lab
-	ip addr add "$outside/24" dev lab0
-	ip link set lab0 up
-	ip -n lab addr add "$lab/24" dev eth0
-	ip -n lab link set eth0 up
-	ip -n lab link set lo up
+	"$vagrant/lab" up
 	ip netns exec lab nft -f - <<-EOF
 		table ip lab {
 			counter received { }
@@ -126,11 +122,7 @@ lab_down() {
 		kill "$(cat /run/lab.pid)" 2>/dev/null || true
 		rm -f /run/lab.pid
 	fi
-	if ip netns list | grep -q '^lab\b'; then
-		ip netns del lab
-	fi
-	# The other end goes with the namespace, a moment later.
-	eventually 5 not ip link show lab0
+	"$vagrant/lab" down
 }
 not() { ! "$@" >/dev/null 2>&1; }
 

@@ -1,7 +1,7 @@
 # The package installs where nothing but its dependencies is: users, sockets, no running service.
 refused id -u secmcpd
 machine >/run/machine-before # for 91-purge
-dpkg -i "$deb"
+"$vagrant/install" "$deb"
 id -u secmcpd
 for group in secmcpd-agents secmcpd-admin; do getent group "$group"; done
 for unit in secmcpd.socket secmcpd-front.socket secmcpd-bell.socket secmcpd-admin.socket secmcpd-launcher-admin.socket; do
