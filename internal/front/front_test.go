@@ -1267,7 +1267,9 @@ func TestSilenceEverywhereNamesTheDoctor(t *testing.T) {
 	const (
 		silent = `<host><status state="up" reason="user-set"/><address addr="10.91.0.%d" addrtype="ipv4"/><ports><extraports state="filtered" count="100"/></ports></host>`
 		open   = `<host><status state="up" reason="user-set"/><address addr="10.91.0.%d" addrtype="ipv4"/><ports><port protocol="tcp" portid="80"><state state="open" reason="syn-ack"/></port></ports></host>`
-		down   = `<host><status state="down" reason="no-response"/><address addr="10.91.0.%d" addrtype="ipv4"/></host>`
+		// The same from a firewall that rejects, seen by connect: it is no word of the host's.
+		refused = `<host><status state="up" reason="user-set"/><address addr="10.91.0.%d" addrtype="ipv4"/><ports><port protocol="tcp" portid="80"><state state="filtered" reason="host-unreach"/></port></ports></host>`
+		down    = `<host><status state="down" reason="no-response"/><address addr="10.91.0.%d" addrtype="ipv4"/></host>`
 	)
 	r := newRoom(t)
 	s := r.agent(1000, nil)
@@ -1277,6 +1279,7 @@ func TestSilenceEverywhereNamesTheDoctor(t *testing.T) {
 		want  bool
 	}{
 		{"all are silent", []string{silent, silent}, true},
+		{"all are refused on the way", []string{refused, refused}, true},
 		{"one answers", []string{silent, open}, false},
 		{"one is down", []string{silent, down}, false},
 		{"nobody", nil, false},

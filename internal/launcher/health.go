@@ -318,7 +318,7 @@ func (l *Launcher) lookScope() health.Finding {
 	f := health.Well("attacked by ourselves, and let nothing through")
 	switch {
 	case p.state == unproven:
-		f = health.Poor("unproven: nothing that a scan sends leaves this machine, or no answer comes back; `secmcpd doctor` names the firewall")
+		f = health.Poor("unproven when the launcher started: nothing that was sent left this machine, or no answer came back; `secmcpd doctor` names the firewall; once that lets scans through, restart secmcpd-launcher.service")
 	case !p.lost.IsZero() && time.Since(p.lost) < lostLately:
 		f = health.Poor("somebody else changed it, and it was made anew; its scans were ended")
 	}

@@ -367,7 +367,8 @@ func (p *nmapParser) finish(at place) {
 func (p *nmapParser) endPort() {
 	port := *p.port
 	p.port = nil
-	p.said = p.said || port.Reason != "no-response"
+	// Of a port that is filtered the host has said nothing: an error that says so is a router's, or this machine's own.
+	p.said = p.said || !strings.Contains(port.State, "filtered")
 	if port.State == "open" {
 		p.open++
 	}
