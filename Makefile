@@ -13,7 +13,7 @@ GOVULNCHECK := v1.9.0
 TAGS := osusergo,netgo
 
 FOR_BUILD := gcc libc6-dev libseccomp-dev pkg-config
-FOR_TEST := $(FOR_BUILD) mandoc nmap masscan gobuster fping sslscan iproute2 iptables nftables procps mount e2fsprogs xfsprogs btrfs-progs prometheus prometheus-node-exporter
+FOR_TEST := $(FOR_BUILD) mandoc bash-completion zsh fish nmap masscan gobuster fping sslscan iproute2 iptables nftables procps mount e2fsprogs xfsprogs btrfs-progs prometheus prometheus-node-exporter
 FOR_LINT := $(FOR_BUILD) shellcheck systemd
 FOR_PACKAGES := $(FOR_BUILD) binutils gzip gnupg
 FOR_CHECK := $(FOR_PACKAGES) lintian rpm rpmlint devscripts shellcheck mandoc man-db groff qemu-user-static
@@ -182,12 +182,24 @@ bin/nfpm-$(NFPM):
 	GOBIN=$(CURDIR)/bin go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM)
 	mv bin/nfpm $@
 
+# What `make systest` upgrades from: the release before, or until there is one a state of long before it, with
+# another schema of the store, two sockets, and rooms that do not make way.
+PREVIOUS := $(shell git describe --tags --abbrev=0 --match 'v[0-9]*' HEAD^ 2>/dev/null || echo 48f2039d488f)
+PREVIOUS_TREE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/secmcpd-test/previous-$(PREVIOUS)
+
+# Built as it was built then.
+previous: bin/nfpm-$(NFPM)
+	@git cat-file -e '$(PREVIOUS)^{commit}' 2>/dev/null || { echo "the build to upgrade from, $(PREVIOUS), is not in this history: git fetch --unshallow --tags"; exit 1; }
+	[ -e $(PREVIOUS_TREE)/built ] || { rm -rf $(PREVIOUS_TREE) && mkdir -p $(PREVIOUS_TREE)/bin && git archive $(PREVIOUS) | tar -x -C $(PREVIOUS_TREE) && \
+		cp bin/nfpm-$(NFPM) $(PREVIOUS_TREE)/bin && $(MAKE) -C $(PREVIOUS_TREE) packages EPOCH=$$(git log -1 --format=%ct $(PREVIOUS)) \
+		VERSION=$$(git log -1 --format='0.1.0~git%cd.%h' --date=format:%Y%m%d%H%M $(PREVIOUS)) && touch $(PREVIOUS_TREE)/built; }
+
 # The deb on real systemd 252 and 257, in containers: seconds. Images are made once and kept in
 # ~/.cache/secmcpd-test.
-systest: packages-check
+systest: packages-check previous
 	$(call need,$(FOR_GUESTS))
-	go test -tags systest ./test/vm -count=1 -v -timeout 15m -run 'TestContainer|TestRPM' \
-		-deb $$(echo $(CURDIR)/dist/*_$(HOST_ARCH).deb) -dist $(CURDIR)/dist -nfpm $(CURDIR)/bin/nfpm-$(NFPM)
+	go test -tags systest ./test/vm -count=1 -v -timeout 15m -run 'TestContainer|TestRPM' -deb $$(echo $(CURDIR)/dist/*_$(HOST_ARCH).deb) \
+		-previous $$(echo $(PREVIOUS_TREE)/dist/*.deb) -dist $(CURDIR)/dist -nfpm $(CURDIR)/bin/nfpm-$(NFPM)
 
 # The same in virtual machines, with every cgroup controller: minutes.
 vmtest: package
@@ -197,4 +209,4 @@ vmtest: package
 clean:
 	rm -rf bin dist
 
-.PHONY: build test bpf lint vuln conformance clients dialects demo soak bench package packages packages-check reproducible bundle systest vmtest clean
+.PHONY: build test bpf lint vuln conformance clients dialects demo soak bench package packages packages-check reproducible bundle previous systest vmtest clean
