@@ -77,6 +77,7 @@ lint: bin/staticcheck-$(STATICCHECK)
 	shellcheck -s sh packaging/deb/postinst packaging/deb/prerm packaging/deb/postrm packaging/rpm/post packaging/rpm/preun packaging/rpm/postun
 	shellcheck packaging/cross packaging/sign packaging/twice
 	shellcheck .ci/run test/vm/run test/vm/lib.sh
+	shellcheck deploy/vagrant/* deploy/container/launcher deploy/container/healthcheck
 	shellcheck -s bash -e SC2154 test/vm/cases/*.sh test/vm/rpm/*.sh # what they use, lib.sh sets
 
 # The protocol, judged by the official suite and the inspector. Debian's npm fetches what
@@ -170,6 +171,13 @@ bundle: bin/conformance/installed
 	sed "s/0\.0\.0/$(BUNDLE)/g; s/0\{64\}/$$(sha256sum 'dist/secmcpd-$(BUNDLE).mcpb' | cut -c1-64)/" packaging/mcpb/server.json >dist/server.json
 	go test -tags bundle,$(TAGS) ./packaging/mcpb -count=1 -dist $(CURDIR)/dist
 
+# The compose file and the Kubernetes manifest, read as strictly as by those that run them and held to the units; the
+# Vagrantfile's syntax. Seconds, but for the first compilation.
+deploy-check: build
+	$(call need,$(FOR_BUILD) ruby)
+	ruby -c Vagrantfile
+	cd test/deploy && go vet ./... && go test -count=1 ./...
+
 # Known vulnerabilities of what is linked. It needs its database, so it is not part of lint.
 vuln:
 	go run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK) -tags $(TAGS) ./cmd/secmcpd
@@ -209,4 +217,4 @@ vmtest: package
 clean:
 	rm -rf bin dist
 
-.PHONY: build test bpf lint vuln conformance clients dialects demo soak bench package packages packages-check reproducible bundle previous systest vmtest clean
+.PHONY: build test deploy-check bpf lint vuln conformance clients dialects demo soak bench package packages packages-check reproducible bundle previous systest vmtest clean
