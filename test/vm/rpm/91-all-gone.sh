@@ -1,4 +1,4 @@
-# With what docs/systemd.md says in place of a purge, nothing is left: no file, user, group, link, rule, cgroup, setting.
+# With what docs/install.md says in place of a purge, nothing is left: no file, user, group, link, rule, cgroup, setting.
 rm -rf /etc/secmcpd /var/lib/secmcpd /var/lib/secmcpd-launcher /var/log/secmcpd
 userdel secmcpd; groupdel secmcpd-agents; groupdel secmcpd-admin
 equal "what is left" "$(find / /run -xdev -name '*secmcpd*' ! -path '/test/*' ! -name '*secmcpd-guest*' | sort -u)" ""
