@@ -243,6 +243,10 @@ func (p profile) filter(execFD int) (*seccomp.ScmpFilter, error) {
 	if p.threads {
 		r.add(seccomp.ActAllow, "clone", masked(0, threadFlags|newNamespaces, threadFlags))
 	}
+	// Its own process group, where the kernel has no call for that alone (arm64).
+	if number, err := seccomp.GetSyscallFromName("getpgrp"); err != nil || number < 0 {
+		r.add(seccomp.ActAllow, "getpgid", equal(0, 0))
+	}
 	r.add(seccomp.ActAllow, "execveat", equal(0, uint64(execFD)), equal(4, unix.AT_EMPTY_PATH))
 	r.addFcntl(execFD)
 	// Its own limits: a box without a pid namespace would see others.
@@ -316,8 +320,8 @@ type rules struct {
 
 func (r *rules) add(action seccomp.ScmpAction, name string, conditions ...condition) {
 	number, err := seccomp.GetSyscallFromName(name)
-	if err != nil || r.err != nil {
-		return // a name this library does not know answers ENOSYS like any other
+	if err != nil || number < 0 || r.err != nil {
+		return // a name that this library does not know, or a call that this processor does not have, answers ENOSYS like any other
 	}
 	var conds []seccomp.ScmpCondition
 	for _, c := range conditions {
