@@ -215,7 +215,7 @@ func TestPackagesHaveEveryUnit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file := range units(t) {
-		if !strings.Contains(string(recipe), "{src: systemd/"+file+",") {
+		if !strings.Contains(string(recipe), "{src: systemd/"+file+",") && !strings.Contains(string(recipe), "{src: systemd/"+filepath.Dir(file)+"/*,") {
 			t.Errorf("nfpm.yaml has no %s", file)
 		}
 	}

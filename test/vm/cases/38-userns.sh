@@ -8,6 +8,6 @@ trap 'echo "$most" >/proc/sys/user/max_user_namespaces; lab_down' EXIT
 echo 0 >/proc/sys/user/max_user_namespaces
 refused unshare --user /bin/true 2>/dev/null # root cannot, either
 systemctl restart secmcpd-launcher.service secmcpd.service
-done_=$(call alice nmap_scan "{\"targets\": [\"$lab\"], \"ports\": [22], \"wait_s\": 50}")
+done_=$(call alice nmap_scan "{\"targets\": [\"$lab\"], \"ports\": [22], \"wait_s\": 45}")
 equal "status" "$(value status "$done_")" completed
 equal "open ports" "$(value summary.open_ports "$done_")" 1
