@@ -111,13 +111,16 @@ func wanted(all []string) []string {
 // divide moves this process into a leaf of its own (a cgroup with processes
 // cannot give controllers to its children), makes the cgroup of all boxes beside
 // it, and turns on what there is. It returns the controllers that boxes will
-// have.
-func divide(dir string, available []string, total Total) ([]string, error) {
+// have. To keep is to leave the limits of all boxes together as somebody else has set them.
+func divide(dir string, available []string, total Total, keep bool) ([]string, error) {
 	own, boxes := filepath.Join(dir, supervisor), filepath.Join(dir, together)
+	set := true
 	for _, d := range []string{own, boxes} {
-		if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		err := os.Mkdir(d, 0o755)
+		if err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, fmt.Errorf("cannot create own cgroup: %w", err)
 		}
+		set = !keep || err == nil
 	}
 	if err := writeControl(own, "cgroup.procs", "0"); err != nil {
 		return nil, fmt.Errorf("cannot move into own cgroup: %w", err)
@@ -129,6 +132,9 @@ func divide(dir string, available []string, total Total) ([]string, error) {
 		_ = writeControl(boxes, "cgroup.subtree_control", "+"+c)
 	}
 	enabled := wanted(controllers(boxes, "cgroup.subtree_control"))
+	if !set {
+		return enabled, nil
+	}
 	for _, c := range total.controls(enabled) {
 		if err := c.write(boxes); err != nil {
 			return nil, fmt.Errorf("cannot limit all boxes together: %w", err)

@@ -94,7 +94,7 @@ func Open(c Config) (*Sandbox, error) {
 		f.Cgroup, f.NoCgroup, f.Controllers = "", "no cgroup was delegated here", nil
 	}
 	if f.Cgroup != "" && f.UID == 0 && len(f.Lacks) == 0 {
-		enabled, err := divide(f.Cgroup, f.Controllers, c.Total)
+		enabled, err := divide(f.Cgroup, f.Controllers, c.Total, c.delegatedOnly)
 		if err != nil {
 			f.Cgroup, f.NoCgroup, enabled = "", err.Error(), nil
 		}
