@@ -28,7 +28,7 @@ FOR_arm64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 # Debian 12 and 13 have the same clang 19 beside their own.
 CLANG := 19.1.7
 FOR_BPF := clang-19 llvm-19
-FOR_GUESTS := $(FOR_PACKAGES) lintian mmdebstrap debian-archive-keyring systemd-container qemu-system-x86 e2fsprogs
+FOR_GUESTS := $(FOR_PACKAGES) lintian mmdebstrap debian-archive-keyring systemd-container qemu-system-x86 qemu-utils e2fsprogs
 
 # No script of a package is run, and npm's complaints about the older Node that runs it are beside
 # the point.

@@ -15,13 +15,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestContainer runs the cases under systemd in a container: seconds, but with the cgroup
 // controllers of the host, which may be none. A minute of all is what cases wait for: graces, watchdogs, the
 // idle exit.
 func TestContainer(t *testing.T) {
-	k := kind{name: "container", perCase: time.Minute, all: 5 * time.Minute, start: startContainer}
+	k := kind{name: "container", perCase: time.Minute, all: 5 * time.Minute, disk: containerDisk, start: startContainer}
 	for _, s := range append(slices.Clone(suites), between) {
 		im := prepare(t, s.suite, s.systemd)
 		t.Run("systemd-"+s.systemd, func(t *testing.T) {
@@ -31,9 +33,36 @@ func TestContainer(t *testing.T) {
 	}
 }
 
-func startContainer(ctx context.Context, im image, test string) (*guest, error) {
+// containerDisk is what a guest writes, in memory and over its image; that is shared, and stays as it is.
+func containerDisk(t *testing.T, im image) string {
+	t.Helper()
+	dir := t.TempDir()
+	mount := func(source, target, kind, options string) {
+		t.Helper()
+		if err := unix.Mount(source, target, kind, 0, options); err != nil {
+			t.Fatalf("cannot mount %s: %v", target, err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(target, 0); err != nil {
+				t.Errorf("cannot unmount %s: %v", target, err)
+			}
+		})
+	}
+	mount("tmpfs", dir, "tmpfs", "mode=755")
+	at := map[string]string{}
+	for _, part := range []string{"upper", "work", "root"} {
+		at[part] = filepath.Join(dir, part)
+		if err := os.Mkdir(at[part], 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount("overlay", at["root"], "overlay", fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", filepath.Join(im.dir, "root"), at["upper"], at["work"]))
+	return at["root"]
+}
+
+func startContainer(ctx context.Context, im image, root, test, console string) (*guest, error) {
 	pipe := filepath.Join(test, "results")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	// Read and write: there is no end of file before the guest has opened it.
@@ -41,25 +70,25 @@ func startContainer(ctx context.Context, im image, test string) (*guest, error) 
 	if err != nil {
 		return nil, err
 	}
-	console, err := consoleFile(test, "container-"+im.suite)
+	out, err := os.Create(console)
 	if err != nil {
 		return nil, err
 	}
-	defer console.Close()
+	defer out.Close()
 	// A box leaves the keyring of the launcher; containers are refused that by default. They are
 	// refused BPF, too: one of them stays so, and has the filter of nf_tables alone.
 	calls := "@keyring"
 	if im.suite != "bookworm" {
 		calls += " bpf"
 	}
-	cmd := exec.CommandContext(ctx, "systemd-nspawn", "--quiet", "--directory="+filepath.Join(im.dir, "root"), "--volatile=overlay",
+	cmd := exec.CommandContext(ctx, "systemd-nspawn", "--quiet", "--directory="+root,
 		fmt.Sprintf("--machine=secmcpd-%s-%d", im.suite, os.Getpid()), "--boot", "--register=no", "--keep-unit",
 		"--private-network", "--console=pipe", "--link-journal=no", "--kill-signal=SIGRTMIN+3", "--bind="+test+":/test",
 		"--system-call-filter="+calls,
 		"systemd.getty_auto=0",
 		// systemd 257 refuses the host's cgroup v1 without it; 252 does not know it.
 		"SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
-	cmd.Stdout, cmd.Stderr = console, console
+	cmd.Stdout, cmd.Stderr = out, out
 	bound(cmd, syscall.SIGTERM)
 	group, remove, err := ownCgroup("secmcpd-" + filepath.Base(filepath.Dir(test)) + "-" + im.suite)
 	if err != nil {
@@ -72,7 +101,7 @@ func startContainer(ctx context.Context, im image, test string) (*guest, error) 
 	}
 	// A guest that ends without a word ends the reading too.
 	context.AfterFunc(ctx, func() { results.Close() })
-	return &guest{process: cmd, results: results, console: console.Name(), after: remove}, nil
+	return &guest{process: cmd, results: results, after: remove}, nil
 }
 
 // ownCgroup makes a cgroup for one container. In that of the test, two of them would have the same

@@ -46,7 +46,7 @@ var (
 )
 
 // guestPackages is what every guest needs: what the deb depends on, and what the cases use.
-const guestPackages = "systemd,systemd-sysv,udev,kmod,iproute2,procps,nftables,libseccomp2,nmap,init-system-helpers,rpm"
+const guestPackages = "systemd,systemd-sysv,udev,kmod,iproute2,procps,nftables,iptables,libseccomp2,nmap,init-system-helpers,rpm"
 
 const (
 	buildLimit = 10 * time.Minute
@@ -156,6 +156,8 @@ var customise = []string{
 	"--essential-hook=printf '%s\\n' virtio_pci virtio_blk ext4 > $1/etc/initramfs-tools/modules",
 	"--essential-hook=echo COMPRESS=gzip >> $1/etc/initramfs-tools/conf.d/small",
 	"--customize-hook=mkdir $1/test",
+	// Installed by the case that needs it, and by no other.
+	"--customize-hook=mkdir $1/opt/exporter && cd $1/opt/exporter && APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -q download prometheus-node-exporter adduser",
 	"--customize-hook=echo secmcpd-guest > $1/etc/hostname",
 	"--customize-hook=systemctl --root=$1 mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-networkd-wait-online.service",
 }

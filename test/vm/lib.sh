@@ -168,10 +168,32 @@ hog() {
 	local port
 	case $1 in
 	memory) port=1001 ;; processes) port=1002 ;; cpu) port=1003 ;; time) port=1004 ;;
-	reads) port=1005 ;; writes) port=1006 ;; some-memory) port=1007 ;; crash) port=1008 ;;
+	reads) port=1005 ;; writes) port=1006 ;; some-memory) port=1007 ;; crash) port=1008 ;; finds) port=1009 ;;
 	*) fail "hog $1" ;;
 	esac
 	value job_id "$(call alice nmap_scan "{\"targets\": [\"$lab\"], \"ports\": [$port], \"wait_s\": 0}")"
+}
+
+# finding has alice start a scan that has found an open port when it goes on, and prints the job.
+finding() {
+	local job
+	job=$(hog finds)
+	eventually 20 runs "$job"
+	eventually 20 grep -q 'portid="80"' "/var/lib/secmcpd-launcher/boxes/$job/stdout"
+	echo "$job"
+}
+
+# kept JOB STATUS: it ended so, its result has what it had found and says that this is not all, and the audit log
+# has its end.
+kept() {
+	local result
+	ended "$1" >/dev/null
+	result=$(call alice job_result "{\"job_id\": \"$1\"}")
+	equal "status of the job" "$(value status "$result")" "$2"
+	equal "what it had found" "$(value 'hosts[0].ports[0].port' "$result") $(value 'hosts[0].ports[0].state' "$result")" "80 open"
+	equal "whether that is all" "$(value coverage.complete "$result")" false
+	equal "ends in the audit log" "$(secmcpd audit show --job "$1" | grep -cE " (done|interrupted) job=$1 .* outcome=" || true)" 1
+	contains "the audit log's chain" "$(secmcpd audit verify)" "chain intact"
 }
 
 # ended JOB waits for its end and prints the job.
@@ -191,3 +213,7 @@ accept_lacks() {
 		settings container <<<'accept_unenforced: [cgroup-cpu, cgroup-io, cgroup-memory, cgroup-pids, landlock]'
 	fi
 }
+
+# reboots HOW: when this case has ended, whatever it has started goes down with the guest: "orderly" by
+# systemd, "cut" as when the mains fail. The next case finds the guest started again.
+reboots() { echo "$1" >/run/reboot; }

@@ -21,7 +21,7 @@ var (
 // Debian's, whose rpm knows of no other package, and whose systemd has no systemd-update-helper: the
 // scriptlets do by systemctl what that would.
 func TestRPM(t *testing.T) {
-	k := kind{name: "container", perCase: time.Minute, all: 4 * time.Minute, start: startContainer, cases: "rpm", packages: rpms}
+	k := kind{name: "container", perCase: time.Minute, all: 4 * time.Minute, disk: containerDisk, start: startContainer, cases: "rpm", packages: rpms}
 	runCases(t, k, prepare(t, suites[0].suite, suites[0].systemd))
 }
 

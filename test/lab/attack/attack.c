@@ -10,6 +10,10 @@
 // link; host is another address of the machine that the gateway is. It prints
 // "sent N of M" and the errno of the last that was refused. The status is 0 if
 // anything was sent, 3 if nothing was, 1 for a fault of its own.
+//
+// In nmap's place, with nmap's arguments, it tries every mode of IPv4 in turn and
+// prints a line for each. It finds source and gateway by itself, the last address
+// that it is given is the allowed one, and the forbidden one is that of the lab.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -649,8 +653,8 @@ static void parse(addr *into, const char *text) {
 }
 
 // learn finds the hardware addresses of both ends. The gateway's is that of any neighbour of
-// the interface: there is one.
-static void learn(void) {
+// the interface: there is one, and its address is returned.
+static const char *learn(void) {
 	struct ifreq r = {0};
 	strncpy(r.ifr_name, device, IFNAMSIZ - 1);
 	if (!(iface = if_nametoindex(device)) || ioctl(socket(AF_INET, SOCK_DGRAM, 0), SIOCGIFHWADDR, &r) < 0)
@@ -658,15 +662,52 @@ static void learn(void) {
 	memcpy(mac, r.ifr_hwaddr.sa_data, 6);
 	FILE *f = fopen("/proc/net/arp", "r");
 	char line[256], on[32];
+	static char at[64];
 	unsigned flags, m[6];
 	while (f && fgets(line, sizeof line, f))
-		if (sscanf(line, "%*s %*s %x %x:%x:%x:%x:%x:%x %*s %31s", &flags, m, m + 1, m + 2, m + 3, m + 4, m + 5, on) == 8 && flags & 2 && !strcmp(on, device)) {
+		if (sscanf(line, "%63s %*s %x %x:%x:%x:%x:%x:%x %*s %31s", at, &flags, m, m + 1, m + 2, m + 3, m + 4, m + 5, on) == 9 && flags & 2 && !strcmp(on, device)) {
 			for (int i = 0; i < 6; i++)
 				gateway_mac[i] = m[i];
-			return;
+			return at;
 		}
 	fprintf(stderr, "attack: no neighbour on %s\n", device);
 	exit(1);
+}
+
+// run tries a mode and prints what came of it.
+static int run(const struct mode *m, const char *prefix) {
+	int sent = 0, refused = 0;
+	for (int n = 0; n < TRIES; n++) {
+		if (m->send() < 0)
+			refused = errno;
+		else
+			sent++;
+		for (int fd = 3; fd < 64; fd++) // a box knows no close_range
+			close(fd);
+	}
+	printf("%ssent %d of %d%s%s\n", prefix, sent, TRIES, refused ? ", " : "", refused ? strerrorname_np(refused) : "");
+	return sent ? 0 : 3;
+}
+
+static int in_nmaps_place(int argc, char **argv) {
+	for (int i = 1; i < argc; i++)
+		inet_pton(AF_INET, argv[i], &allowed);
+	struct ifreq r = {0};
+	strncpy(r.ifr_name, device, IFNAMSIZ - 1);
+	if (ioctl(socket(AF_INET, SOCK_DGRAM, 0), SIOCGIFADDR, &r) < 0)
+		fault(device);
+	memcpy(&src, &((struct sockaddr_in *)&r.ifr_addr)->sin_addr, 4);
+	parse(&gateway, learn());
+	parse(&forbidden, "10.99.0.5");
+	parse(&host, "10.99.0.1");
+	for (int i = 0; i < MODES; i++) {
+		char prefix[32];
+		snprintf(prefix, sizeof prefix, "%s ", modes[i].name);
+		if (modes[i].families & FOUR)
+			run(&modes[i], prefix);
+		fflush(stdout); // all that was tried is told if the next is the last
+	}
+	return 0;
 }
 
 int main(int argc, char **argv) {
@@ -675,6 +716,11 @@ int main(int argc, char **argv) {
 			printf("%s%s%s\n", modes[i].name, modes[i].families & FOUR ? " 4" : "", modes[i].families & SIX ? " 6" : "");
 		return 0;
 	}
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], "-V") || !strcmp(argv[i], "--version"))
+			return puts("Nmap version 7.93 ( https://nmap.org )"), 0;
+		else if (!strcmp(argv[i], "-oX"))
+			return in_nmaps_place(argc, argv);
 	struct { const char *name; addr *into; } options[] = {{"--src", &src}, {"--gateway", &gateway}, {"--host", &host}, {"--allowed", &allowed}, {"--forbidden", &forbidden}};
 	for (int i = 2; i + 1 < argc; i += 2) {
 		int found = !strcmp(argv[i], "--iface");
@@ -692,16 +738,7 @@ int main(int argc, char **argv) {
 		if (strcmp(argv[1], modes[i].name) || !(modes[i].families & (six() ? SIX : FOUR)))
 			continue;
 		learn();
-		int sent = 0, refused = 0;
-		for (int n = 0; n < TRIES; n++) {
-			if (modes[i].send() < 0)
-				refused = errno;
-			else
-				sent++;
-			close_range(3, ~0U, 0);
-		}
-		printf("sent %d of %d%s%s\n", sent, TRIES, refused ? ", " : "", refused ? strerrorname_np(refused) : "");
-		return sent ? 0 : 3;
+		return run(&modes[i], "");
 	}
 	fprintf(stderr, "usage: attack list | attack MODE --iface NAME --src A --gateway A --host A --allowed A --forbidden A\n");
 	return 1;

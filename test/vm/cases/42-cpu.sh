@@ -1,4 +1,4 @@
-# machine only: needs the cpu controller
+# one machine only: needs the cpu controller
 # A scanner that takes all processor time gets its share, and no more.
 hog_up "limits: {cpu_percent: 20}"
 job=$(hog cpu)

@@ -1,4 +1,4 @@
-# machine only: needs the pids controller
+# one machine only: needs the pids controller
 # A scanner that takes more threads than its limit is refused them, and the answer says so. The box
 # in which it says its version is the one that has threads at all.
 hog_up "limits: {processes: 40}" hog-crowd

@@ -1,4 +1,4 @@
-# machine only: needs Landlock and every controller
+# one machine only: needs Landlock and every controller
 # On this kernel and with every controller: each probe under each profile, the filters asked number
 # by number, and doctor's proof, with nothing missing.
 cd /test || exit 1

@@ -1,4 +1,4 @@
-# machine only: says what the kernel does with all cores
+# one machine only: says what the kernel does with all cores
 # A scanner that crashes leaves no core, and the program that takes cores, which is the machine's and
 # runs as root, is not started for it.
 hog_up

@@ -1,4 +1,4 @@
-# Faulty settings keep the services from starting and cost no socket; mended, they start by
+# container only: faulty settings keep the services from starting and cost no socket; mended, they start by
 # themselves.
 echo 'scans: {at_once: none}' >/etc/secmcpd/conf.d/wrong.yaml
 trap 'rm -f /etc/secmcpd/conf.d/wrong.yaml; systemctl restart secmcpd.service secmcpd-launcher.service' EXIT

@@ -1,4 +1,4 @@
-# An upgrade restarts no socket, ends no scan, keeps what the operator wrote; both rooms make way when nothing runs.
+# containers and one machine: an upgrade restarts no socket, ends no scan, keeps what the operator wrote; both rooms make way when nothing runs.
 hog_up
 job=$(hog time)
 eventually 20 runs "$job"
