@@ -202,6 +202,10 @@ ended() { call alice job_status "{\"job_id\": \"$1\", \"wait_s\": 45}"; }
 # What holds boxes to their scopes: bpf, or nftables where the guest may not have BPF.
 filter() { if journalctl -b -u secmcpd-launcher | grep -q "filter is nf_tables alone"; then echo nftables; else echo bpf; fi; }
 
+# message_id EVENT, as the manual has it; entry EVENT [FIELD=VALUE...]: the last of them in the journal, as JSON.
+message_id() { sed -n "s/^| \`$1\` | \`\([0-9a-f]*\)\` .*/\1/p" /usr/share/doc/secmcpd/docs/monitoring.md; }
+entry() { journalctl --no-pager -o json "MESSAGE_ID=$(message_id "$1")" "${@:2}" | tail -n 1; }
+
 # counted REASON: how many scans have ended by it, as node_exporter would read it.
 counted() { awk -v reason="reason=\"$1\"" 'BEGIN {n = 0} index($1, "secmcpd_jobs_ended_total{" reason) == 1 {n += $2} END {print n}' /run/secmcpd-metrics/secmcpd.prom; }
 counts() { [ "$(counted "$1")" -gt "$2" ]; }

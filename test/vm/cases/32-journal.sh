@@ -3,8 +3,6 @@
 agent alice
 accept_lacks
 lab_up 22
-message_id() { sed -n "s/^| \`$1\` | \`\([0-9a-f]*\)\` .*/\1/p" /usr/share/doc/secmcpd/docs/monitoring.md; }
-entry() { journalctl --no-pager -o json "MESSAGE_ID=$(message_id "$1")" "${@:2}" | tail -n 1; }
 
 result=$(call alice nmap_scan "{\"targets\": [\"$lab\"], \"ports\": [22], \"correlation_id\": \"order-66:a\", \"wait_s\": 45}") || fail "$result"
 job=$(value job_id "$result")
