@@ -81,7 +81,7 @@ lint: bin/staticcheck-$(STATICCHECK)
 	shellcheck packaging/cross packaging/sign packaging/twice
 	shellcheck .ci/run test/vm/run test/vm/lib.sh
 	shellcheck deploy/vagrant/* deploy/container/launcher deploy/container/healthcheck
-	shellcheck -s bash -e SC2154 test/vm/cases/*.sh test/vm/rpm/*.sh # what they use, lib.sh sets
+	shellcheck -s bash -e SC2154 test/vm/cases/*.sh test/vm/figures/*.sh test/vm/rpm/*.sh # what they use, lib.sh sets
 
 # The protocol, judged by the official suite and the inspector. Debian's npm fetches what
 # package-lock.json pins, a newer Node with it.
@@ -196,6 +196,11 @@ bin/nfpm-$(NFPM):
 	GOBIN=$(CURDIR)/bin go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM)
 	mv bin/nfpm $@
 
+# What an installation costs: the sizes, the first connection, what stays resident, beside nmap's own installation.
+figures: packages
+	$(call need,$(FOR_GUESTS))
+	go test -tags systest ./test/vm -count=1 -v -timeout 25m -run TestFigures -deb $$(echo $(CURDIR)/dist/*_$(HOST_ARCH).deb)
+
 # What `make systest` upgrades from: the release before, or until there is one a state of long before it, with
 # another schema of the store, two sockets, and rooms that do not make way.
 PREVIOUS := $(shell git describe --tags --abbrev=0 --match 'v[0-9]*' HEAD^ 2>/dev/null || echo 48f2039d488f)
@@ -223,4 +228,4 @@ vmtest: package
 clean:
 	rm -rf bin dist
 
-.PHONY: build test deploy-check bpf lint vuln conformance clients dialects demo soak bench package packages packages-check reproducible bundle previous systest vmtest clean
+.PHONY: build test deploy-check bpf lint vuln conformance clients dialects demo soak bench package packages packages-check reproducible bundle previous figures systest vmtest clean

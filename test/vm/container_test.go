@@ -23,7 +23,7 @@ import (
 // controllers of the host, which may be none. A minute of all is what cases wait for: graces, watchdogs, the
 // idle exit.
 func TestContainer(t *testing.T) {
-	k := kind{name: "container", perCase: time.Minute, all: 5 * time.Minute, disk: containerDisk, start: startContainer}
+	k := kind{name: "container", perCase: time.Minute, all: 6 * time.Minute, disk: containerDisk, start: startContainer}
 	for _, s := range append(slices.Clone(suites), between) {
 		im := prepare(t, s.suite, s.systemd)
 		t.Run("systemd-"+s.systemd, func(t *testing.T) {

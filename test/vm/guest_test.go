@@ -23,6 +23,7 @@ import (
 
 var (
 	debFile = flag.String("deb", "", "the package to install")
+	before  = flag.String("previous", "", "the package of a build before it, to upgrade from")
 	only    = flag.String("cases", "*", "pattern of the names of the cases to run")
 	keepLog = flag.String("log", "", "directory that keeps what each guest printed")
 )
@@ -120,7 +121,7 @@ func follow(results io.Reader) (all []*outcome, again bool, err error) {
 	lines.Buffer(make([]byte, 64<<10), 1<<20)
 	for lines.Scan() {
 		line := strings.TrimRight(lines.Text(), "\r")
-		if *keepLog != "" {
+		if *keepLog != "" || strings.HasPrefix(line, "BENCH ") {
 			fmt.Println(line)
 		}
 		words := strings.Fields(line)
@@ -267,6 +268,11 @@ func packages(t *testing.T, dir string) {
 	}
 	if err := command(t.Context(), "cp", *debFile, filepath.Join(dir, "secmcpd.deb")); err != nil {
 		t.Fatal(err)
+	}
+	if *before != "" {
+		if err := command(t.Context(), "cp", *before, filepath.Join(dir, "secmcpd-previous.deb")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	tree := t.TempDir()
 	if err := command(t.Context(), "dpkg-deb", "--raw-extract", *debFile, tree); err != nil {

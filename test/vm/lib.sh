@@ -7,6 +7,7 @@ trap 'echo "FAILED at line $LINENO: $BASH_COMMAND"; evidence' ERR
 umask 022
 
 export deb=/test/secmcpd.deb
+export previous=/test/secmcpd-previous.deb # of a build of long before
 export later=/test/secmcpd-later.deb # the same, as a later version
 export rpm=/test/secmcpd.rpm later_rpm=/test/secmcpd-later.rpm # in the guest of TestRPM alone
 begun=$(date '+%Y-%m-%d %H:%M:%S')
@@ -221,3 +222,17 @@ accept_lacks() {
 # reboots HOW: when this case has ended, whatever it has started goes down with the guest: "orderly" by
 # systemd, "cut" as when the mains fail. The next case finds the guest started again.
 reboots() { echo "$1" >/run/reboot; }
+
+# figure NAME UNIT WHAT prints the median of the numbers on standard input, one a line, with the tenth and the
+# ninetieth of a hundred and how many there were.
+figure() {
+	sort -g | awk -v name="$1" -v unit="$2" -v what="$3" '{v[NR] = $1} END {
+		printf "BENCH %s %s %s %s (%s to %s, n=%d)\n", name, v[int((NR + 1) / 2)], unit, what, v[int(1 + (NR - 1) * 0.1)], v[int(1 + (NR - 1) * 0.9 + 0.5)], NR}'
+}
+# seconds COMMAND... prints how long it took; what it said goes to the log.
+seconds() {
+	local from
+	from=$(now)
+	"$@" >&2
+	awk -v ms=$(($(now) - from)) 'BEGIN {printf "%.2f\n", ms / 1000}'
+}

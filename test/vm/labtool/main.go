@@ -5,7 +5,7 @@
 //	labtool remote URL TOKEN TOOL ARGUMENTS the same over HTTP, by token
 //	labtool http URL [TOKEN [HEADER=VALUE...]] GET it, print status and body
 //	labtool tools                         print the names of the tools, one a line
-//	labtool listed N                      connect N times in turn, print the milliseconds until the tools were listed
+//	labtool listed N                      connect N times in turn, print the milliseconds until the tools were listed, and those of the listing alone
 //	labtool stream ROUNDS AGENTS PAUSE    so many agents at once list the tools, and two operators look, after pauses about as long
 //	labtool get PATH                      print what is at a.b[0].c of the JSON on standard input
 package main
@@ -62,11 +62,11 @@ func run(args []string) error {
 			return err
 		}
 		for range n {
-			took, err := listed(agents)
+			took, last, err := listed(agents)
 			if err != nil {
 				return err
 			}
-			fmt.Println(milliseconds(took))
+			fmt.Println(milliseconds(took), milliseconds(last))
 		}
 		return nil
 	case len(args) == 4 && args[0] == "stream":
@@ -220,36 +220,38 @@ const (
 )
 
 // listed is an agent that costs nothing itself: it connects, says who it is, and asks for the tools.
-func listed(socket string) (time.Duration, error) {
+func listed(socket string) (all, last time.Duration, err error) {
 	began := time.Now()
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(began.Add(callLimit)); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	lines := bufio.NewReader(conn)
+	var asked time.Time
 	for _, ask := range []struct{ say, id, want string }{{initialize, `"id":1,`, `"serverInfo"`}, {listTools, `"id":2,`, `"nmap_scan"`}} {
+		asked = time.Now()
 		if _, err := io.WriteString(conn, ask.say); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		for {
 			line, err := lines.ReadString('\n')
 			if err != nil {
-				return 0, fmt.Errorf("after %s: %w", time.Since(began), err)
+				return 0, 0, fmt.Errorf("after %s: %w", time.Since(began), err)
 			}
 			if !strings.Contains(line, ask.id) {
 				continue // a notification
 			}
 			if !strings.Contains(line, ask.want) {
-				return 0, fmt.Errorf("no %s in the answer: %.300s", ask.want, line)
+				return 0, 0, fmt.Errorf("no %s in the answer: %.300s", ask.want, line)
 			}
 			break
 		}
 	}
-	return time.Since(began), nil
+	return time.Since(began), time.Since(asked), nil
 }
 
 // looked is an operator's look at the front.
@@ -327,7 +329,7 @@ func stream(rounds, agentsAtOnce, pause string) error {
 			all.Go(func() {
 				time.Sleep(rand.N(20 * time.Millisecond))
 				if i < agentsOf {
-					visit(listed, agents)
+					visit(func(socket string) (time.Duration, error) { took, _, err := listed(socket); return took, err }, agents)
 				} else {
 					visit(looked, operators)
 				}
