@@ -162,6 +162,13 @@ packages-check: packages
 	SECMCPD_TEST=filters packaging/cross $(OTHER_ARCH) go test $(AS_BUILT) -vet=off -exec $(EMULATE_$(OTHER_ARCH)) ./sandbox -count=1 -timeout 5m \
 		-run '^TestFilter(s|Names|Arguments|Sockets|OtherTables)$$'
 
+# The deb is installed, removed and purged in a fresh Debian, from the mirror that apt uses: minutes.
+piuparts: package
+	$(call need,$(FOR_PACKAGES) piuparts mmdebstrap debian-archive-keyring)
+	piuparts -d bookworm --no-eatmydata --fail-on-broken-symlinks --warn-on-others \
+		--mirror "$$(apt-get indextargets --format '$$(REPO_URI)' 'Created-By: Packages' "Codename: bookworm" | grep -m 1 /debian) main" \
+		dist/*_$(HOST_ARCH).deb
+
 # The same bytes from the same commit; with COLD=yes all is compiled anew.
 reproducible: packages
 	packaging/twice '$(VERSION)' $(EPOCH) '$(COMMIT)'
@@ -228,4 +235,4 @@ vmtest: package
 clean:
 	rm -rf bin dist
 
-.PHONY: build test deploy-check bpf lint vuln conformance clients dialects demo soak bench package packages packages-check reproducible bundle previous figures systest vmtest clean
+.PHONY: build test deploy-check bpf lint vuln conformance clients dialects demo soak bench package packages packages-check piuparts reproducible bundle previous figures systest vmtest clean

@@ -16,7 +16,7 @@ export PATH=/test/bin:$PATH
 export vagrant=/test/vagrant
 # The address of the lab host, and the end of the cable that is this machine's.
 lab=10.77.0.2
-outside=10.77.0.1
+export outside=10.77.0.1
 
 fail() { echo "FAILED: $*"; evidence; exit 1; }
 
