@@ -1,6 +1,6 @@
 # The package installs where nothing but its dependencies is: users, sockets, no running service.
 refused id -u secmcpd
-machine >/run/machine-before # for 91-purge
+machine >/var/tmp/machine-before # for 91-purge
 "$vagrant/install" "$deb"
 id -u secmcpd
 for group in secmcpd-agents secmcpd-admin; do getent group "$group"; done

@@ -16,4 +16,4 @@ equal "units" "$(systemctl list-units --all --plain --no-legend 'secmcpd*' | gre
 refused pgrep -f /usr/bin/secmcpd
 # Containers have a unified hierarchy of their own each, and share the older ones.
 equal "cgroups" "$(find "$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)" -name '*secmcpd*' ! -name '*secmcpd-guest*')" ""
-machine | diff /run/machine-before - || fail "the machine is not as before the installation"
+machine | diff /var/tmp/machine-before - || fail "the machine is not as before the installation"
