@@ -38,7 +38,9 @@ echo "$share percent, $(($(used "$(box "$one")") - before_one)) and $(($(used "$
 # So has the slice, which an operator changes while they run: what it says holds for the launcher, too.
 slice=$(dirname "$(cgroup)")
 equal "the slice" "${slice##*/}" secmcpd-scans.slice
-equal "its limits" "$(cat "$slice/memory.max" "$slice/pids.max" "$slice/cpu.weight" "$slice/../cpu.weight")" "$(awk '$1 == "MemTotal:" {printf "%d", int($2 * 0.75 / 4) * 4096}' /proc/meminfo)"$'\n4096\n50\n50'
+total=$(awk '$1 == "MemTotal:" {print $2 * 1024}' /proc/meminfo)
+equal "its memory, in percent" "$(((1000 * $(cat "$slice/memory.max") / total + 5) / 10))" 75
+equal "its other limits" "$(cat "$slice/pids.max" "$slice/cpu.weight" "$slice/../cpu.weight")" $'4096\n50\n50'
 systemctl set-property --runtime secmcpd-scans.slice CPUQuota=20%
 before=$(used "$slice") begun_ms=$(now)
 sleep 5
