@@ -333,12 +333,14 @@ func (l *link) ask(ctx context.Context, make_ func(seq uint64) wire.Message) (wi
 }
 
 // tell sends something that has no answer.
-func (f *front) tell(l *link, m wire.Message) {
+func (f *front) tell(l *link, m wire.Message) bool {
 	if l == nil {
-		return
+		return false
 	}
 	if err := l.conn.Send(m); err != nil {
 		f.log.Warn("cannot tell the launcher", "why", err)
 		l.conn.Close()
+		return false
 	}
+	return true
 }

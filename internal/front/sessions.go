@@ -77,9 +77,13 @@ func (p pipes) SetWriteDeadline(t time.Time) error {
 // SyscallConn is of what is written to: a client that does not read is seen there.
 func (p pipes) SyscallConn() (syscall.RawConn, error) { return p.out.SyscallConn() }
 
-// serveSession speaks MCP with one client until it is gone.
+// serveSession speaks MCP with one client until it is gone. A client that the launcher has not heard to be met
+// is not read from: it is for the next front.
 func (f *front) serveSession(s *session) {
-	if err := f.speaker.Serve(context.WithValue(f.ctx, sessionKey{}, s), s.conn, s.client.UID); err != nil {
+	met := f.ctx.Err() == nil && f.tell(s.link, wire.Message{Met: &wire.Met{Handle: s.client.Handle}})
+	if !met {
+		s.hangUp()
+	} else if err := f.speaker.Serve(context.WithValue(f.ctx, sessionKey{}, s), s.conn, s.client.UID); err != nil {
 		f.log.Info("session ended", "uid", s.client.UID, "why", err)
 	}
 	f.mu.Lock()
@@ -88,7 +92,7 @@ func (f *front) serveSession(s *session) {
 	current := f.link == s.link
 	f.mu.Unlock()
 	f.service.Changed()
-	if current {
+	if current && met {
 		f.tell(s.link, wire.Message{Leave: &wire.Leave{Handle: s.client.Handle}})
 	}
 }

@@ -29,8 +29,10 @@ type client struct {
 	// files are the launcher's own copies: one socket, or the two pipes of stdio. No byte is
 	// ever read from or written to them here; they are watched for a hang-up and handed on.
 	files []*os.File
-	// introduced says that a front has the connection. Guarded by link.mu.
-	introduced bool
+	// introduced says that the front of now has the connection, met that one has begun to read from it, tries how
+	// many have had it. Guarded by link.mu.
+	introduced, met bool
+	tries           int
 	// token is by which it came, over HTTP: it has no files then. It never changes.
 	token *Token
 }

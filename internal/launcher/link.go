@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/secmcpd/secmcpd/internal/wire"
 	"github.com/secmcpd/secmcpd/observability/journal"
 )
@@ -157,11 +159,10 @@ func (l *Launcher) linkOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer l.drop(conn)
-	if err := l.bring(conn, gaps); err != nil {
-		return err
+	if err = l.bring(conn, gaps); err == nil {
+		err = l.serveFront(ctx, conn)
 	}
-	err = l.serveFront(ctx, conn)
+	l.drop(conn, l.heardAll(uc, conn, err))
 	if errors.Is(err, io.EOF) || ctx.Err() != nil {
 		return nil
 	}
@@ -246,9 +247,13 @@ func (l *Launcher) bring(conn *wire.Conn, gaps []wire.Gap) error {
 	return nil
 }
 
+// maxTries is how many fronts one after the other may end before they have met a client.
+const maxTries = 3
+
 // drop forgets a connection that has ended, and with it the handles that it knew: the front
-// held the sessions, and a caller that reconnects gets a new one.
-func (l *Launcher) drop(conn *wire.Conn) {
+// held the sessions, and a caller that reconnects gets a new one. Whom it had not met yet has noticed nothing,
+// and is for the next front, if all that this one had said was heard.
+func (l *Launcher) drop(conn *wire.Conn, heardAll bool) {
 	l.link.mu.Lock()
 	if l.link.conn == conn {
 		l.link.conn, l.link.shown = nil, nil
@@ -256,14 +261,47 @@ func (l *Launcher) drop(conn *wire.Conn) {
 	l.mu.Lock()
 	var handles []uint64
 	for h, c := range l.clients {
-		if c.introduced {
+		switch {
+		case !c.introduced:
+		case c.met || c.tries >= maxTries || !heardAll:
 			handles = append(handles, h)
+		default:
+			c.introduced = false
 		}
 	}
 	l.mu.Unlock()
 	l.link.mu.Unlock()
 	for _, h := range handles {
 		l.disconnect(h)
+	}
+}
+
+// heardAll tells whether all is known that a front had said before it ended. One that ended while it was told
+// something has not been heard yet.
+func (l *Launcher) heardAll(uc *net.UnixConn, conn *wire.Conn, err error) bool {
+	if frontEnded(err) && uc.SetReadDeadline(time.Now().Add(time.Second)) != nil {
+		return false
+	}
+	for told := frontEnded(err); told && (err == nil || frontEnded(err)); {
+		var m wire.Message
+		if m, _, err = conn.Receive(); m.Met != nil {
+			l.hasMet(m.Met.Handle)
+		}
+	}
+	return err == nil || errors.Is(err, io.EOF)
+}
+
+// frontEnded is what the kernel says to whoever tells something to a front that has ended.
+func frontEnded(err error) bool { return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) }
+
+// hasMet notes that the front reads from a client: what it has read, no other can.
+func (l *Launcher) hasMet(handle uint64) {
+	l.link.mu.Lock()
+	defer l.link.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.clients[handle]; c != nil {
+		c.met = true
 	}
 }
 
@@ -283,6 +321,10 @@ func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
 		}
 		if m.Ack != nil {
 			l.acknowledge(m.Ack.Job)
+			continue
+		}
+		if m.Met != nil {
+			l.hasMet(m.Met.Handle)
 			continue
 		}
 		if m.Leave != nil {
@@ -425,7 +467,8 @@ func (l *Launcher) sentLocked(err error) {
 		return
 	}
 	l.log.Error("cannot tell the front", "why", err)
-	if !errors.Is(err, wire.ErrUnsendable) {
+	// One that has ended is noticed by whoever reads from it, with what it had said before.
+	if !errors.Is(err, wire.ErrUnsendable) && !frontEnded(err) {
 		l.link.conn.Close()
 	}
 }
@@ -443,8 +486,10 @@ func (l *Launcher) introduce(c *client) {
 
 // introduceLocked needs link.mu.
 func (l *Launcher) introduceLocked(c *client) error {
-	c.introduced = true
-	return l.link.conn.Send(wire.Message{Client: &c.Client}, c.files...)
+	c.tries++
+	err := l.link.conn.Send(wire.Message{Client: &c.Client}, c.files...)
+	c.introduced = err == nil
+	return err
 }
 
 // show sends a job's record as it is now.

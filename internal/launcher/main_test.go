@@ -343,7 +343,16 @@ func (h *house) known(c *net.UnixConn) uint64 {
 	for _, f := range e.files {
 		h.t.Cleanup(func() { f.Close() })
 	}
+	h.meet(e.m.Client.Handle)
 	return e.m.Client.Handle
+}
+
+// meet says that this front reads from a client from now on.
+func (h *house) meet(handle uint64) {
+	h.t.Helper()
+	if err := h.conn.Send(wire.Message{Met: &wire.Met{Handle: handle}}); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // reply sends a request and waits for its answer. What comes before it comes after it: a job may end before

@@ -302,7 +302,7 @@ func (l *Launcher) login(m wire.Login) (*wire.LoggedIn, *wire.Refusal) {
 	if wait := l.looks.allow(found.user.UID, 1, time.Now()); wait > 0 {
 		return nil, &wire.Refusal{Code: "too_many_logins", Reason: "too many logins in a short time", Hint: "ask again in a few seconds", Retryable: true, RetryAfterS: wholeSeconds(wait)}
 	}
-	c := &client{Client: found.user, token: found, introduced: true}
+	c := &client{Client: found.user, token: found, introduced: true, met: true}
 	if err := l.register(c); err != nil {
 		l.log.Warn("client refused", "why", err)
 		return nil, &wire.Refusal{Code: "busy", Reason: "this user, or all together, have as many connections as there can be", Hint: "ask again when some have ended", Retryable: true}

@@ -91,6 +91,11 @@ func (c *Conn) Receive() (Message, []*os.File, error) {
 		oob = make([]byte, unix.CmsgSpace(MaxFiles*4))
 	}
 	n, oobn, flags, _, err := c.c.ReadMsgUnix(c.buf, oob)
+	if errors.Is(err, syscall.ECONNRESET) {
+		// The peer has ended and left something unread. The kernel says so once, before it gives what the peer
+		// had said.
+		n, oobn, flags, _, err = c.c.ReadMsgUnix(c.buf, oob)
+	}
 	if err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 			return Message{}, nil, io.EOF

@@ -8,7 +8,7 @@
 //
 //	launcher → front   Hello, then Job for each record it keeps, then Synced
 //	                   Client (with the connection), Gone, Job, State, Reread, Reply
-//	front → launcher   Hello, then Start, Preview, Ask, Cancel, Ack, Login, Leave, Rest, HasRead, Signal
+//	front → launcher   Hello, then Start, Preview, Ask, Cancel, Ack, Login, Met, Leave, Rest, HasRead, Signal
 //
 // The launcher treats whatever the front sends as hostile: every field is bounded here, and
 // what a message asks is judged again by the launcher on its own knowledge of the caller.
@@ -36,7 +36,7 @@ var RoomLayers = []string{FrontNetwork, FrontPrivileges, Wall}
 
 // Version is the protocol's number. Both rooms come from one package, so a difference means
 // that an upgrade restarted only one of them; the connection ends and is made anew.
-const Version = 1
+const Version = 2
 
 const (
 	// MaxMessage bounds one packet in bytes, either way.
@@ -64,6 +64,7 @@ type Message struct {
 	Ask     *Ask     `cbor:"ask,omitempty"`
 	Cancel  *Cancel  `cbor:"cancel,omitempty"`
 	Ack     *Ack     `cbor:"ack,omitempty"`
+	Met     *Met     `cbor:"met,omitempty"`
 	Leave   *Leave   `cbor:"leave,omitempty"`
 	Login   *Login   `cbor:"login,omitempty"`
 	Rest    *Rest    `cbor:"rest,omitempty"`
@@ -164,6 +165,12 @@ type Cancel struct {
 // Ack says that the front has committed an ended job; the launcher forgets its record.
 type Ack struct {
 	Job string `cbor:"job"`
+}
+
+// Met says that the front begins to read from a client. One that was handed to a front which ended before
+// saying so has lost nothing: the launcher hands its copy to the next.
+type Met struct {
+	Handle uint64 `cbor:"handle"`
 }
 
 // Leave says that the front has ended a client's session; the launcher drops its copy of the
@@ -534,7 +541,7 @@ func Decode(b []byte, limit int, into any) error {
 func (m *Message) check() error {
 	n := 0
 	for _, set := range []bool{m.Hello != nil, m.Client != nil, m.Gone != nil, m.Job != nil, m.State != nil, m.Synced != nil,
-		m.Reply != nil, m.Start != nil, m.Preview != nil, m.Ask != nil, m.Cancel != nil, m.Ack != nil, m.Leave != nil,
+		m.Reply != nil, m.Start != nil, m.Preview != nil, m.Ask != nil, m.Cancel != nil, m.Ack != nil, m.Met != nil, m.Leave != nil,
 		m.Login != nil, m.Rest != nil, m.Reread != nil, m.HasRead != nil, m.Signal != nil} {
 		if set {
 			n++

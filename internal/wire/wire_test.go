@@ -28,6 +28,7 @@ func samples() []Message {
 		{Ask: &Ask{Seq: 3}},
 		{Cancel: &Cancel{Seq: 4, Handle: 5, Job: job}},
 		{Ack: &Ack{Job: job}},
+		{Met: &Met{Handle: 3}},
 		{Leave: &Leave{Handle: 3}},
 		{Reply: &Reply{Seq: 7, Refused: &Refusal{Code: "target_never", Allowed: []string{"10.0.0.0/8"}, Retryable: true}}},
 		{Job: &Job{ID: job, State: Ended, Files: []string{"stdout"}, Started: at,
