@@ -19,13 +19,14 @@ import (
 // Proof is what one layer did on this machine, now, with a program that tried what the layer
 // is there to prevent. Layers that are not in force have none: they are gaps.
 type Proof struct {
-	Layer string
-	Held  bool
-	Found string // what was tried, or what was not prevented
+	Layer    string
+	Held     bool
+	Found    string // what was tried, or what was not prevented
+	Unproved string // nothing was let through, but what was tried so ended otherwise than of its layer
 }
 
 const (
-	proofTimeout = 10 * time.Second // of one box
+	proofTimeout = 20 * time.Second // of one box: on an emulated processor this program takes seconds to begin
 	proofMemory  = 256 << 20
 	proofTasks   = 32
 	proofHost    = "proof"
@@ -37,6 +38,10 @@ const (
 	proofStay    = 300 * time.Millisecond // until a box that would stay is ended
 	proofShare   = 10                     // percent of a processor
 	proofSpin    = 100 * time.Millisecond // of processor time, with that share a second
+	proofTries   = 3                      // of a door at which the program ended otherwise
+	proofPause   = 2 * time.Second        // between them: longer than what another may have asleep
+	proofTurn    = time.Minute            // for another doctor to be done
+	proofAlone   = 5 * time.Second        // for what runs as the uid to be gone
 )
 
 // deadly are the doors at which a program is killed, each tried by a box of its own. None does
@@ -79,10 +84,59 @@ func Prove(ctx context.Context, uid uint32, argv func(door string) []string) ([]
 	wish := Spec{Box: "resolver", UID: uid, GID: uid, Hostname: proofHost, NetNS: s.nowhere,
 		Limits: Limits{Memory: proofMemory, Pids: proofTasks, CPU: proofTimeout, OpenFiles: 256, Output: 64 << 10, Tmp: 1 << 20, TmpInodes: 16, Wall: proofTimeout}}
 	_, gaps := Fit(wish, s.features)
+	if !slices.ContainsFunc(gaps, func(g Gap) bool { return g.Layer == UID }) {
+		release, err := alone(ctx, uid)
+		if err != nil {
+			return nil, nil, errors.Join(err, s.Close())
+		}
+		defer release()
+	}
 	proofs, err := s.prove(ctx, wish, argv, func(layer string) bool {
 		return !slices.ContainsFunc(gaps, func(g Gap) bool { return g.Layer == layer })
 	})
 	return proofs, gaps, errors.Join(err, s.Close())
+}
+
+// alone waits until nobody else proves anything as this uid: the kernel counts tasks by it, and what another's box
+// has of them would be missing in ours. Two of the same program wait for each other by a lock on its file; nothing is
+// written for it.
+func alone(ctx context.Context, uid uint32) (release func(), err error) {
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, fmt.Errorf("cannot open this program: %w", err)
+	}
+	err = waitUntil(ctx, proofTurn, func() bool {
+		return unix.Flock(int(exe.Fd()), unix.LOCK_EX|unix.LOCK_NB) != unix.EWOULDBLOCK // a file that cannot be locked keeps nobody out
+	}, "another `secmcpd doctor` is at work, or something else has locked this program's file")
+	if err == nil {
+		err = waitUntil(ctx, proofAlone, func() bool { return !hasProcesses(uid) }, fmt.Sprintf("something else runs as uid %d", uid))
+	}
+	if err != nil {
+		exe.Close()
+		return nil, err
+	}
+	return func() { exe.Close() }, nil
+}
+
+func waitUntil(ctx context.Context, most time.Duration, is func() bool, otherwise string) error {
+	for until := time.Now().Add(most); !is(); {
+		if time.Now().After(until) {
+			return errors.New(otherwise)
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // prove tries every door of the layers that are said to be in force.
@@ -104,35 +158,66 @@ func (s *Sandbox) prove(ctx context.Context, wish Spec, argv func(door string) [
 		if door == doorStay {
 			wish.Limits.Wall = proofStay
 		}
-		r, said, err := s.runProof(ctx, wish)
-		if err != nil {
-			return nil, fmt.Errorf("cannot try %s: %w", door, err)
-		}
-		switch {
-		case door == doorLook && (r.Reason != Exited || r.Code != 0):
-			return nil, fmt.Errorf("cannot look out of a box: it ended: %s, status %d, signal %d", r.Reason, r.Code, r.Signal)
-		case door == doorLook:
-			c.read(said)
-		case door == doorMemory && inForce(CgroupMemory):
-			c.add(CgroupMemory, "more memory than its limit", r.Reason == Memory)
-		case door == doorMemory:
-			c.add(Rlimits, "more memory than its limit", said == "")
-		case door == doorTasks && inForce(CgroupPids):
-			c.add(CgroupPids, "more tasks than its limit", said == "")
-		case door == doorTasks:
-			c.add(Rlimits, "more tasks than its limit", said == "")
-		case door == doorStay:
-			c.add(Cgroup, "staying beyond its time", r.Reason == Timeout)
-		case door == doorShare:
-			c.add(CgroupCPU, "more of a processor than its share", r.Usage.Throttled > 0)
-		default:
-			c.add(Seccomp, door, r.Reason == Violation)
-		}
-		if inForce(Cgroup) {
-			c.add(Cgroup, "outliving the box", r.Stage == "" && !hasProcesses(wish.UID))
+		for try := 1; ; try++ {
+			r, said, err := s.runProof(ctx, wish)
+			if err != nil {
+				return nil, fmt.Errorf("cannot try %s: %w", door, err)
+			}
+			if inForce(Cgroup) {
+				c.add(Cgroup, "outliving the box", heldIf(r.Stage == "" && !hasProcesses(wish.UID)))
+			}
+			if door == doorLook {
+				if r.Reason != Exited || r.Code != 0 {
+					return nil, fmt.Errorf("cannot look out of a box: it ended: %s, status %d, signal %d", r.Reason, r.Code, r.Signal)
+				}
+				c.read(said)
+				break
+			}
+			found := judge(door, r, said, inForce)
+			if found.outcome != attemptUnproved || try == proofTries {
+				c.tried = append(c.tried, found)
+				break
+			}
+			if err := pause(ctx, proofPause); err != nil {
+				return nil, err
+			}
+			wish.Job += "-again"
 		}
 	}
 	return c.proofs(inForce), nil
+}
+
+// judge says of a program whether its layer stopped it at a door, or let it through: then it says so. One that ended of
+// something else, of time on a slow machine or for want of a task, is evidence of neither.
+func judge(door string, r Result, said string, inForce func(string) bool) claim {
+	c := claim{layer: Seccomp, what: door, outcome: attemptUnproved}
+	var stopped, passed bool
+	switch door {
+	case doorMemory: // who is refused it comes to a good end, and says nothing
+		c.layer, c.what, stopped = Rlimits, "more memory than its limit", r.Reason == Exited
+		if inForce(CgroupMemory) {
+			c.layer, stopped, passed = CgroupMemory, r.Reason == Memory, r.Reason == Exited && r.Code == 0
+		}
+	case doorTasks: // the runtime ends whom it is refused, and writes more than it may of why
+		c.layer, c.what = Rlimits, "more tasks than its limit"
+		if inForce(CgroupPids) {
+			c.layer = CgroupPids
+		}
+		stopped = slices.Contains([]string{Exited, Signalled, Pids, Output}, r.Reason)
+	case doorStay:
+		c.layer, c.what, stopped = Cgroup, "staying beyond its time", r.Reason == Timeout
+	case doorShare: // whoever is throttled comes through, too
+		c.layer, c.what, stopped = CgroupCPU, "more of a processor than its share", r.Usage.Throttled > 0
+	default:
+		stopped = r.Reason == Violation
+	}
+	switch passed = passed || said != ""; {
+	case passed && !(door == doorShare && stopped):
+		c.outcome = attemptOpen
+	case stopped:
+		c.outcome = attemptHeld
+	}
+	return c
 }
 
 func doors(inForce func(string) bool) (names []string) {
@@ -178,43 +263,53 @@ type claims struct {
 }
 
 type claim struct {
-	layer, what string
-	held        bool
+	layer, what, outcome string
 }
 
-func (c *claims) add(layer, what string, held bool) {
-	c.tried = append(c.tried, claim{layer, what, held})
+// Outcomes; Door writes the first two.
+const (
+	attemptHeld     = "held"
+	attemptOpen     = "open"
+	attemptUnproved = "unproved"
+)
+
+func heldIf(is bool) string {
+	if is {
+		return attemptHeld
+	}
+	return attemptOpen
+}
+
+func (c *claims) add(layer, what, outcome string) {
+	c.tried = append(c.tried, claim{layer, what, outcome})
 }
 
 // read takes the lines that Door wrote for itself.
 func (c *claims) read(said string) {
 	for line := range strings.Lines(said) {
 		if f := strings.SplitN(strings.TrimSpace(line), "\t", 3); len(f) == 3 {
-			c.add(f[0], f[2], f[1] == "held")
+			c.add(f[0], f[2], f[1])
 		}
 	}
 }
 
 func (c *claims) proofs(inForce func(string) bool) (all []Proof) {
 	for _, layer := range Layers {
-		var tried, open []string
+		of := map[string][]string{}
 		for _, t := range c.tried {
 			if t.layer != layer {
 				continue
 			}
-			if !slices.Contains(tried, t.what) {
-				tried = append(tried, t.what)
-			}
-			if !t.held && !slices.Contains(open, t.what) {
-				open = append(open, t.what)
+			if !slices.Contains(of[t.outcome], t.what) {
+				of[t.outcome] = append(of[t.outcome], t.what)
 			}
 		}
 		switch {
-		case !inForce(layer) || len(tried) == 0:
-		case len(open) > 0:
-			all = append(all, Proof{layer, false, strings.Join(open, ", ")})
+		case !inForce(layer) || len(of) == 0:
+		case len(of[attemptOpen]) > 0:
+			all = append(all, Proof{Layer: layer, Found: strings.Join(of[attemptOpen], ", ")})
 		default:
-			all = append(all, Proof{layer, true, strings.Join(tried, ", ")})
+			all = append(all, Proof{layer, len(of[attemptUnproved]) == 0, strings.Join(of[attemptHeld], ", "), strings.Join(of[attemptUnproved], ", ")})
 		}
 	}
 	return all
@@ -226,11 +321,7 @@ func Door(name string, out io.Writer) error {
 	switch name {
 	case doorLook:
 		for _, look := range looks {
-			found := "held"
-			if !look.held() {
-				found = "open"
-			}
-			if _, err := fmt.Fprintf(out, "%s\t%s\t%s\n", look.layer, found, look.what); err != nil {
+			if _, err := fmt.Fprintf(out, "%s\t%s\t%s\n", look.layer, heldIf(look.held()), look.what); err != nil {
 				return err
 			}
 		}
@@ -270,7 +361,7 @@ func Door(name string, out io.Writer) error {
 		}
 		_ = deadly[i].call() // whoever comes back was let through the filter
 	}
-	_, err := fmt.Fprintln(out, "open")
+	_, err := fmt.Fprintln(out, attemptOpen)
 	return err
 }
 

@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"errors"
+	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
@@ -101,5 +103,73 @@ func TestProveFindsWhoStays(t *testing.T) {
 	proofs, err = s.prove(t.Context(), spec, proofArgv, onlyCgroup)
 	if err != nil || len(proofs) != 1 || proofs[0].Held || proofs[0].Found != "outliving the box" {
 		t.Errorf("one stays: %+v, %v", proofs, err)
+	}
+}
+
+// What ended of something else than its layer is no proof, and no hole either.
+func TestWhatEndsOtherwiseProvesNothing(t *testing.T) {
+	all := func(string) bool { return true }
+	bare := func(layer string) bool { return !strings.HasPrefix(layer, Cgroup) }
+	for _, row := range []struct {
+		door, ended string
+		r           Result
+		said        string
+		inForce     func(string) bool
+		want        string
+	}{
+		{"a mount", "is killed for it", Result{Reason: Violation}, "", all, attemptHeld},
+		{"a mount", "comes back", Result{Reason: Exited}, "open\n", all, attemptOpen},
+		{"a mount", "is out of time", Result{Reason: Timeout}, "", all, attemptUnproved},
+		{"a mount", "gets no thread", Result{Reason: Exited, Code: 2}, "", all, attemptUnproved},
+		{"a mount", "gets no thread, from C", Result{Reason: Signalled, Signal: 6}, "", all, attemptUnproved},
+		{doorMemory, "is killed for it", Result{Reason: Memory}, "", all, attemptHeld},
+		{doorMemory, "gets it", Result{Reason: Exited}, "open\n", all, attemptOpen},
+		{doorMemory, "is refused by something else", Result{Reason: Exited}, "", all, attemptOpen},
+		{doorMemory, "is out of time", Result{Reason: Timeout}, "", all, attemptUnproved},
+		{doorMemory, "gets no thread", Result{Reason: Exited, Code: 2}, "", all, attemptUnproved},
+		{doorMemory, "is refused", Result{Reason: Exited}, "", bare, attemptHeld},
+		{doorMemory, "is out of time", Result{Reason: CPU}, "", bare, attemptUnproved},
+		{doorTasks, "is refused", Result{Reason: Pids, Code: 2}, "", all, attemptHeld},
+		{doorTasks, "is refused, and says much of it", Result{Reason: Output, Code: 2}, "", bare, attemptHeld},
+		{doorTasks, "gets them", Result{Reason: Exited}, "open\n", all, attemptOpen},
+		{doorTasks, "is out of time", Result{Reason: Timeout}, "", all, attemptUnproved},
+		{doorShare, "is throttled", Result{Reason: Exited, Usage: Usage{Throttled: 1}}, "open\n", all, attemptHeld},
+		{doorShare, "is not throttled", Result{Reason: Exited}, "open\n", all, attemptOpen},
+		{doorShare, "gets no thread", Result{Reason: Exited, Code: 2}, "", all, attemptUnproved},
+		{doorStay, "is ended", Result{Reason: Timeout}, "", all, attemptHeld},
+		{doorStay, "ends before", Result{Reason: Exited, Code: 2}, "", all, attemptUnproved},
+	} {
+		if got := judge(row.door, row.r, row.said, row.inForce); got.outcome != row.want {
+			t.Errorf("%s: the program %s: %s, want %s", row.door, row.ended, got.outcome, row.want)
+		}
+	}
+	c := claims{[]claim{{Seccomp, "a mount", attemptHeld}, {Seccomp, "bpf", attemptUnproved}}}
+	if p := c.proofs(all); len(p) != 1 || p[0] != (Proof{Seccomp, false, "a mount", "bpf"}) {
+		t.Errorf("one held, one proved nothing: %+v", p)
+	}
+	c.add(Seccomp, "keys", attemptOpen)
+	if p := c.proofs(all); len(p) != 1 || p[0] != (Proof{Layer: Seccomp, Found: "keys"}) {
+		t.Errorf("one was let through: %+v", p)
+	}
+}
+
+// Doctors that are asked at once would take each other's tasks, which the kernel counts by uid: one waits for another.
+func TestProofsAtOnce(t *testing.T) {
+	ends := make(chan error)
+	for range 3 {
+		go func() {
+			proofs, _, err := Prove(t.Context(), slotUID, proofArgv)
+			for _, p := range proofs {
+				if !p.Held {
+					err = errors.Join(err, fmt.Errorf("%+v", p))
+				}
+			}
+			ends <- err
+		}()
+	}
+	for range 3 {
+		if err := <-ends; err != nil {
+			t.Error(err)
+		}
 	}
 }
