@@ -309,3 +309,25 @@ func expand(sets map[string][]string, word string, each func(string)) {
 		expand(sets, inner, each)
 	}
 }
+
+// `make packages` leaves a package of each architecture in dist/, of which an image takes its own.
+func TestTheImageTakesThePackageOfItsArchitecture(t *testing.T) {
+	m := regexp.MustCompile(`apt-get install [^\n]* /tmp/(secmcpd.*?\.deb) `).FindStringSubmatch(read(t, "deploy/container/Containerfile"))
+	if m == nil {
+		t.Fatal("the image installs no package")
+	}
+	dir := t.TempDir()
+	for _, arch := range []string{"amd64", "arm64"} {
+		if err := os.WriteFile(filepath.Join(dir, "secmcpd_0.1.0-1_"+arch+".deb"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, arch := range []string{"amd64", "arm64"} {
+		sh := exec.Command("sh", "-c", `dpkg() { echo "$ARCH"; }; echo `+m[1])
+		sh.Dir, sh.Env = dir, append(os.Environ(), "ARCH="+arch)
+		got, err := sh.Output()
+		if want := "secmcpd_0.1.0-1_" + arch + ".deb\n"; err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v, want %q", arch, got, err, want)
+		}
+	}
+}
