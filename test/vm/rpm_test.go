@@ -37,7 +37,7 @@ func rpms(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	tree := t.TempDir()
-	for _, from := range []string{"nfpm.yaml", "README.md", "docs", "systemd", "packaging"} {
+	for _, from := range []string{"nfpm.yaml", "README.md", "docs", "systemd", "packaging", "deploy"} {
 		if err := command(t.Context(), "cp", "-r", filepath.Join("../..", from), tree); err != nil {
 			t.Fatal(err)
 		}
