@@ -278,8 +278,8 @@ func (l *Launcher) serve(ctx context.Context) error {
 	return err
 }
 
-// open makes what the launcher stands on. Whatever a predecessor left (boxes, links, filters)
-// is removed before anything new is made.
+// open makes what the launcher stands on. The boxes that a predecessor left are removed before anything new is made;
+// its links and filter are by tryNet, before there are others.
 func open(cfg Config) (_ *Launcher, err error) {
 	l := &Launcher{cfg: cfg, log: cfg.Log, instance: newInstance(), lastHandle: randomHandle(),
 		reloading: make(chan struct{}, 1), hangup: make(chan struct{}, 1),
@@ -387,6 +387,9 @@ func (l *Launcher) openNet(ctx context.Context) {
 		l.service.Status(l.filterLine())
 		l.service.Changed()
 		return
+	}
+	if ctx.Err() != nil {
+		return // it was not tried to the end
 	}
 	why := clip(err.Error())
 	if _, gap := l.slots.get(); gap == nil || gap.Why != why {
@@ -617,6 +620,9 @@ func (l *Launcher) knowsFilter(ctx context.Context) error {
 // slots tell them.
 func (l *Launcher) followFilter(ctx context.Context) error {
 	l.bringNet(ctx)
+	if ctx.Err() != nil {
+		return nil // stopped meanwhile: nothing is known of the filter, and nobody is told that this room is ready
+	}
 	close(l.netTried)
 	l.stateChanged()
 	net, _ := l.slots.get()

@@ -2,12 +2,14 @@ package launcher
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/secmcpd/secmcpd/internal/wire"
+	"github.com/secmcpd/secmcpd/observability/journal"
 )
 
 // Whoever comes first waits for no proof of the filter, and gets no scan before it.
@@ -58,16 +60,31 @@ func TestTheFilterIsTriedWhileAgentsAreLetIn(t *testing.T) {
 	for len(answers) < 2 {
 		answers[h.until(func(m wire.Message) bool { return m.Reply != nil }).m.Reply.Seq] = true
 	}
-	if !said("READY=1") {
-		t.Error("it has a filter, and is not ready")
+	for until := time.Now().Add(10 * time.Second); !said("READY=1"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("it has a filter, and is not ready")
+		}
 	}
 }
 
-// A launcher that is stopped while it tries the filter ends.
+// A launcher that is stopped while it tries the filter ends, and says neither that it is ready nor that the filter is
+// missing.
 func TestAStopDoesNotWaitForTheFilter(t *testing.T) {
 	h := newHouse(t)
+	var mu sync.Mutex
+	var told, logged strings.Builder
+	h.cfg.Notify = func(state string) {
+		mu.Lock()
+		defer mu.Unlock()
+		told.WriteString(state + "\n")
+	}
+	h.cfg.Log = slog.New(slog.NewTextHandler(&logged, nil)) // which one at a time writes to
 	h.inside = func(l *Launcher) {
-		l.bringNet = func(ctx context.Context) { <-ctx.Done() }
+		l.bringNet = func(ctx context.Context) {
+			<-ctx.Done()
+			l.cfg.Mode = "cut off" // as a try that is: it fails
+			l.openNet(ctx)
+		}
 	}
 	h.open()
 	handle, _ := h.client()
@@ -76,4 +93,10 @@ func TestAStopDoesNotWaitForTheFilter(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.close()
+	if told := told.String(); strings.Contains(told, "READY=1") || !strings.Contains(told, "STOPPING=1") {
+		t.Errorf("it told systemd:\n%s", told)
+	}
+	if logged := logged.String(); strings.Contains(logged, "event="+journal.ScopeMissing.Name) || !strings.Contains(logged, "event="+journal.Stopping.Name) {
+		t.Errorf("it logged:\n%s", logged)
+	}
 }

@@ -28,8 +28,8 @@ const Key = "event"
 var (
 	Started = &Event{"started", "cededc0780a54cb4a320f584b65bb0f4",
 		"The launcher of secmcpd has started",
-		"The launcher has read its configuration, opened its audit log and removed what an earlier one may have left.",
-		"Agents can connect, and scans that an engagement allows are run.",
+		"The launcher has read its configuration, opened its audit log and ended whatever scanner an earlier one may have left.",
+		"Agents can connect. Scans that an engagement allows are run once the scope filter has been attacked, or is known to be missing.",
 		"There is nothing to do."}
 	Stopping = &Event{"stopping", "d45e0f5e10564b8188e57a97e78bd606",
 		"The launcher of secmcpd is stopping",
