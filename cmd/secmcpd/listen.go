@@ -11,12 +11,15 @@ import (
 	"strconv"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/secmcpd/secmcpd/internal/bridge"
 	"github.com/secmcpd/secmcpd/internal/front"
 )
 
 // systemd makes the sockets of both rooms, and keeps them while a room restarts. Where it is not, as in a container,
-// each room makes its own with --listen: of the same names, kinds and modes, and gone with it.
+// each room makes its own with --listen: of the same names and kinds, and gone with it. The front's are of its
+// directory's group, whoever is in it: it listens to nobody but root as its launcher.
 
 // listening is one of them.
 type listening struct {
@@ -30,9 +33,7 @@ func listen(wanted []listening) (map[string]*net.UnixListener, error) {
 	for _, w := range wanted {
 		l, err := w.make()
 		if err != nil {
-			for _, l := range made {
-				l.Close()
-			}
+			shut(made, nil)
 			return nil, fmt.Errorf("cannot make the socket %s: %w", w.path, err)
 		}
 		made[w.name] = l
@@ -40,14 +41,22 @@ func listen(wanted []listening) (map[string]*net.UnixListener, error) {
 	return made, nil
 }
 
-// make has nobody connect before the socket is its group's. What is left of a room that was killed is removed.
-func (w listening) make() (_ *net.UnixListener, err error) {
-	if old, err := os.Lstat(w.path); err == nil && old.Mode().Type() == fs.ModeSocket {
-		if err := os.Remove(w.path); err != nil {
-			return nil, err
-		}
+// shut removes what listen has made.
+func shut(made map[string]*net.UnixListener, overHTTP []front.Listener) {
+	for _, l := range made {
+		l.Close()
 	}
-	before := syscall.Umask(0o777)
+	for _, l := range overHTTP {
+		l.Close()
+	}
+}
+
+// make has nobody else connect before the socket is its group's.
+func (w listening) make() (_ *net.UnixListener, err error) {
+	if err := vacate(w.path); err != nil {
+		return nil, err
+	}
+	before := syscall.Umask(0o177)
 	l, err := net.ListenUnix(w.network, &net.UnixAddr{Net: w.network, Name: w.path})
 	syscall.Umask(before)
 	if err != nil {
@@ -68,6 +77,28 @@ func (w listening) make() (_ *net.UnixListener, err error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// vacate removes what is left of a room that was killed, and nothing that somebody listens at, be it systemd: whoever starts
+// a second room by mistake would take the agents of the first away for good. To connect to a socket as another kind than
+// it is tells the one from the other, and whoever listens hears nothing of it.
+func vacate(path string) error {
+	if old, err := os.Lstat(path); err != nil || old.Mode().Type() != fs.ModeSocket {
+		return nil // what else is there is told by whoever makes the socket
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	switch err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return os.Remove(path)
+	case errors.Is(err, unix.EPROTOTYPE):
+		return errors.New("somebody listens there: another secmcpd, or systemd for it")
+	default:
+		return fmt.Errorf("cannot tell whether somebody listens there: %w", err)
+	}
 }
 
 func groupID(name string) (int, error) {
@@ -125,13 +156,10 @@ func (s *settings) listenFront(overHTTP []string) (map[string]*net.UnixListener,
 	for _, address := range overHTTP {
 		l, err := net.Listen("tcp", address)
 		if err != nil {
+			shut(sockets, listeners)
 			return nil, nil, fmt.Errorf("cannot listen for HTTP: %w", err)
 		}
-		one, ok := l.(front.Listener)
-		if !ok {
-			return nil, nil, errors.New("cannot listen for HTTP on " + address)
-		}
-		listeners = append(listeners, one)
+		listeners = append(listeners, l.(*net.TCPListener))
 	}
 	return sockets, listeners, nil
 }

@@ -51,6 +51,10 @@ func serveCommand(s *surroundings) *cobra.Command {
 			}
 			collectSeldom(c.Context())
 			cfg := settings.front(s, sockets["front"], nil)
+			if own {
+				defer shut(sockets, overHTTP)
+				cfg.IdleExit = 0 // its sockets would be gone, and nobody would start it for whoever comes
+			}
 			cfg.Admin, cfg.HTTP = sockets["admin"], overHTTP
 			cfg.Replaced = replaced()
 			again := rereading(s.config, settings)
@@ -91,6 +95,9 @@ func launcherCommand(s *surroundings) *cobra.Command {
 			sockets, err := take()
 			if err != nil {
 				return err
+			}
+			if own {
+				defer shut(sockets, nil)
 			}
 			cfg.Listener, cfg.Operators, cfg.Bell = sockets["mcp"], sockets["launcher-admin"], sockets["bell"]
 			if err := undumpable(); err != nil {

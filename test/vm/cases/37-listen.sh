@@ -4,12 +4,21 @@ outsider mallory
 accept_lacks
 sockets=(secmcpd.socket secmcpd-front.socket secmcpd-bell.socket secmcpd-admin.socket secmcpd-launcher-admin.socket)
 over() {
-	systemctl stop by-hand-launcher.service by-hand-front.service
+	systemctl stop by-hand-launcher.service by-hand-front.service 2>/dev/null || true # stopped already, at the end
 	systemctl start "${sockets[@]}"
 	lab_down
 }
 lab_up 22
 trap over EXIT
+# Whoever starts a room by hand where systemd has the sockets takes them from nobody.
+before=$(ls -i /run/secmcpd)
+for room in "launcher --listen" "serve --listen"; do
+	# shellcheck disable=SC2086 # words
+	said=$(timeout 20 secmcpd $room 2>&1) && fail "a second room began: $room"
+	contains "$room" "$said" "somebody listens there"
+done
+equal "the sockets" "$(ls -i /run/secmcpd)" "$before"
+call alice capabilities '{}' >/dev/null
 systemctl stop "${sockets[@]}" secmcpd-launcher.service secmcpd.service
 install -d -m 2755 -o secmcpd -g secmcpd-admin /run/secmcpd/front
 where=(-E SECMCPD_FRONT_SOCKET=/run/secmcpd/front/front.sock -E SECMCPD_ADMIN_SOCKET=/run/secmcpd/front/admin.sock)
@@ -31,3 +40,5 @@ eventually 10 not active by-hand-launcher.service
 systemd-run --quiet --collect --unit=by-hand-launcher "${where[@]}" -p NoNewPrivileges=yes -p Delegate=yes secmcpd launcher --listen
 result=$(call alice nmap_scan "{\"targets\": [\"$lab\"], \"ports\": [22], \"wait_s\": 45}") || fail "$result"
 equal "status" "$(value status "$result")" completed
+systemctl stop by-hand-launcher.service by-hand-front.service
+equal "sockets left" "$(find /run/secmcpd -type s)" ""
