@@ -38,6 +38,22 @@ static int failed(struct box *b, const char *what, const char *object)
 }
 
 /*
+ * Where the memory runs out, of the machine or of all scans together, the kernel takes scanners first, of whatever size:
+ * not the launcher, whose end is that of every scan. Before anything else: the launcher's /proc is not kept. A child of
+ * vfork changes this of itself alone. Without root it may not be asked for.
+ */
+static int out_of_memory(struct box *b)
+{
+	int fd = openat(b->proc, "self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 && errno == EACCES && syscall(SYS_geteuid) != 0)
+		return 0;
+	if (fd < 0 || syscall(SYS_write, fd, "1000", 4) != 4)
+		return failed(b, "write", "/proc/self/oom_score_adj");
+	close(fd);
+	return 0;
+}
+
+/*
  * The copies of descriptors that are not ours go first: one of a file that another launch is
  * writing would keep it from making its mount read-only.
  */
@@ -348,6 +364,7 @@ static const struct {
 	const char *stage;
 	int (*go)(struct box *);
 } steps[] = {
+	{"out of memory", out_of_memory},
 	{"begin", begin},
 	{"network", network},
 	{"cgroup namespace", cgroup_namespace},

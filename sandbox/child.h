@@ -5,7 +5,7 @@
 #include <linux/filter.h>
 #include <stdint.h>
 
-enum { BOX_STEPS = 20 };
+enum { BOX_STEPS = 21 };
 
 /* A mount that belongs to nobody yet, and where it goes. */
 struct box_mount {
@@ -28,6 +28,7 @@ struct box {
 	int old_clone;          /* clone3 is not allowed here; there is no cgroup then */
 	uint8_t skip[BOX_STEPS];
 	int fault, pause;       /* of the tests: a step that fails, one that waits for the launcher's end; -1 */
+	int proc;               /* the launcher's /proc; not kept */
 	const int *keep;        /* the descriptors below, in order */
 	int keep_count;
 	int network;            /* namespace to join */

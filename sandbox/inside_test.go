@@ -15,6 +15,14 @@ import (
 
 // What a scanner sees of itself and of the machine, with every layer on.
 func TestInside(t *testing.T) {
+	if err := unix.Setgroups([]int{4}); err != nil { // as a launcher has that makes its own sockets
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setgroups(nil); err != nil {
+			t.Error(err)
+		}
+	})
 	stray, err := os.Open("/etc") // a descriptor that somebody forgot to protect
 	if err != nil {
 		t.Fatal(err)
@@ -28,6 +36,9 @@ func TestInside(t *testing.T) {
 	spec := wish(t, "nmap-raw", probe, "nmap", "report", "two words")
 	spec.Env = []string{"NMAP_PRIVILEGED=1"}
 	got := succeed(t, box, spec)
+	if own, err := os.ReadFile("/proc/self/oom_score_adj"); err != nil || string(own) == "1000\n" {
+		t.Errorf("the launcher goes first, too: %q, %v", own, err)
+	}
 
 	for _, row := range []struct{ what, prefix, want string }{
 		{"it gets its arguments", "argv: ", "nmap|report|two words"},
@@ -37,6 +48,7 @@ func TestInside(t *testing.T) {
 		{"it is the slot's user", "/proc/self/status: Uid:", fmt.Sprintf("%[1]d\t%[1]d\t%[1]d\t%[1]d", slotUID)},
 		{"and group", "/proc/self/status: Gid:", fmt.Sprintf("%[1]d\t%[1]d\t%[1]d\t%[1]d", slotGID)},
 		{"in no other group", "/proc/self/status: Groups:", ""},
+		{"it goes first when memory is short", "/proc/self/oom_score_adj: ", "1000"},
 		{"one capability, inheritable", "/proc/self/status: CapInh:", "0000000000002000"},
 		{"permitted", "/proc/self/status: CapPrm:", "0000000000002000"},
 		{"effective", "/proc/self/status: CapEff:", "0000000000002000"},

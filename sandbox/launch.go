@@ -115,7 +115,7 @@ func (s *Sandbox) layOut(spec Spec, b *running, program []byte) (l *launch, err 
 	}
 	c.directory, c.host_name = l.text("/"), l.text(spec.Hostname)
 	c.exe, c.exec_fd = C.int(spec.Exe.Fd()), C.int(spec.Limits.OpenFiles)
-	c.launcher = C.int(s.self.Fd())
+	c.launcher, c.proc = C.int(s.self.Fd()), C.int(s.proc.Fd())
 	c.standard_output, c.standard_error = C.int(b.files.Stdout.Fd()), C.int(b.files.Stderr.Fd())
 	c.uid, c.gid = C.uint32_t(spec.UID), C.uint32_t(spec.GID)
 	if spec.Raw {

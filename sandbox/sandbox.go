@@ -26,6 +26,7 @@ type Sandbox struct {
 	features Features
 	orders   chan order // what a thread is to do
 	self     *os.File   // pidfd of this process
+	proc     *os.File   // /proc, which the template has not
 	nowhere  *os.File   // a network with nothing in it
 
 	mu      sync.Mutex
@@ -118,9 +119,15 @@ func Open(c Config) (*Sandbox, error) {
 		return nil, fmt.Errorf("cannot watch this process: %w", err)
 	}
 	s.self = os.NewFile(uintptr(self), "launcher")
+	if s.proc, err = os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		s.self.Close()
+		s.rings.close()
+		return nil, fmt.Errorf("cannot look at processes: %w", err)
+	}
 	if s.privileged() {
 		if s.nowhere, err = emptyNetwork(); err != nil {
 			s.self.Close()
+			s.proc.Close()
 			s.rings.close()
 			return nil, fmt.Errorf("cannot make an empty network: %w", err)
 		}
@@ -279,7 +286,7 @@ func (s *Sandbox) Close() error {
 			s.nowhere.Close()
 		}
 		s.rings.close()
-		return s.self.Close()
+		return errors.Join(s.self.Close(), s.proc.Close())
 	case <-time.After(2 * emptyTimeout):
 		return errors.New("cannot close the sandbox: boxes are still running")
 	}

@@ -104,7 +104,7 @@ static int report(int argc, char **argv) {
 	limit("core", RLIMIT_CORE), limit("nofile", RLIMIT_NOFILE), limit("fsize", RLIMIT_FSIZE), limit("nproc", RLIMIT_NPROC);
 	limit("memlock", RLIMIT_MEMLOCK), limit("data", RLIMIT_DATA), limit("msgqueue", RLIMIT_MSGQUEUE), limit("cpu", RLIMIT_CPU);
 	limit("rtprio", RLIMIT_RTPRIO), limit("nice", RLIMIT_NICE), limit("sigpending", RLIMIT_SIGPENDING);
-	cat("/proc/self/status"), cat("/proc/self/cgroup"), cat("/proc/self/mountinfo"), cat("/proc/net/dev");
+	cat("/proc/self/status"), cat("/proc/self/oom_score_adj"), cat("/proc/self/cgroup"), cat("/proc/self/mountinfo"), cat("/proc/net/dev");
 	cat("/etc/hosts"), cat("/etc/resolv.conf"), cat("/etc/passwd");
 	list("/"), list("/proc"), list("/proc/.p"), list("/dev"), list("/etc"), list("/tmp"), list("/in"), list(".");
 	return 0;
