@@ -64,6 +64,9 @@ func shownCommands(page string) (all [][]string) {
 		if strings.HasPrefix(text, "journalctl") || strings.HasPrefix(text, "systemctl") || strings.HasPrefix(text, "dpkg") || strings.HasPrefix(text, "apt") || strings.HasPrefix(text, "rpm") || strings.HasPrefix(text, "claude") {
 			continue
 		}
+		if strings.HasPrefix(text, "docker") || strings.HasPrefix(text, "kubectl") { // containers bear the name, too
+			text = text[max(0, strings.LastIndex(text, "secmcpd ")):]
+		}
 		for _, m := range ownCall.FindAllStringSubmatch(text, -1) {
 			all = append(all, strings.Fields(m[1]))
 		}
