@@ -187,7 +187,7 @@ bundle: bin/conformance/installed
 # The compose file and the Kubernetes manifest, read as strictly as by those that run them and held to the units; the
 # Vagrantfile's syntax. Seconds, but for the first compilation.
 deploy-check: build
-	$(call need,$(FOR_BUILD) ruby)
+	$(call need,$(FOR_BUILD) systemd ruby)
 	ruby -c Vagrantfile
 	cd test/deploy && go vet ./... && go test -count=1 ./...
 
