@@ -54,6 +54,8 @@ now() { date +%s%3N; } # milliseconds
 
 property() { systemctl show --value --property="$2" "$1"; }
 active() { systemctl is-active --quiet "$1"; }
+# since UNIT...: how they are, and since when they have been active.
+since() { systemctl show --property=Id,ActiveState,ActiveEnterTimestampMonotonic "$@"; }
 
 # hold UNIT SECONDS: the unit is active now and still is, same process, after that time.
 hold() {
@@ -78,8 +80,12 @@ no_box() { [ -z "$(boxes)" ]; }
 box() { echo "$(cgroup)/boxes/box-$1"; }
 runs() { grep -qxE 'nmap|hog' "/proc/$(head -n 1 "$(box "$1")/cgroup.procs")/comm"; }
 
-# agent NAME makes a user who may connect, outsider NAME one who may not.
-agent() { id -u "$1" >/dev/null 2>&1 || useradd --create-home --groups secmcpd-agents "$1"; }
+# agent NAME makes a user who may connect, outsider NAME one who may not. A user whom an earlier case has made
+# is in no group of a package that was purged since.
+agent() {
+	id -u "$1" >/dev/null 2>&1 || useradd --create-home "$1"
+	usermod --append --groups secmcpd-agents "$1"
+}
 outsider() { id -u "$1" >/dev/null 2>&1 || useradd --create-home "$1"; }
 
 # as USER COMMAND...

@@ -3,11 +3,12 @@
 agent alice
 accept_lacks
 lab_up 22
+entered() { [ -n "$(entry "$@")" ]; }
 
 result=$(call alice nmap_scan "{\"targets\": [\"$lab\"], \"ports\": [22], \"correlation_id\": \"order-66:a\", \"wait_s\": 45}") || fail "$result"
 job=$(value job_id "$result")
 for event in scan_launched scan_ended; do
-	eventually 5 test -n "$(entry $event "SECMCPD_JOB=$job")"
+	eventually 5 entered $event "SECMCPD_JOB=$job"
 	said=$(entry $event "SECMCPD_JOB=$job")
 	equal "SECMCPD_EVENT" "$(value SECMCPD_EVENT "$said")" "$event"
 	equal "SECMCPD_UID of $event" "$(value SECMCPD_UID "$said")" "$(id -u alice)"
@@ -19,9 +20,9 @@ for event in scan_launched scan_ended; do
 	equal "transport of $event" "$(value _TRANSPORT "$said")" journal
 done
 refusal alice nmap_scan '{"targets": ["127.0.0.1"]}'
-eventually 5 test -n "$(entry scan_refused SECMCPD_CODE=target_never)"
-test -n "$(entry started)"
-test -n "$(entry engagements_read)"
+eventually 5 entered scan_refused SECMCPD_CODE=target_never
+entered started
+entered engagements_read
 
 explained=$(journalctl --no-pager -x "MESSAGE_ID=$(message_id scan_launched)" "SECMCPD_JOB=$job")
 contains "the catalogue" "$explained" "-- Subject: A scan was launched: nmap_scan, job $job"
@@ -34,5 +35,5 @@ contains "the chain" "$(secmcpd audit verify)" "chain intact"
 
 # The front speaks to the journal, too: it hears that the launcher is gone.
 kill -KILL "$(launcher)"
-eventually 10 test -n "$(entry launcher_lost _SYSTEMD_UNIT=secmcpd.service)"
+eventually 10 entered launcher_lost _SYSTEMD_UNIT=secmcpd.service
 eventually 10 active secmcpd-launcher.service

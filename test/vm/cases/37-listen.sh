@@ -5,6 +5,7 @@ accept_lacks
 sockets=(secmcpd.socket secmcpd-front.socket secmcpd-bell.socket secmcpd-admin.socket secmcpd-launcher-admin.socket)
 over() {
 	systemctl stop by-hand-launcher.service by-hand-front.service 2>/dev/null || true # stopped already, at the end
+	rm -rf /run/secmcpd/front
 	systemctl start "${sockets[@]}"
 	lab_down
 }

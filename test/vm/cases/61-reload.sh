@@ -1,7 +1,9 @@
 # container only: a reload is of both rooms, and done when systemctl returns; one of a file with a fault fails and
-# changes nothing. No process is another one afterwards.
-trap 'rm -f /etc/secmcpd/conf.d/reload.yaml; systemctl reload secmcpd-launcher.service' EXIT
-systemctl start secmcpd.service secmcpd-launcher.service
+# changes nothing. No process is another one afterwards, and a scan runs on.
+hog_up
+trap 'rm -f /etc/secmcpd/conf.d/reload.yaml; settings_gone hog' EXIT
+job=$(finding)
+scanner=$(scanners)
 front=$(property secmcpd.service MainPID)
 room=$(launcher)
 said() { journalctl --no-pager -o cat --since "$begun" -u "$1"; }
@@ -25,3 +27,7 @@ equal "front" "$(property secmcpd.service MainPID)" "$front"
 equal "launcher" "$(launcher)" "$room"
 contains "audit log" "$(cat /var/log/secmcpd/audit.jsonl)" '"event":"reloaded"'
 secmcpd audit verify
+equal "the scanner" "$(scanners)" "$scanner"
+equal "status of the job" "$(value status "$(call alice job_status "{\"job_id\": \"$job\", \"wait_s\": 0}")")" running
+call alice job_cancel "{\"job_id\": \"$job\"}" >/dev/null
+kept "$job" cancelled

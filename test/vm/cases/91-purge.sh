@@ -1,7 +1,11 @@
-# Purged, nothing is left: no file, user, group, link, rule, cgroup, and no setting of the kernel is other than before.
+# Purged during a scan, nothing is left: no file, user, group, link, rule, cgroup, and no setting of the kernel is other than before.
 touch /etc/secmcpd/engagements.d/of-the-operator.yaml
-agent alice
+hog_up
+job=$(hog time)
+eventually 20 runs "$job"
+trap - EXIT
 dpkg --purge secmcpd
+no_scanner || fail "a scanner lives on"
 for path in /etc/secmcpd /var/lib/secmcpd /var/lib/secmcpd-launcher /var/log/secmcpd /run/secmcpd /run/secmcpd-metrics /var/lib/prometheus /usr/bin/secmcpd \
 	/etc/systemd/system/sockets.target.wants/secmcpd.socket; do
 	refused test -e "$path"
