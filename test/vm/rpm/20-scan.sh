@@ -2,7 +2,7 @@
 agent alice
 outsider mallory
 call alice capabilities '{}' >/dev/null
-active secmcpd-launcher.service
+eventually 40 active secmcpd-launcher.service
 refused as mallory secmcpd connect </dev/null
 accept_lacks
 lab_up 22
