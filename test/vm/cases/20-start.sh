@@ -2,7 +2,7 @@
 agent alice
 for unit in secmcpd.service secmcpd-launcher.service; do refused active "$unit"; done
 call alice capabilities '{}' >/dev/null
-for unit in secmcpd.service secmcpd-launcher.service; do active "$unit"; done
+for unit in secmcpd.service secmcpd-launcher.service; do eventually 40 active "$unit"; done # the launcher says so when it has attacked its filter
 hold secmcpd.service 3
 hold secmcpd-launcher.service 1
 equal "user of the front" "$(ps -o user= -p "$(property secmcpd.service MainPID)")" secmcpd
