@@ -220,11 +220,11 @@ previous: bin/nfpm-$(NFPM)
 		cp bin/nfpm-$(NFPM) $(PREVIOUS_TREE)/bin && $(MAKE) -C $(PREVIOUS_TREE) packages EPOCH=$$(git log -1 --format=%ct $(PREVIOUS)) \
 		VERSION=$$(git log -1 --format='0.1.0~git%cd.%h' --date=format:%Y%m%d%H%M $(PREVIOUS)) && touch $(PREVIOUS_TREE)/built; }
 
-# The deb on real systemd 252 and 257, in containers: seconds. Images are made once and kept in
+# The deb on real systemd 252 and 257, in containers, and the rpm: eight minutes. Images are made once and kept in
 # ~/.cache/secmcpd-test.
 systest: packages-check previous
 	$(call need,$(FOR_GUESTS))
-	go test -tags systest ./test/vm -count=1 -v -timeout 15m -run 'TestContainer|TestRPM' -deb $$(echo $(CURDIR)/dist/*_$(HOST_ARCH).deb) \
+	go test -tags systest ./test/vm -count=1 -v -timeout 20m -run 'TestContainer|TestRPM' -deb $$(echo $(CURDIR)/dist/*_$(HOST_ARCH).deb) \
 		-previous $$(echo $(PREVIOUS_TREE)/dist/*_$(HOST_ARCH).deb) -dist $(CURDIR)/dist -nfpm $(CURDIR)/bin/nfpm-$(NFPM)
 
 # The same in virtual machines, with every cgroup controller: minutes.
