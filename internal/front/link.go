@@ -27,7 +27,6 @@ const helloTimeout = 10 * time.Second
 type link struct {
 	conn     *wire.Conn
 	instance string
-	gaps     []wire.Gap // what the launcher said about the machine
 	ended    chan struct{}
 
 	mu      sync.Mutex
@@ -131,7 +130,7 @@ func (f *front) follow(uc *net.UnixConn) error {
 	if err := errors.Join(uc.SetReadDeadline(time.Time{}), conn.Send(wire.Message{Hello: &wire.Hello{Version: wire.Version, Gaps: f.gaps}})); err != nil {
 		return err
 	}
-	l := &link{conn: conn, instance: m.Hello.Instance, gaps: m.Hello.Gaps, budget: m.Hello.Budget, ended: make(chan struct{}), spoke: time.Now(),
+	l := &link{conn: conn, instance: m.Hello.Instance, budget: m.Hello.Budget, ended: make(chan struct{}), spoke: time.Now(),
 		waiting: map[uint64]chan wire.Reply{}, listed: map[string]bool{}}
 	f.take(l)
 	defer f.lose(l)
