@@ -147,7 +147,7 @@ const (
 // steps of the box itself.
 var Stages = []string{"gate", "scanner", "command", "connections", "segment", "scope", "outputs", "audit",
 	"open", "spec", "hand over", "cgroup", "fit", "files", "filter", "queue", "launch", "clone",
-	"begin", "network", "cgroup namespace", "keyring", "root", "own process", "working directory", "host name", "limits", "bounding set",
+	"out of memory", "begin", "network", "cgroup namespace", "keyring", "root", "own process", "working directory", "host name", "limits", "bounding set",
 	"user", "capabilities", "no new privileges", "death signal", "landlock", "signals", "descriptors", "seccomp", "exec", Other}
 
 // Outcomes are those of a call.
