@@ -31,7 +31,7 @@ import (
 // finding is one thing that doctor looked at.
 type finding struct {
 	Check   string `json:"check"`
-	Status  string `json:"status"` // ok, accepted, warning, fault
+	Status  string `json:"status"` // ok, accepted, untried, warning, fault
 	Found   string `json:"found"`
 	Follows string `json:"follows,omitempty"` // what it means for scans
 	Mend    string `json:"mend,omitempty"`    // a command or a key, where there is one
@@ -42,6 +42,7 @@ type finding struct {
 const (
 	statusOK       = "ok"
 	statusAccepted = "accepted" // a layer is missing, and accept_unenforced has it
+	statusUntried  = "untried"  // nothing is known of it; no fault
 	statusWarning  = "warning"
 	statusFault    = "fault"
 )
@@ -148,7 +149,7 @@ func (s *surroundings) tell(findings []finding, asJSON bool) error {
 		return s.printJSON(findings)
 	}
 	sc := screenOf(s.stdout)
-	styles := map[string]style{statusOK: green, statusAccepted: faint, statusWarning: yellow, statusFault: red}
+	styles := map[string]style{statusOK: green, statusAccepted: faint, statusUntried: faint, statusWarning: yellow, statusFault: red}
 	for _, f := range findings {
 		status, check := f.Status, f.Check
 		for line := range strings.Lines(f.Found) {
@@ -370,7 +371,7 @@ func proveBoxes(ctx context.Context, s settings) (findings []finding) {
 		case proof >= 0:
 			add(layer, fault("FAILED: not prevented: "+proofs[proof].Found, "a hostile scanner could do it", "report it to the maintainers of secmcpd; until then, stop secmcpd-launcher"))
 		case gap >= 0 && strings.HasPrefix(layer, sandbox.Cgroup) && os.Geteuid() == 0:
-			add(layer, finding{Status: statusOK, Found: "not tried: " + gaps[gap].Why, Mend: "systemd-run --pipe --wait --property=Delegate=yes secmcpd doctor"})
+			add(layer, finding{Status: statusUntried, Found: "not tried: " + gaps[gap].Why, Mend: "systemd-run --pipe --wait --property=Delegate=yes secmcpd doctor"})
 		case gap >= 0:
 			f := warning("not in force here: "+gaps[gap].Why, gaps[gap].Follows, "")
 			if slices.Contains(s.AcceptUnenforced, layer) {
