@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -123,6 +124,8 @@ type scanRun struct {
 	line    *progressLine
 	signals chan os.Signal
 	agent   *agent
+	// questioned says that somebody is being asked to confirm the scan.
+	questioned atomic.Bool
 }
 
 // jobAnswer is what of the daemon's answer about a job the command goes by.
@@ -252,12 +255,14 @@ func (r *scanRun) run(ctx context.Context, arguments json.RawMessage) error {
 	}
 	var begun jobAnswer
 	r.line.show(r.tool + ": asking")
-	whole, err := r.ask(ctx, r.tool, call, &begun)
+	whole, sig, err := r.begin(ctx, call, &begun)
 	r.line.clear()
 	if err != nil {
 		return r.refusal(err)
 	}
-	if r.options.detach {
+	if sig != nil {
+		r.signals <- sig // wait sees to it: there is a job now
+	} else if r.options.detach {
 		if r.options.json {
 			return r.s.printJSON(scanned{Outcome: "detached", Job: whole})
 		}
@@ -286,6 +291,8 @@ func (r *scanRun) confirm(question string) bool {
 		fmt.Fprintf(r.s.stderr, "secmcpd: %s\nhint: --confirm says yes\n", clean(question))
 		return false
 	}
+	r.questioned.Store(true)
+	defer r.questioned.Store(false)
 	r.line.clear()
 	fmt.Fprintf(r.s.stderr, "%s [y/N] ", clean(question))
 	answer, _ := bufio.NewReader(r.s.stdin).ReadString('\n') // no answer is no
@@ -298,7 +305,43 @@ func (r *scanRun) interactive() bool {
 	return is && term.IsTerminal(int(in.Fd())) && r.line.screen.terminal
 }
 
-// ask calls a tool once; a signal meanwhile ends the call, and with it the scan that it asked for.
+// answerFor is how long whoever has sent a signal waits for the answer to the call that asks for the scan. The
+// daemon gives one within five seconds.
+const answerFor = 10 * time.Second
+
+// begin asks for the scan, and gives a signal that came meanwhile. The answer is waited for all the same: a call
+// that is given up leaves open whether there is a scan, and only one that is known can be cancelled for sure.
+func (r *scanRun) begin(ctx context.Context, arguments any, into *jobAnswer) (whole json.RawMessage, sig os.Signal, err error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	type answer struct {
+		whole json.RawMessage
+		err   error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		whole, err := r.agent.call(ctx, r.tool, arguments, into)
+		answered <- answer{whole, err}
+	}()
+	for {
+		select {
+		case a := <-answered:
+			if a.err != nil && ctx.Err() != nil {
+				return nil, sig, context.Cause(ctx)
+			}
+			return a.whole, sig, a.err
+		case next := <-r.signals:
+			if sig != nil || r.questioned.Load() { // a second one; nothing is asked for before a question is answered
+				stop(signalled{next})
+			} else {
+				defer time.AfterFunc(answerFor, func() { stop(signalled{next}) }).Stop()
+			}
+			sig = next
+		}
+	}
+}
+
+// ask calls a tool once; a signal meanwhile ends the call.
 func (r *scanRun) ask(ctx context.Context, tool string, arguments, into any) (json.RawMessage, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

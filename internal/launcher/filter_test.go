@@ -131,10 +131,17 @@ func TestNoScanRunsWhereAFrameOfTheAttackArrives(t *testing.T) {
 	}
 	says := func(what string) {
 		t.Helper()
-		mu.Lock()
-		defer mu.Unlock()
-		if !strings.Contains(status, what) || strings.Contains(status, "\n") {
-			t.Errorf("the service's status is %q, want %q", status, what)
+		for until := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) { // told by the next look
+			mu.Lock()
+			now := status
+			mu.Unlock()
+			if strings.Contains(now, what) && !strings.Contains(now, "\n") {
+				return
+			}
+			if time.Now().After(until) {
+				t.Errorf("the service's status is %q, want %q", now, what)
+				return
+			}
 		}
 	}
 	nft := func(script string) {

@@ -371,7 +371,8 @@ func (l *Launcher) serveFront(ctx context.Context, conn *wire.Conn) error {
 		}
 		go func() {
 			defer leave()
-			if l.knowsFilter(ctx) == nil {
+			// A start waits by itself: it can be cancelled meanwhile.
+			if m.Start != nil || l.knowsFilter(ctx) == nil {
 				l.answer(conn, r.seq, r.answer())
 			}
 		}()

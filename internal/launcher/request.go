@@ -48,6 +48,11 @@ func (l *Launcher) start(front context.Context, m wire.Start) *wire.Refusal {
 	if refused := l.enlist(j); refused != nil {
 		return refused
 	}
+	// From here on it can be cancelled; nothing of it is begun before the filter has been tried.
+	if l.knowsFilter(front) != nil {
+		l.strike(j)
+		return frontGone()
+	}
 	if refused := l.accepted(ctx, set, j); refused != nil {
 		l.strike(j)
 		return refused
@@ -77,11 +82,15 @@ func (l *Launcher) begin(front context.Context, j *job) *wire.Refusal {
 		return refused
 	}
 	if front.Err() != nil {
-		return &wire.Refusal{Code: "front_gone", Reason: "the connection to the front ended before the scan began", Hint: "ask again in a few seconds", Retryable: true}
+		return frontGone()
 	}
 	j.begun = true
 	l.running.Add(1)
 	return nil
+}
+
+func frontGone() *wire.Refusal {
+	return &wire.Refusal{Code: "front_gone", Reason: "the connection to the front ended before the scan began", Hint: "ask again in a few seconds", Retryable: true}
 }
 
 // decodeCall reads the runner's value as the front encoded it and applies the runner's own

@@ -100,3 +100,43 @@ func TestAStopDoesNotWaitForTheFilter(t *testing.T) {
 		t.Errorf("it logged:\n%s", logged)
 	}
 }
+
+// A start that waits for the filter is a job that can be cancelled: it ends as that, and launches nothing.
+func TestACancelCountsBeforeTheFilterIsTried(t *testing.T) {
+	h := newHouse(t)
+	try := make(chan struct{})
+	h.inside = func(l *Launcher) {
+		l.bringNet = func(ctx context.Context) {
+			select {
+			case <-try:
+				l.openNet(ctx)
+			case <-ctx.Done():
+			}
+		}
+	}
+	h.open()
+	handle, _ := h.client()
+	h.seq++
+	if err := h.conn.Send(wire.Message{Start: &wire.Start{Seq: h.seq, Handle: handle, Job: jobA, Value: value(t, longScan)}}); err != nil {
+		t.Fatal(err)
+	}
+	var refused *wire.Refusal
+	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+		if refused = h.cancel(handle, jobA); refused == nil {
+			break
+		}
+	}
+	if refused != nil {
+		t.Fatalf("refused: %+v", refused)
+	}
+	close(try)
+	if o := h.endOf(jobA).Outcome; o.Reason != wire.Cancelled {
+		t.Errorf("it ended: %+v", o)
+	}
+	h.close()
+	for _, r := range auditRecords(t, h) {
+		if r.Job == jobA && r.Event == "launched" {
+			t.Errorf("it was launched: %+v", r)
+		}
+	}
+}
