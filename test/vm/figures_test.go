@@ -15,7 +15,7 @@ import (
 // TestFigures measures what an installation costs, in a container: `make figures`. Its scripts print lines of BENCH;
 // docs/benchmarks.md says what they mean. They judge nothing but that it works.
 func TestFigures(t *testing.T) {
-	k := kind{name: "container", perCase: 4 * time.Minute, all: 10 * time.Minute, cases: "figures", start: startContainer}
+	k := kind{name: "container", perCase: 4 * time.Minute, all: 10 * time.Minute, cases: "figures", disk: containerDisk, start: startContainer}
 	for _, s := range suites {
 		im := prepare(t, s.suite, s.systemd)
 		k.packages = func(t *testing.T, dir string) {
