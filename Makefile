@@ -215,7 +215,8 @@ PREVIOUS_TREE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/secmcpd-test/previous-$(
 
 # Built as it was built then.
 previous: bin/nfpm-$(NFPM)
-	@git cat-file -e '$(PREVIOUS)^{commit}' 2>/dev/null || { echo "the build to upgrade from, $(PREVIOUS), is not in this history: git fetch --unshallow --tags"; exit 1; }
+	@[ -e $(PREVIOUS_TREE)/built ] || git cat-file -e '$(PREVIOUS)^{commit}' 2>/dev/null || git fetch --quiet --unshallow 2>/dev/null || \
+		{ echo "the build to upgrade from, $(PREVIOUS), is not in this history: git fetch --unshallow"; exit 1; }
 	[ -e $(PREVIOUS_TREE)/built ] || { rm -rf $(PREVIOUS_TREE) && mkdir -p $(PREVIOUS_TREE)/bin && git archive $(PREVIOUS) | tar -x -C $(PREVIOUS_TREE) && \
 		cp bin/nfpm-$(NFPM) $(PREVIOUS_TREE)/bin && $(MAKE) -C $(PREVIOUS_TREE) packages EPOCH=$$(git log -1 --format=%ct $(PREVIOUS)) \
 		VERSION=$$(git log -1 --format='0.1.0~git%cd.%h' --date=format:%Y%m%d%H%M $(PREVIOUS)) && touch $(PREVIOUS_TREE)/built; }
