@@ -261,7 +261,10 @@ func (r *scanRun) run(ctx context.Context, arguments json.RawMessage) error {
 		return r.refusal(err)
 	}
 	if sig != nil {
-		r.signals <- sig // wait sees to it: there is a job now
+		select {
+		case r.signals <- sig: // wait sees to it: there is a job now
+		default: // to another that has come since
+		}
 	} else if r.options.detach {
 		if r.options.json {
 			return r.s.printJSON(scanned{Outcome: "detached", Job: whole})

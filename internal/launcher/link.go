@@ -247,6 +247,9 @@ func (l *Launcher) bring(conn *wire.Conn, gaps []wire.Gap) error {
 	return nil
 }
 
+// endsWithin is how long a front that has ended is listened to for what it had said.
+const endsWithin = time.Second
+
 // maxTries is how many fronts one after the other may end before they have met a client.
 const maxTries = 3
 
@@ -279,7 +282,7 @@ func (l *Launcher) drop(conn *wire.Conn, heardAll bool) {
 // heardAll tells whether all is known that a front had said before it ended. One that ended while it was told
 // something has not been heard yet.
 func (l *Launcher) heardAll(uc *net.UnixConn, conn *wire.Conn, err error) bool {
-	if frontEnded(err) && uc.SetReadDeadline(time.Now().Add(time.Second)) != nil {
+	if frontEnded(err) && uc.SetReadDeadline(time.Now().Add(endsWithin)) != nil {
 		return false
 	}
 	for told := frontEnded(err); told && (err == nil || frontEnded(err)); {
@@ -467,10 +470,15 @@ func (l *Launcher) sentLocked(err error) {
 	if err == nil {
 		return
 	}
+	conn := l.link.conn
 	l.log.Error("cannot tell the front", "why", err)
-	// One that has ended is noticed by whoever reads from it, with what it had said before.
-	if !errors.Is(err, wire.ErrUnsendable) && !frontEnded(err) {
-		l.link.conn.Close()
+	switch {
+	case errors.Is(err, wire.ErrUnsendable):
+	case frontEnded(err):
+		// Whoever reads from it notices, with what it had said before. One that only pretends has no longer.
+		time.AfterFunc(endsWithin, func() { conn.Close() })
+	default:
+		conn.Close()
 	}
 }
 

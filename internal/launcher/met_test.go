@@ -149,3 +149,20 @@ func TestAClientHasSoManyFronts(t *testing.T) {
 		t.Error("it is kept for another")
 	}
 }
+
+// A front that hears nothing any more and stays is let go of: whoever comes is for the next.
+func TestAFrontThatPretendsToHaveEndedIsLetGoOf(t *testing.T) {
+	h := newHouse(t)
+	h.open()
+	h.client()
+	if err := h.raw.CloseRead(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := unixDial(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	h.link()
+	h.handed()
+}

@@ -12,6 +12,21 @@ import (
 	"github.com/secmcpd/secmcpd/observability/journal"
 )
 
+// untried has the filter tried when the channel is closed.
+func (h *house) untried() chan struct{} {
+	try := make(chan struct{})
+	h.inside = func(l *Launcher) {
+		l.bringNet = func(ctx context.Context) {
+			select {
+			case <-try:
+				l.openNet(ctx)
+			case <-ctx.Done():
+			}
+		}
+	}
+	return try
+}
+
 // Whoever comes first waits for no proof of the filter, and gets no scan before it.
 func TestTheFilterIsTriedWhileAgentsAreLetIn(t *testing.T) {
 	h := newHouse(t)
@@ -27,16 +42,7 @@ func TestTheFilterIsTriedWhileAgentsAreLetIn(t *testing.T) {
 		defer mu.Unlock()
 		told = append(told, state)
 	}
-	try := make(chan struct{})
-	h.inside = func(l *Launcher) {
-		l.bringNet = func(ctx context.Context) {
-			select {
-			case <-try:
-				l.openNet(ctx)
-			case <-ctx.Done():
-			}
-		}
-	}
+	try := h.untried()
 	h.open()
 	handle, _ := h.client() // the front hears of it
 	if said("READY=1") {
@@ -104,16 +110,7 @@ func TestAStopDoesNotWaitForTheFilter(t *testing.T) {
 // A start that waits for the filter is a job that can be cancelled: it ends as that, and launches nothing.
 func TestACancelCountsBeforeTheFilterIsTried(t *testing.T) {
 	h := newHouse(t)
-	try := make(chan struct{})
-	h.inside = func(l *Launcher) {
-		l.bringNet = func(ctx context.Context) {
-			select {
-			case <-try:
-				l.openNet(ctx)
-			case <-ctx.Done():
-			}
-		}
-	}
+	try := h.untried()
 	h.open()
 	handle, _ := h.client()
 	h.seq++
