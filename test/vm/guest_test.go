@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -145,6 +146,25 @@ func follow(results io.Reader) (all []*outcome, again bool, err error) {
 	return all, false, errors.Join(errors.New("the guest fell silent before it was done"), lines.Err())
 }
 
+// shortly is what the end of the output says again of cases that failed: guests run beside each other, and
+// what one of them says of a case is long.
+var shortly struct {
+	sync.Mutex
+	strings.Builder
+}
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	fmt.Print(shortly.String())
+	os.Exit(status)
+}
+
+// cut is how much of a case's log is said again: what it did last, without the evidence after it.
+func (o *outcome) cut() string {
+	did, _, _ := strings.Cut(o.log.String(), "\n--- units\n")
+	return did[max(0, len(did)-2000):]
+}
+
 // report makes a subtest of each case that was to run: one that did not is a failure.
 func report(t *testing.T, names []string, outcomes []*outcome) {
 	t.Helper()
@@ -155,7 +175,11 @@ func report(t *testing.T, names []string, outcomes []*outcome) {
 			case i < 0:
 				t.Error("did not run")
 			case outcomes[i].status != 0:
-				t.Errorf("status %d after %d s (124: its time was up, -1: it did not end)\n%s", outcomes[i].status, outcomes[i].seconds, outcomes[i].log.String())
+				o := outcomes[i]
+				t.Errorf("status %d after %d s (124: its time was up, -1: it did not end)\n%s", o.status, o.seconds, o.log.String())
+				shortly.Lock()
+				fmt.Fprintf(&shortly, "== %s: status %d after %d s\n%s\n", t.Name(), o.status, o.seconds, o.cut())
+				shortly.Unlock()
 			default:
 				t.Logf("%d s", outcomes[i].seconds)
 			}
