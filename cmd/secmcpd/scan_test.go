@@ -105,7 +105,8 @@ func TestASignalWhileAScanIsAskedFor(t *testing.T) {
 		answer  map[string]any
 		calls   []string
 		err     string
-		signal  bool // what it ends by
+		signal  bool          // what it ends by
+		after   time.Duration // when, at the earliest
 	}{
 		{says: "the scan that was begun meanwhile is cancelled", signals: 1, answer: running,
 			calls: []string{"nmap_scan", "job_cancel j1", "job_result j1"}},
@@ -114,8 +115,11 @@ func TestASignalWhileAScanIsAskedFor(t *testing.T) {
 		{says: "a refusal is told as one", signals: 1,
 			answer: map[string]any{"error": map[string]any{"code": "not_in_scope"}}, calls: []string{"nmap_scan"}, err: "not_in_scope"},
 		{says: "a second one does not wait for the answer", signals: 2, calls: []string{"nmap_scan"}, err: "ended by the signal terminated", signal: true},
+		{says: "a daemon that never answers is not waited for without end", signals: 1, calls: []string{"nmap_scan"},
+			err: "ended by the signal terminated", signal: true, after: answerFor},
 	} {
 		t.Run(c.says, func(t *testing.T) {
+			t.Parallel() // one of them waits
 			d := newStandIn(t)
 			var out, said bytes.Buffer
 			s := &surroundings{stdin: strings.NewReader(""), stdout: &out, stderr: &said}
@@ -124,21 +128,28 @@ func TestASignalWhileAScanIsAskedFor(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- r.run(context.Background(), json.RawMessage(`{"targets":["192.0.2.1"]}`)) }()
 			<-d.asked
+			begun := time.Now()
 			for range c.signals {
 				r.signals <- syscall.SIGTERM
 			}
-			if c.answer != nil {
-				// The answer does not overtake the signal.
-				for len(r.signals) > 0 {
-					time.Sleep(time.Millisecond)
+			// The answer does not overtake the signal.
+			for len(r.signals) > 0 {
+				if time.Since(begun) > answerFor/2 {
+					t.Fatal("it does not hear of the signal")
 				}
+				time.Sleep(time.Millisecond)
+			}
+			if c.answer != nil {
 				d.answer <- c.answer
 			}
 			var err error
 			select {
 			case err = <-ended:
-			case <-time.After(answerFor / 2): // it is not the bound on the wait that ends it
+			case <-time.After(c.after + answerFor/2): // where it need not wait, the bound on that is not what ends it
 				t.Fatalf("it waits still: %q", d.called())
+			}
+			if took := time.Since(begun); took < c.after {
+				t.Errorf("ends after %s, want %s", took, c.after)
 			}
 			if got := d.called(); !slices.Equal(got, c.calls) {
 				t.Errorf("called %q, want %q\n%s", got, c.calls, said.String())

@@ -146,7 +146,7 @@ func follow(results io.Reader) (all []*outcome, again bool, err error) {
 	return all, false, errors.Join(errors.New("the guest fell silent before it was done"), lines.Err())
 }
 
-// shortly is what the end of the output says again of cases that failed: guests run beside each other, and
+// shortly is what the end of the output says again of cases that failed or did not run: guests run beside each other, and
 // what one of them says of a case is long.
 var shortly struct {
 	sync.Mutex
@@ -165,6 +165,13 @@ func (o *outcome) cut() string {
 	return did[max(0, len(did)-2000):]
 }
 
+// sayAgain has the end of the output say it.
+func sayAgain(format string, args ...any) {
+	shortly.Lock()
+	defer shortly.Unlock()
+	fmt.Fprintf(&shortly, "== "+format+"\n", args...)
+}
+
 // report makes a subtest of each case that was to run: one that did not is a failure.
 func report(t *testing.T, names []string, outcomes []*outcome) {
 	t.Helper()
@@ -174,12 +181,11 @@ func report(t *testing.T, names []string, outcomes []*outcome) {
 			switch {
 			case i < 0:
 				t.Error("did not run")
+				sayAgain("%s: did not run", t.Name())
 			case outcomes[i].status != 0:
 				o := outcomes[i]
 				t.Errorf("status %d after %d s (124: its time was up, -1: it did not end)\n%s", o.status, o.seconds, o.log.String())
-				shortly.Lock()
-				fmt.Fprintf(&shortly, "== %s: status %d after %d s\n%s\n", t.Name(), o.status, o.seconds, o.cut())
-				shortly.Unlock()
+				sayAgain("%s: status %d after %d s\n%s", t.Name(), o.status, o.seconds, o.cut())
 			default:
 				t.Logf("%d s", outcomes[i].seconds)
 			}
